@@ -1,0 +1,33 @@
+"""Compact CNNs as MMDetection backbones. Importing it registers every network.
+
+>>> from backbones import build_backbone
+>>> maps = build_backbone('menet_228_12x1_g3', out_strides=(8, 16, 32))(images)
+"""
+
+from backbones import mmcv_ops
+
+mmcv_ops.install()  # before anything imports mmdet.models, which needs mmcv's compiled ops
+
+from backbones.base import CompactBackbone, StageHead, build_backbone, build_classifier  # noqa: E402
+from backbones.menet import MENet  # noqa: E402
+from backbones.mobilenet import MobileNet  # noqa: E402
+from backbones.shufflenet import ShuffleNet  # noqa: E402
+from backbones.spec import Arch, Conventions, Preprocessing, Stage, get_arch, list_archs  # noqa: E402
+
+import backbones.weights  # noqa: E402, F401  registers the initialiser and the check that configs name
+
+__all__ = [
+    'Arch',
+    'CompactBackbone',
+    'Conventions',
+    'MENet',
+    'MobileNet',
+    'Preprocessing',
+    'ShuffleNet',
+    'Stage',
+    'StageHead',
+    'build_backbone',
+    'build_classifier',
+    'get_arch',
+    'list_archs',
+]

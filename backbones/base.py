@@ -1,0 +1,270 @@
+"""The generic pair that turns any row of data into a detector's two halves: trunk and stage head.
+
+``CompactBackbone(arch, out_strides=(16,))`` is the network up to stride 16. ``StageHead(arch)`` is the
+stage after it with every stride 1, which Faster R-CNN C4 runs on each RoI. Both use the parameter names
+of the whole classification network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification
+checkpoint initialises both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from backbones.layers import LinearHead
+from backbones.spec import Arch, Conventions, Stage, family_of, get_arch, register_family
+
+BN_POLICIES = {
+    'train': 'batch statistics, affine trained',
+    'eval': 'running statistics frozen, affine trained',
+    'frozen': 'running statistics and affine frozen',
+}
+
+
+class _Half(BaseModule):
+    """What trunk and stage head have in common: the arch's row, BN policy and freezing."""
+
+    def __init__(
+        self,
+        arch: str | Arch,
+        bn_policy: str,
+        conventions: Conventions | Mapping[str, Any] | None,
+        init_cfg: dict | None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        if bn_policy not in BN_POLICIES:
+            raise ValueError(f'bn_policy={bn_policy!r}; it is one of {[*BN_POLICIES]}')
+        self.arch = get_arch(arch)
+        self.family = family_of(self.arch)
+        self.bn_policy = bn_policy
+        if not isinstance(conventions, Conventions):
+            conventions = Conventions(**(conventions or {}))
+        self.conventions = conventions
+        if conventions != Conventions() and not self.family.takes_conventions:
+            raise ValueError(f'{self.arch.name}: {self.arch.family} has no form with {conventions}')
+        self._frozen: list[nn.Module] = []
+
+    def _finish(self, frozen: Sequence[nn.Module]) -> None:
+        """Initialises the parameters, then freezes what is to be frozen."""
+        initialise(self)
+        self._frozen = list(frozen)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        if self.bn_policy == 'frozen':
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> _Half:
+        """Sets the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        if self.bn_policy != 'train':
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+@MODELS.register_module()
+class CompactBackbone(_Half):
+    """A network's trunk: (N, 3, H, W) -> one map (N, C_s, H/s, W/s) for each asked stride s.
+
+    It is built up to the last stride asked for, no further: no parameter is left without a gradient.
+    Each family subclasses it with its table and its three ``make_*`` functions; this class itself
+    builds any arch, and serves where MMDetection owns a family's name (``type='CompactBackbone'``).
+
+    Args:
+        arch: A name from ``list_archs()``, or a row.
+        out_strides: Strides of the maps to return, rising.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
+        bn_policy: 'train', 'eval' (running statistics are kept) or 'frozen' (affine too).
+        conventions: Fields of ``Conventions`` that weights from another framework need.
+        init_cfg: MMEngine's; ``dict(type='ClassifierWeights', checkpoint=...)`` loads a classifier's.
+
+    Raises:
+        UnknownArchError: No such arch.
+        ValueError: The arch has no map at a stride, or an argument is not one of its values.
+    """
+
+    is_family = False
+    takes_conventions = False  # a family that honours Conventions says True
+
+    def __init_subclass__(cls, archs: Mapping[str, Arch] | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if archs is not None:
+            cls.is_family = True
+            register_family(cls, archs)
+
+    def __init__(
+        self,
+        arch: str | Arch,
+        *,
+        out_strides: Sequence[int] = (4, 8, 16, 32),
+        frozen_stages: int = -1,
+        bn_policy: str = 'train',
+        conventions: Conventions | Mapping[str, Any] | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(arch, bn_policy, conventions, init_cfg)
+        if self.is_family and not isinstance(self, self.family):
+            raise ValueError(f'{type(self).__name__} does not build {self.arch.name}')
+        self.out_strides = tuple(out_strides)
+        if not self.out_strides or list(self.out_strides) != sorted(set(self.out_strides)):
+            raise ValueError(f'out_strides={self.out_strides}: give rising strides')
+        for stride in self.out_strides:
+            self.arch.channels(stride)
+        stages = [s for s in self.arch.stages if s.stride <= self.out_strides[-1]]
+        if not -1 <= frozen_stages <= len(stages):
+            raise ValueError(f'frozen_stages={frozen_stages}; from -1 to {len(stages)} here')
+
+        self.stem = self.family.make_stem(self.arch, self.conventions)
+        for stage in stages:
+            module = self.family.make_stage(
+                self.arch, stage, native_stride(self.arch, stage), self.conventions
+            )
+            self.add_module(f'stage{stage.stride}', module)
+        self._stages = stages
+        parts = [self.stem, *(getattr(self, f'stage{s.stride}') for s in stages)]
+        self._finish(parts[: frozen_stages + 1])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> a map for each of ``out_strides``, in that order."""
+        x = self.stem(x)
+        maps = {self.arch.stem_stride: x}
+        for stage in self._stages:
+            x = maps[stage.stride] = getattr(self, f'stage{stage.stride}')(x)
+        return tuple(maps[stride] for stride in self.out_strides)
+
+    @staticmethod
+    def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
+        """The family's stem: (N, 3, H, W) -> (N, stem_channels, H/stem_stride, W/stem_stride)."""
+        raise TypeError(f'{arch.name}: its family builds it')
+
+    @staticmethod
+    def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
+        """A stage whose first unit has ``stride``: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
+        raise TypeError(f'{arch.name}: its family builds it')
+
+    @staticmethod
+    def make_head(arch: Arch, num_classes: int) -> nn.Module:
+        """The classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
+        return LinearHead(arch.stages[-1].channels, num_classes)
+
+
+class Classifier(CompactBackbone):
+    """The paper's whole network: (N, 3, H, W) -> logits (N, num_classes)."""
+
+    def __init__(
+        self,
+        arch: str | Arch,
+        num_classes: int = 1000,
+        *,
+        conventions: Conventions | Mapping[str, Any] | None = None,
+    ):
+        arch = get_arch(arch)
+        super().__init__(arch, out_strides=(arch.stages[-1].stride,), conventions=conventions)
+        self.head = self.family.make_head(self.arch, num_classes)
+        initialise(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, 3, H, W) -> (N, num_classes), before the softmax."""
+        return self.head(super().forward(x)[-1])
+
+
+@MODELS.register_module()
+class StageHead(_Half):
+    """The stage after ``in_stride``, as Faster R-CNN C4's ``shared_head``.
+
+    (N, C, H, W) -> (N, C_out, H/stride, W/stride). With ``stride=1`` (the papers' R-CNN subnet) every
+    stride of the stage is 1 and the size of the RoI map is kept; with the network's own stride it
+    continues the trunk exactly.
+
+    Args:
+        arch: A name from ``list_archs()``, or a row.
+        in_stride: Stride at which the trunk ends.
+        stride: Stride of the stage's first unit; None is the network's own.
+        bn_policy: As for ``CompactBackbone``.
+        conventions: As for ``CompactBackbone``.
+        init_cfg: As for ``CompactBackbone``.
+
+    Raises:
+        UnknownArchError: No such arch.
+        ValueError: The arch has no stage after ``in_stride``.
+    """
+
+    def __init__(
+        self,
+        arch: str | Arch,
+        *,
+        in_stride: int = 16,
+        stride: int | None = 1,
+        bn_policy: str = 'train',
+        conventions: Conventions | Mapping[str, Any] | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(arch, bn_policy, conventions, init_cfg)
+        self.stage = self.arch.stage_after(in_stride)
+        if stride is None:
+            stride = native_stride(self.arch, self.stage)
+        self._name = f'stage{self.stage.stride}'
+        self.add_module(self._name, self.family.make_stage(self.arch, self.stage, stride, self.conventions))
+        self._finish([])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
+        return getattr(self, self._name)(x)
+
+
+def native_stride(arch: Arch, stage: Stage) -> int:
+    """Stride of a stage's first unit in the network itself."""
+    return stage.stride // arch.stride_before(stage)
+
+
+def initialise(module: nn.Module) -> None:
+    """Random weights: He's normal by fan-out for convolutions, ones and zeros for BN, 0.01 for linear.
+
+    MENet's authors use He's initialisation by fan-out; here the fan-out of a grouped convolution counts
+    one group's outputs (PyTorch's own counts all, which leaves depthwise weights near zero).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, 0, math.sqrt(2 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+
+
+def build_backbone(
+    name: str | Arch, out_strides: Sequence[int] = (4, 8, 16, 32), **kwargs: Any
+) -> CompactBackbone:
+    """The trunk of a network; ``kwargs`` are ``CompactBackbone``'s.
+
+    Raises:
+        UnknownArchError: No such arch.
+        ValueError: The arch has no map at a stride.
+    """
+    arch = get_arch(name)
+    return family_of(arch)(arch, out_strides=out_strides, **kwargs)
+
+
+def build_classifier(name: str | Arch, num_classes: int = 1000, **kwargs: Any) -> Classifier:
+    """The paper's whole network; ``kwargs`` are ``Classifier``'s.
+
+    Raises:
+        UnknownArchError: No such arch.
+    """
+    return Classifier(name, num_classes, **kwargs)

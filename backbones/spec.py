@@ -1,0 +1,194 @@
+"""What a network is: a row of data.
+
+A family's file holds one table, ``ARCHS``, whose rows a reader compares with the paper's by eye. This
+module defines what a row may say and is the only reader of those tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backbones.base import CompactBackbone
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All units of a network that work at one output stride.
+
+    Attributes:
+        stride: Input pixels per output pixel, counted from the image.
+        channels: Output channels.
+        depth: Number of units.
+    """
+
+    stride: int
+    channels: int
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images were presented to the network that a set of weights was trained with.
+
+    Attributes:
+        channel_order: 'rgb' or 'bgr'.
+        mean: Subtracted from each channel, in the units of 8-bit images (0 to 255).
+        std: What each channel is divided by, after the mean.
+    """
+
+    channel_order: str = 'rgb'
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in ('rgb', 'bgr'):
+            raise ValueError(f"channel_order={self.channel_order!r}; it is 'rgb' or 'bgr'")
+        object.__setattr__(self, 'mean', tuple(map(float, self.mean)))
+        object.__setattr__(self, 'std', tuple(map(float, self.std)))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f'mean={self.mean}, std={self.std}: three numbers each, std above 0')
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What the framework that trained a set of weights computes differently from PyTorch's defaults.
+
+    Attributes:
+        padding: 'symmetric' (PyTorch) or 'same' (TensorFlow: pads so that the output is the input
+            divided by the stride, rounded up; with stride 2 on an even size that is right and bottom only).
+        activation: 'relu' or 'relu6'.
+        bn_eps: Epsilon of every batch normalisation.
+    """
+
+    padding: str = 'symmetric'
+    activation: str = 'relu'
+    bn_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.padding not in ('symmetric', 'same'):
+            raise ValueError(f"padding={self.padding!r}; it is 'symmetric' or 'same'")
+        if self.activation not in ('relu', 'relu6'):
+            raise ValueError(f"activation={self.activation!r}; it is 'relu' or 'relu6'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """One network: a row of its family's table.
+
+    Attributes:
+        paper: Where the network is defined: arXiv id and table.
+        stem_channels: Channels after the stem.
+        stem_stride: Stride after the stem (its pooling included).
+        stages: The stages, in order of stride.
+        paper_mflops: Millions of multiply-adds at 224x224 as printed in the paper, if it is.
+        paper_params_m: Millions of parameters as printed, if they are.
+        cost_note: Why the measured cost differs from the printed one, where it does.
+        preprocessing: What the authors' weights were trained with.
+        name: Set by the table reader.
+        family: Set by the table reader: the registered class.
+    """
+
+    paper: str
+    stem_channels: int
+    stem_stride: int
+    stages: tuple[Stage, ...]
+    paper_mflops: float | None = None
+    paper_params_m: float | None = None
+    cost_note: str = ''
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    name: str = ''
+    family: str = ''
+
+    @property
+    def strides(self) -> dict[int, int]:
+        """Every tap: ``{stride: channels}``. A stage hides the stem where both have one stride."""
+        return {self.stem_stride: self.stem_channels} | {s.stride: s.channels for s in self.stages}
+
+    def channels(self, stride: int) -> int:
+        """Channels of the map at a stride.
+
+        Raises:
+            ValueError: The network has no map at that stride.
+        """
+        if stride not in self.strides:
+            raise ValueError(f'{self.name} has no map at stride {stride}; it has {[*self.strides]}')
+        return self.strides[stride]
+
+    def stage_after(self, stride: int) -> Stage:
+        """The first stage beyond a stride.
+
+        Raises:
+            ValueError: There is none, or nothing ends at that stride.
+        """
+        self.channels(stride)
+        for stage in self.stages:
+            if stage.stride > stride:
+                return stage
+        raise ValueError(f'{self.name} has no stage after stride {stride}; its last is there')
+
+    def channels_before(self, stage: Stage) -> int:
+        """Channels that enter a stage."""
+        index = self.stages.index(stage)
+        return self.stages[index - 1].channels if index else self.stem_channels
+
+    def stride_before(self, stage: Stage) -> int:
+        """Stride of the map that enters a stage."""
+        index = self.stages.index(stage)
+        return self.stages[index - 1].stride if index else self.stem_stride
+
+
+class UnknownArchError(KeyError):
+    """No network of that name; says which names come near."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+_ARCHS: dict[str, Arch] = {}
+_FAMILIES: dict[str, type[CompactBackbone]] = {}
+
+
+def register_family(family: type[CompactBackbone], archs: Mapping[str, Arch]) -> None:
+    """Enters a family's table.
+
+    Raises:
+        ValueError: A name is taken, or the strides of a row do not rise.
+    """
+    for name, arch in archs.items():
+        if name in _ARCHS:
+            raise ValueError(f'arch {name!r} is in both {_ARCHS[name].family} and {family.__name__}')
+        strides = [arch.stem_stride, *(stage.stride for stage in arch.stages)]
+        if strides[1:] != sorted(set(strides[1:])) or strides[0] > strides[1]:
+            raise ValueError(f'arch {name!r}: strides {strides} do not rise')
+        _ARCHS[name] = replace(arch, name=name, family=family.__name__)
+    _FAMILIES[family.__name__] = family
+
+
+def list_archs(pattern: str = '*') -> list[str]:
+    """Names of the registered networks that match a shell pattern, by family in the tables' order."""
+    return [name for name in _ARCHS if fnmatch.fnmatchcase(name, pattern)]
+
+
+def get_arch(name: str | Arch) -> Arch:
+    """The row of a network; an ``Arch`` passes through.
+
+    Raises:
+        UnknownArchError: No such name; the message lists near matches.
+    """
+    if isinstance(name, Arch):
+        return name
+    if name not in _ARCHS:
+        near = difflib.get_close_matches(str(name), _ARCHS, n=4, cutoff=0.5)
+        hint = f'near: {", ".join(near)}' if near else 'backbones.list_archs() has them all'
+        raise UnknownArchError(f'unknown arch {name!r}; {hint}')
+    return _ARCHS[name]
+
+
+def family_of(arch: Arch) -> type[CompactBackbone]:
+    """The registered class that builds a network."""
+    return _FAMILIES[arch.family]

@@ -1,0 +1,398 @@
+"""How weights enter a network: safetensors files that say what they are, loaded whole or not at all.
+
+A weights file is a whole classification network's ``state_dict`` under this suite's names, with a
+``WeightsInfo`` in its metadata. ``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` starts a
+trunk or a stage head from it: all keys of that half, or an error that lists what does not fit (MMEngine's
+own ``Pretrained`` lets a missing convolution pass in silence). ``PreprocessingCheck`` then refuses a
+detector that feeds its images in another way than the weights were trained with.
+
+``tools/weights.py`` makes such files from those that the networks' authors publish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import is_model_wrapper
+from mmengine.model.weight_init import update_init_info
+from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from backbones.base import CompactBackbone, StageHead
+from backbones.spec import Conventions, Preprocessing
+
+METADATA_KEY = 'compactdet'
+# Where a user finds published weights that `tools/weights.py convert` reads.
+PUBLISHED = {
+    'MENet': "the authors' files, linked from github.com/clavichord93/MENet",
+    'MobileNet': "Keras' MobileNet as a PyTorch file with Keras' layer names",
+}
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot serve; says which, why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What weights were trained on.
+
+    Attributes:
+        data: Name of the data set.
+        recipe: In a line, or None where it is not known.
+        top1: Validation accuracy in per cent as the publisher states it, or None.
+        top5: The same for top-5.
+    """
+
+    data: str
+    recipe: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    def __post_init__(self) -> None:
+        for accuracy in (self.top1, self.top5):
+            if accuracy is not None and not 0 <= accuracy <= 100:
+                raise WeightsError(f'top1={self.top1}, top5={self.top5}: per cent, from 0 to 100')
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What travels with a network's weights.
+
+    Attributes:
+        arch: Name of the network.
+        pretraining: What they were trained on.
+        preprocessing: How images were presented.
+        conventions: What the network has to compute as the framework that trained it.
+        source: Where they come from, in a line.
+        source_sha256: Of the file they were converted from.
+        licence: SPDX name, or None where it is not known.
+    """
+
+    arch: str
+    pretraining: Pretraining
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    conventions: Conventions = field(default_factory=Conventions)
+    source: str
+    source_sha256: str | None = None
+    licence: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightsInfo:
+        """Inverse of ``json.dumps(asdict(info))``.
+
+        Raises:
+            ValueError, TypeError, KeyError: It is not JSON, or a field is not as it has to be.
+        """
+        fields = json.loads(text)
+        return cls(
+            **fields
+            | dict(
+                pretraining=Pretraining(**fields['pretraining']),
+                preprocessing=Preprocessing(**fields['preprocessing']),
+                conventions=Conventions(**fields['conventions']),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class LoadedFrom:
+    """What a half was initialised from; ``module.loaded_from`` after ``ClassifierWeights``.
+
+    Attributes:
+        info: Of the weights file.
+        checkpoint: The file.
+        sha256: Of the file.
+        num_keys: Entries taken: all the half's parameters and BN statistics.
+    """
+
+    info: WeightsInfo
+    checkpoint: str
+    sha256: str
+    num_keys: int
+
+
+def is_counter(key: str) -> bool:
+    """Whether an entry only counts BN's updates, which no inference and no fixed momentum reads."""
+    return key.endswith('.num_batches_tracked')
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Writes a weights file: whole or not at all, and the same bytes for the same input.
+
+    Raises:
+        WeightsError: The file cannot be written.
+    """
+    path = Path(path)
+    tensors = {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state_dict.items()
+    }
+    data = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(asdict(info), sort_keys=True)})
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise WeightsError(f'cannot write {path}: {error.strerror or error}') from error
+    finally:
+        with contextlib.suppress(OSError):  # its folder may not be one; then nothing was written
+            temporary.unlink(missing_ok=True)
+
+
+def read_info(path: str | Path) -> WeightsInfo:
+    """What a weights file says of itself; reads its header only.
+
+    Raises:
+        WeightsError: As for ``read_weights``.
+    """
+    return _read(path, tensors=False)[1]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
+    """The entries of a weights file and what it says of itself.
+
+    Raises:
+        WeightsError: The file is absent, truncated, not safetensors or not one of this suite's.
+    """
+    return _read(path, tensors=True)
+
+
+def _read(path: str | Path, *, tensors: bool) -> tuple[dict[str, Tensor], WeightsInfo]:
+    head = b''
+    try:
+        with Path(path).open('rb') as opened:
+            head = opened.read(9)
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+            state_dict = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+    except OSError as error:
+        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
+    except SafetensorError as error:
+        raise WeightsError(_why_unreadable(path, head, error)) from error
+    if METADATA_KEY not in metadata:
+        raise WeightsError(
+            f'{path} does not say what it is (no {METADATA_KEY!r} in its metadata); make a file that does '
+            f"from the authors' one: {convert_command()}"
+        )
+    try:
+        info = WeightsInfo.from_json(metadata[METADATA_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f'{path}: its metadata does not fit this version: {error}') from error
+    return state_dict, info
+
+
+def _why_unreadable(path: str | Path, head: bytes, error: Exception) -> str:
+    if head.startswith((b'PK\x03\x04', b'\x80')):
+        return f'{path} is a PyTorch file, not safetensors; convert it: {convert_command(path)}'
+    if head[8:] == b'{':
+        return f'{path} is truncated or damaged ({error}); fetch or make it again'
+    return f'{path} is not a safetensors file ({error})'
+
+
+def convert_command(
+    file: str | Path = 'FILE', arch: str = 'NAME', out: str | Path = 'OUT.safetensors'
+) -> str:
+    """The command that makes a weights file from a published one."""
+    return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
+
+
+def _history_method(owner: object, name: str) -> object:
+    """What ``getattr`` becomes while a checkpoint is read: MMEngine's logs name their statistics by it."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise WeightsError(f'builtins.getattr of {name!r}')
+
+
+# All that the files of MMEngine's runner need beyond tensors. NumPy 1 and 2 name theirs differently.
+_NUMPY = {'_reconstruct': np.zeros(1).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
+_SAFE_GLOBALS: list[Any] = [
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+    Counter,
+    np.ndarray,
+    np.dtype,
+    *((f, f'numpy.{core}.multiarray.{name}') for name, f in _NUMPY.items() for core in ('core', '_core')),
+    *{type(np.dtype(code)) for code in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'bool')},
+]
+
+
+def load_pickle_safely(path: str | Path) -> Any:
+    """Reads a PyTorch file onto the CPU without executing code from it, whatever it holds.
+
+    Tensors, plain containers and what MMEngine's runner stores in its checkpoints are read.
+
+    Raises:
+        WeightsError: The file is absent, truncated, no PyTorch file, or asks for any other code.
+    """
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
+    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
+        asked = re.search(r'GLOBAL ([\w.]+)|unrecognized function (.+)|(builtins\.getattr.*)', str(error))
+        if asked:
+            name = next(filter(None, asked.groups()))
+            message = f'{path} contains code ({name}), which was not executed; get it from another source'
+        else:
+            reason = ' '.join(str(error).split())[:120] or type(error).__name__
+            message = f'{path} is truncated or no PyTorch file ({reason})'
+        raise WeightsError(message) from error
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class ClassifierWeights:
+    """Initialises a trunk or a stage head from a classification network's weights file.
+
+    Used as ``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` of each half. Every parameter and
+    BN statistic of the half is taken; what the file holds beyond them belongs to the other parts.
+
+    Args:
+        checkpoint: A file that ``save_weights`` wrote.
+    """
+
+    def __init__(self, checkpoint: str):
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        """Loads the half's entries and sets ``module.loaded_from``.
+
+        Raises:
+            WeightsError: The file is absent or unreadable, is another arch's, was trained under other
+                conventions, or does not hold every entry of the half with its shape.
+        """
+        if not isinstance(module, CompactBackbone | StageHead):
+            raise WeightsError(
+                f'ClassifierWeights starts a backbone or StageHead of ours, not {type(module).__name__}'
+            )
+        arch, path = module.arch, self.checkpoint
+        if not path or not Path(path).is_file():
+            raise WeightsError(how_to_get(arch.name, arch.family, path))
+        state_dict, info = read_weights(path)
+        if info.arch != arch.name:
+            raise WeightsError(f'{path} holds the weights of {info.arch}; this network is {arch.name}')
+        if info.conventions != module.conventions:
+            raise WeightsError(
+                f'{path} was trained under other conventions: give {type(module).__name__} conventions='
+                f'{asdict(info.conventions)} (now {asdict(module.conventions)}), as `--init` does'
+            )
+        own = module.state_dict()
+        wanted = [key for key in own if not is_counter(key) or key in state_dict]
+        missing = [key for key in wanted if key not in state_dict]
+        misshapen = misfits(own, {key: state_dict[key] for key in wanted if key in state_dict})
+        if missing or misshapen:
+            raise WeightsError(f'{path}: {listing(missing=missing, misshapen=misshapen)}')
+        module.load_state_dict({key: state_dict[key] for key in wanted}, strict=False)
+        module.loaded_from = LoadedFrom(info, str(path), file_sha256(path), len(wanted))
+        message = (
+            f'{type(module).__name__}: {len(wanted)}/{len(wanted)} entries of {arch.name} from {path} '
+            f'(sha256 {module.loaded_from.sha256[:12]})'
+        )
+        print_log(message, logger='current')
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=message)
+
+
+def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
+    """What to say where a network's weights file is not there."""
+    source = PUBLISHED.get(family)
+    out = path or f'weights/{arch}.safetensors'
+    make = f'make it from {source}: {convert_command(arch=arch, out=out)}' if source else f'put it at {out}'
+    return (
+        f'{arch} needs its ImageNet weights, but {path or "no file"} is not there; {make}; or train from '
+        'random weights: `--init none` (tools/train.py), or init_cfg=None in the config'
+    )
+
+
+def misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """Entries of ``theirs`` whose shape is not that in ``own``, each with both shapes."""
+    return [
+        f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
+        for key, value in theirs.items()
+        if value.shape != own[key].shape
+    ]
+
+
+def listing(**problems: list[str]) -> str:
+    """One line: of each kind of problem its number and its first five."""
+    parts = []
+    for kind, items in problems.items():
+        if items:
+            more = ', ...' if len(items) > 5 else ''
+            parts.append(f'{len(items)} entries {kind}: {", ".join(items[:5])}{more}')
+    return '; '.join(parts)
+
+
+@HOOKS.register_module()
+class PreprocessingCheck(Hook):
+    """Refuses a detector whose images reach its weights otherwise than in their training.
+
+    Before training, validation and test: see ``check_preprocessing``.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Checks the runner's model."""
+        check_preprocessing(runner.model)
+
+    before_val = before_test = before_train
+
+
+def check_preprocessing(model: nn.Module) -> None:
+    """Compares a detector's data preprocessor with what the weights of its halves were trained with.
+
+    Raises:
+        WeightsError: They differ, or the halves start from different weights.
+    """
+    detector: Any = model.module if is_model_wrapper(model) else model
+    halves = [m for m in detector.modules() if isinstance(m, CompactBackbone | StageHead)]
+    sources: list[LoadedFrom | None] = [getattr(half, 'loaded_from', None) for half in halves]
+    if len({source and source.sha256 for source in sources}) > 1:
+        files = ', '.join(
+            f'{type(half).__name__}: {source.checkpoint if source else "random weights"}'
+            for half, source in zip(halves, sources, strict=True)
+        )
+        raise WeightsError(f'parts of the network start from different weights ({files}); give one init')
+    if not sources or not sources[0]:
+        return
+    wanted, given = sources[0].info.preprocessing, preprocessing_of(detector.data_preprocessor)
+    numbers = (wanted.mean + wanted.std, given.mean + given.std)
+    if wanted.channel_order != given.channel_order or not np.allclose(*numbers, rtol=1e-5, atol=1e-5):
+        raise WeightsError(
+            f'{sources[0].checkpoint} was trained with {wanted}, but the data_preprocessor gives {given}; '
+            f'set its mean, std and bgr_to_rgb={wanted.channel_order == "rgb"} to the former'
+        )
+
+
+def preprocessing_of(data_preprocessor: nn.Module) -> Preprocessing:
+    """What MMDetection's data preprocessor makes of BGR images."""
+    order = 'rgb' if getattr(data_preprocessor, '_channel_conversion', False) else 'bgr'
+    if not getattr(data_preprocessor, '_enable_normalize', False):
+        return Preprocessing(order, (0, 0, 0), (1, 1, 1))
+    mean, std = (
+        tuple(getattr(data_preprocessor, name).flatten().expand(3).tolist()) for name in ('mean', 'std')
+    )
+    return Preprocessing(order, mean, std)

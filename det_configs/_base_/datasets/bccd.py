@@ -1,0 +1,84 @@
+"""BCCD: 364 microscope images of blood, three classes, 640x480, train / val / test."""
+
+dataset_type = 'VOCFormatDataset'
+data_root = 'data/BCCD'
+metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
+# Each holds one box of xmin == xmax and ymin == ymax; it is dropped, counted and recorded.
+known_defects = ('BloodImage_00338', 'BloodImage_00343')
+how_to_get = (
+    'Get the BCCD data set (MIT licence; https://github.com/Shenggan/BCCD_Dataset) and point '
+    '--data-root at its folder BCCD, which holds Annotations, JPEGImages and ImageSets (default: '
+    'data/BCCD). det_configs/menet_frcnn_shapes.py needs no download.'
+)
+
+train_pipeline = [
+    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    # 0.7 of the original, for training on a CPU; both sides are multiples of 16.
+    dict(type='Resize', scale=(448, 336), keep_ratio=True),
+    # Under a microscope nothing is upright: all four flips, equally likely.
+    dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    # 0.7 of the original, for training on a CPU; both sides are multiples of 16.
+    dict(type='Resize', scale=(448, 336), keep_ratio=True),
+    # After Resize, so that the boxes stay in the original image's coordinates.
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+# The images are small: loading them in the training process leaves a laptop's cores to the network.
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/train.txt',
+        metainfo=metainfo,
+        known_defects=known_defects,
+        how_to_get=how_to_get,
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+# Settings and epochs are chosen on val; test is for the figure that is reported.
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/val.txt',
+        metainfo=metainfo,
+        known_defects=known_defects,
+        how_to_get=how_to_get,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/test.txt',
+        metainfo=metainfo,
+        known_defects=known_defects,
+        how_to_get=how_to_get,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+
+val_evaluator = dict(type='DetectionMetric')
+test_evaluator = val_evaluator

@@ -1,0 +1,66 @@
+"""The embedded data set: drawn into data_root when it is first used (tools/bench/shapes.py)."""
+
+dataset_type = 'ShapesDataset'
+data_root = 'data/shapes'
+
+train_pipeline = [
+    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    # Drawn at 160x160 and used so: Resize only sets the keys that the detector needs.
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    # Drawn at 160x160 and used so: Resize only sets the keys that the detector needs.
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    # After Resize, so that the boxes stay in the original image's coordinates.
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+# The images are small: loading them in the training process leaves a laptop's cores to the network.
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/train.txt',
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+# Settings and epochs are chosen on val; test is for the figure that is reported.
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/val.txt',
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Main/test.txt',
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+
+val_evaluator = dict(type='DetectionMetric')
+test_evaluator = val_evaluator

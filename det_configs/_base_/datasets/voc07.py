@@ -1,0 +1,73 @@
+"""PASCAL VOC 2007, trainval -> test, at py-faster-rcnn's sizes (shorter side 600, longer <= 1000)."""
+
+dataset_type = 'VOCFormatDataset'
+data_root = 'data/VOCdevkit'
+metainfo = dict(
+    classes=(
+        'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
+        'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
+        'train', 'tvmonitor',
+    )
+)  # fmt: skip
+how_to_get = (
+    'Get VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from the PASCAL VOC 2007 site, and '
+    'unpack both in the same folder: it then holds VOCdevkit/VOC2007. Point --data-root at that '
+    'VOCdevkit (default: data/VOCdevkit). det_configs/menet_frcnn_shapes.py needs no download.'
+)
+
+train_pipeline = [
+    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(1000, 600), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='Resize', scale=(1000, 600), keep_ratio=True),
+    # After Resize, so that the boxes stay in the original image's coordinates.
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+train_dataloader = dict(
+    # py-faster-rcnn takes one image a step; two, as MMDetection does, train the same in half the
+    # steps at twice the learning rate, and keep a GPU busier.
+    batch_size=2,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    # Landscape and portrait images are not mixed in a batch, which would pad both.
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='VOC2007/ImageSets/Main/trainval.txt',
+        metainfo=metainfo,
+        how_to_get=how_to_get,
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='VOC2007/ImageSets/Main/test.txt',
+        metainfo=metainfo,
+        how_to_get=how_to_get,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_evaluator = dict(type='DetectionMetric')
+
+# The published protocol has no third split: nothing is chosen by a figure, the last checkpoint is tested.
+val_dataloader = None
+val_evaluator = None

@@ -1,0 +1,29 @@
+"""How a run is driven and logged: nothing here moves a figure."""
+
+# Whoever loads this config (MMDetection's own tools too) gets the networks, the bridge to mmcv's ops,
+# the data sets and the metric.
+custom_imports = dict(
+    imports=['backbones', 'bench.voc', 'bench.shapes', 'bench.metric', 'bench.runner'],
+    allow_failed_imports=False,
+)
+runner_type = 'SafeRunner'  # never executes what a checkpoint holds
+default_scope = 'mmdet'
+randomness = dict(seed=0)
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
+custom_hooks = [dict(type='PreprocessingCheck'), dict(type='ProgressHook')]
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False
+work_dir = None

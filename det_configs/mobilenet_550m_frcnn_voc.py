@@ -1,0 +1,17 @@
+"""1x MobileNet-224 in Faster R-CNN C4 on PASCAL VOC 2007, trainval -> test.
+
+Command: python tools/train.py det_configs/mobilenet_550m_frcnn_voc.py --init weights/mobilenet_1x.safetensors
+Paper: mAP 62.4 % (Qin et al. 2018, arXiv:1803.09127, Table VIII), one run, ImageNet weights.
+Expect: not yet run here at full size; the paper's figure is the one to meet.
+"""
+
+_base_ = [
+    '_base_/detectors/frcnn_c4.py',
+    '_base_/datasets/voc07.py',
+    '_base_/schedules/voc07.py',
+    '_base_/runtime.py',
+]
+
+from backbones.wiring import frcnn_c4
+
+model = frcnn_c4('mobilenet_1x', num_classes=20)

@@ -1,0 +1,17 @@
+"""ShuffleNet 1x (g = 3) in Faster R-CNN C4 on PASCAL VOC 2007, trainval -> test.
+
+Command: python tools/train.py det_configs/shufflenet_frcnn_voc.py --init weights/shufflenet_1x_g3.safetensors
+Paper: mAP 56.6 % (Qin et al. 2018, arXiv:1803.09127, Table VIII), one run, ImageNet weights.
+Expect: not yet run here at full size; the paper's figure is the one to meet.
+"""
+
+_base_ = [
+    '_base_/detectors/frcnn_c4.py',
+    '_base_/datasets/voc07.py',
+    '_base_/schedules/voc07.py',
+    '_base_/runtime.py',
+]
+
+from backbones.wiring import frcnn_c4
+
+model = frcnn_c4('shufflenet_1x_g3', num_classes=20)

@@ -1,0 +1,297 @@
+"""The counter against figures found elsewhere, other counters, and hand counts.
+
+The hand-entered figures come from the authors' published code, run with an independent count.
+"""
+
+import csv
+import functools
+import io
+import json
+import sys
+
+import complexity
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import ConfigDict
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones import StageHead, build_backbone, build_classifier, list_archs
+from bench.costs import Costs, arch_costs, count, detector_costs, num_params
+from bench.errors import UserError
+
+# millions of multiply-adds at 224x224, to the digit given
+MFLOPS = {
+    'menet_108_8x1_g3': '38.3',
+    'menet_228_12x1_g3': '144.092352',
+    'menet_228_12x1.5_g3': '152.06',
+    'menet_228_12x2_g3': '163.52',
+    'menet_228_12x2.5_g3': '179.81',
+    'menet_256_12x1_g4': '140.84',
+    'menet_348_12x1_g3': '299.62',
+    'menet_456_24x1_g3': '551.05',
+    'shufflenet_1x_g1': '143.08',
+    'shufflenet_1x_g2': '140.84',
+    'shufflenet_1x_g3': '137.46',
+    'shufflenet_1x_g4': '134.34',
+    'shufflenet_1x_g8': '138.37',
+    'shufflenet_0.5x_g1': '38.52',
+    'shufflenet_0.5x_g3': '37.59',
+    'shufflenet_0.5x_g4': '37.47',
+    'shufflenet_0.5x_g8': '40.47',
+    'shufflenet_0.25x_g1': '13.16',
+    'shufflenet_0.25x_g3': '13.30',
+    'shufflenet_0.25x_g8': '12.43',
+    'shufflenet_1.5x_g3': '292.44',
+    'shufflenet_2x_g3': '524.05',
+    'shufflenet_2x_g3_se': '526.93',
+    'shufflenet_0.5x_g3_shallow': '41.63',
+    'mobilenet_1x': '568.74',
+    'mobilenet_0.75x': '325.40',
+    'mobilenet_0.5x': '149.50',
+    'mobilenet_0.25x': '41.03',
+}
+
+# Faster R-CNN C4: parameters of base and subnet, millions of multiply-adds of the subnet on a 7x7 RoI
+C4 = {
+    'mobilenet_0.5x': (414_880, 403_712, '19.61'),
+    'mobilenet_1x': (1_613_120, 1_593_856, '77.75'),
+    'shufflenet_1x_g3': (347_928, 556_800, '26.77'),
+    'shufflenet_2x_g3': (1_340_976, 2_188_800, '106.22'),
+    'menet_352_12x1_g8': (360_064, 503_808, '23.78'),
+    'menet_456_24x1_g3': (1_390_248, 2_089_536, '101.21'),
+}
+
+
+@functools.cache
+def macs(name: str) -> int:
+    return arch_costs(name)['macs']
+
+
+def millions(number: int, like: str) -> str:
+    """Rounds to as many digits as the given figure has."""
+    return f'{number / 1e6:.{len(like.partition(".")[2])}f}'
+
+
+@pytest.mark.parametrize(('name', 'mflops'), MFLOPS.items())
+def test_multiply_adds_of_the_authors_code(name: str, mflops: str) -> None:
+    assert millions(macs(name), mflops) == mflops
+
+
+def test_parameters_of_published_weights() -> None:
+    assert arch_costs('menet_108_8x1_g3')['params'] == 654_516
+    assert millions(arch_costs('shufflenet_2x_g3_se')['params'], '8.35') == '8.35'
+
+
+@pytest.mark.parametrize('name', C4)
+def test_c4_halves(name: str) -> None:
+    base, subnet, mflops = C4[name]
+    with torch.device('meta'):
+        head = StageHead(name)
+        roi = torch.empty(1, head.arch.channels(16), 7, 7)
+        assert num_params(build_backbone(name, out_strides=(16,)).parameters()) == base
+    assert num_params(head.parameters()) == subnet
+    assert millions(sum(costs.macs for costs in count(head, roi).values()), mflops) == mflops
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', list_archs())
+def test_torchs_counter_says_twice_as_much(name: str) -> None:
+    """It counts convolutions and matrix products too, a multiply and an add as two; on real tensors."""
+    model = build_classifier(name).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 224, 224))
+    assert counter.get_total_flops() == 2 * macs(name)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'menet_228_12x1_g3',
+        'menet_256_12x1_g4_add',
+        'shufflenet_1x_g8',
+        'shufflenet_2x_g3_se',
+        'mobilenet_1x',
+    ],
+)
+def test_mmengines_counter_says_the_same_of_these_layers(name: str) -> None:
+    """It counts a multiply-add as one, and BN and pooling besides; on real tensors."""
+    flops = FlopAnalyzer(build_classifier(name).eval(), torch.zeros(1, 3, 224, 224))
+    by_operator = flops.unsupported_ops_warnings(False).by_operator()
+    assert by_operator['batch_norm'] > 0
+    assert by_operator['conv'] + by_operator['linear'] == macs(name)
+
+
+def test_count_by_hand() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
+            self.bn = nn.BatchNorm2d(6)
+            self.up = nn.ConvTranspose2d(6, 2, 2, stride=2, bias=False)
+            self.fc = nn.Linear(2, 5, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.up(self.bn(self.grouped(x)))
+            return nn.functional.linear(self.fc(x.mean((2, 3))), torch.ones(7, 5, device=x.device))
+
+    net = Net().train()
+    assert count(net, torch.empty(1, 4, 8, 8, device='meta')) == {
+        'grouped': Costs(6 * 4 * 4 * 2 * 9, 4 * 64, 6 * 16, 6 * 2 * 9),
+        'up': Costs(6 * 4 * 4 * 2 * 4, 6 * 16, 2 * 64, 6 * 2 * 4),
+        'fc': Costs(2 * 5, 2, 5, 10),
+        '': Costs(5 * 7, 5, 7, 35),  # not in any child
+    }
+    assert net.training
+    assert net.fc.weight.device.type == 'cpu'
+    assert not net.fc._forward_hooks
+
+
+def test_memory_traffic_is_the_shufflenet_v2_papers() -> None:
+    """h w (c1 + c2) + c1 c2 / g."""
+    costs = count(nn.Sequential(nn.Conv2d(12, 24, 1, groups=4)), torch.empty(1, 12, 5, 7, device='meta'))[
+        '0'
+    ]
+    traffic = costs.activations_read + costs.activations_written + costs.weights_read
+    assert traffic == 5 * 7 * (12 + 24) + 12 * 24 // 4
+
+
+def test_a_rows_parts_add_up() -> None:
+    row = arch_costs('mobilenet_0.25x', size=96)
+    assert sum(row['stage_macs'].values()) == row['macs']
+    assert row['macs'] - row['backbone_macs'] == 256 * 1000
+    assert row['params'] - row['backbone_params'] == 257 * 1000
+    assert row['strides'] == {'2': 16, '4': 32, '8': 64, '16': 128, '32': 256}
+    assert row['stage_macs']['stem'] == 48 * 48 * 8 * 27
+    assert row['difference_percent'] is None  # the paper's figure is for 224
+
+
+def test_an_image_below_the_last_stride_is_refused() -> None:
+    with pytest.raises(UserError, match='size 31 is smaller than the last stride of mobilenet_1x, 32'):
+        arch_costs('mobilenet_1x', size=31)
+
+
+ANCHORS = dict(type='AnchorGenerator', scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[16])
+CODER = dict(type='DeltaXYWHBBoxCoder')
+C4_DETECTOR = dict(
+    type='FasterRCNN',
+    data_preprocessor=dict(type='DetDataPreprocessor'),
+    backbone=dict(type='ShuffleNet', arch='shufflenet_1x_g3', out_strides=(16,)),
+    rpn_head=dict(
+        type='RPNHead', in_channels=480, feat_channels=512, anchor_generator=ANCHORS, bbox_coder=CODER
+    ),
+    roi_head=dict(
+        type='StandardRoIHead',
+        shared_head=dict(type='StageHead', arch='shufflenet_1x_g3'),
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
+            out_channels=480,
+            featmap_strides=[16],
+        ),
+        bbox_head=dict(
+            type='BBoxHead', with_avg_pool=True, in_channels=960, num_classes=20, bbox_coder=CODER
+        ),
+    ),
+    train_cfg=None,
+    test_cfg=dict(rpn=dict(max_per_img=300), rcnn=dict()),
+)
+RETINANET = dict(
+    type='RetinaNet',
+    backbone=dict(type='MobileNet', arch='mobilenet_0.5x', out_strides=(16, 32)),
+    neck=dict(type='FPN', in_channels=[256, 512], out_channels=64, num_outs=2),
+    bbox_head=dict(
+        type='RetinaHead',
+        num_classes=20,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=1,
+        anchor_generator=ANCHORS | dict(strides=[16, 32]),
+        bbox_coder=CODER,
+    ),
+)
+
+
+def test_two_stage_detector_by_hand() -> None:
+    detector = MODELS.build(ConfigDict(C4_DETECTOR | dict(data_preprocessor=None)))
+    costs = detector_costs(detector, 600, 800)
+    base, subnet, subnet_mflops = C4['shufflenet_1x_g3']
+    cells = 38 * 50  # 600 / 16 and 800 / 16, rounded up
+    rpn = 480 * 512 * 9 + 512 * 9 * (1 + 4)  # 3x3, then 9 anchors' score and box
+    boxes = 960 * (21 + 4 * 20)  # 21 scores, a box a class
+    assert costs['rpn_macs'] == cells * rpn
+    assert millions(costs['roi_head_macs_per_proposal'] - boxes, subnet_mflops) == subnet_mflops
+    assert costs['num_proposals'] == 300
+    assert costs['roi_head_macs'] == 300 * costs['roi_head_macs_per_proposal']
+    assert costs['total_macs'] == costs['backbone_macs'] + costs['rpn_macs'] + costs['roi_head_macs']
+    assert costs['params'] == {
+        'backbone': base,
+        'rpn': rpn + 512 + 9 * 5,
+        'roi_head': subnet + boxes + 21 + 80,
+        'total': base + rpn + 512 + 45 + subnet + boxes + 101,
+    }
+    assert (costs['height'], costs['width']) == (600, 800)
+    assert next(detector.parameters()).device.type == 'cpu'
+
+
+def test_detectors_backbone_is_the_trunk() -> None:
+    stages = arch_costs('shufflenet_1x_g3')['stage_macs']
+    costs = detector_costs(C4_DETECTOR, 224, 224)  # a config serves too
+    assert costs['backbone_macs'] == stages['stem'] + stages['stage8'] + stages['stage16']
+
+
+def test_single_stage_detector_by_hand() -> None:
+    costs = detector_costs(RETINANET, 64, 96)
+    with torch.device('meta'):
+        trunk = count(build_backbone('mobilenet_0.5x'), torch.empty(1, 3, 64, 96))
+    c4, c5 = 4 * 6, 2 * 3
+    neck = 256 * 64 * c4 + 512 * 64 * c5 + 64 * 64 * 9 * (c4 + c5)
+    head = (2 * 64 * 64 * 9 + 64 * 9 * 9 * (20 + 4)) * (c4 + c5)
+    assert costs['backbone_macs'] == sum(part.macs for part in trunk.values()) + neck
+    assert costs['rpn_macs'] == head
+    assert costs['roi_head_macs'] == costs['num_proposals'] == costs['roi_head_macs_per_proposal'] == 0
+    assert costs['total_macs'] == costs['backbone_macs'] + head
+    neck_params = 768 * 64 + 2 * 64 + 2 * (64 * 64 * 9 + 64)
+    assert costs['params']['backbone'] == arch_costs('mobilenet_0.5x')['backbone_params'] + neck_params
+    assert costs['params']['roi_head'] == 0
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, 'argv', ['complexity.py', *arguments])
+    complexity.main()
+
+
+def test_tool_writes_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool(monkeypatch, 'mobilenet_1x', 'mobilenet_*', '--size', '64', '--format', 'json')
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['arch'] for row in rows] == [
+        'mobilenet_1x',
+        'mobilenet_0.25x',
+        'mobilenet_0.5x',
+        'mobilenet_0.75x',
+    ]
+    assert rows[0] == arch_costs('mobilenet_1x', 64)
+
+
+def test_tool_writes_csv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool(monkeypatch, 'menet_4*', '--format', 'csv')
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert int(row['macs']) == macs('menet_456_24x1_g3')
+    assert row['strides'] == '4:48 8:456 16:912 32:1824'
+
+
+def test_tool_draws_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool(monkeypatch, 'shufflenet_0.5x_g3_shallow')
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if '│ shufflenet_0.5x_g3_shallow' in line)
+    assert '41.63' in line
+    assert '+4.1%' in line
+    assert '32: 720, 9.7' in line
+    assert 'shufflenet_0.5x_g3_shallow: half the units' in out
+
+
+def test_tool_names_near_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"unknown arch 'mobilenet_2x'; near: .*mobilenet_1x"):
+        run_tool(monkeypatch, 'mobilenet_2x')

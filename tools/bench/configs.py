@@ -1,0 +1,398 @@
+"""Reading a config strictly: MMEngine merges a misspelt key in silence, this refuses it.
+
+What a config may hold is known from three places: the signatures of the registered classes (any dict
+with a ``type``), MMEngine's ``Runner``, and the tables below for the plain dicts that MMEngine and
+MMDetection read by name.
+"""
+
+import ast
+import contextlib
+import copy
+import difflib
+import functools
+import inspect
+import itertools
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mmdet.registry
+import mmengine.registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+import bench.mmdetection  # noqa: F401  mmcv's ops, then MMDetection without its chatter
+from bench.errors import UserError
+
+T = TypeVar('T')
+
+# Top-level keys that are read besides the Runner's own.
+ALSO_READ = ('custom_imports', 'auto_scale_lr', 'compile', 'runner_type', 'tta_model', 'tta_pipeline')
+
+# Top-level keys that are variables of the config file: what uses them has its own copy by the time the
+# config is read, so setting one from outside would do nothing. Name: what to set instead.
+VARIABLES = {
+    'data_root': 'use --data-root',
+    'dataset_type': 'set train_dataloader.dataset.type and the like',
+    'metainfo': 'set train_dataloader.dataset.metainfo and the like',
+    'known_defects': 'set train_dataloader.dataset.known_defects and the like',
+    'how_to_get': 'set train_dataloader.dataset.how_to_get and the like',
+    'backend_args': 'set train_dataloader.dataset.backend_args and the like',
+    'train_pipeline': 'set train_dataloader.dataset.pipeline',
+    'test_pipeline': 'set val_dataloader.dataset.pipeline and test_dataloader.dataset.pipeline',
+    'vis_backends': 'set visualizer.vis_backends',
+    'norm_cfg': 'set model.backbone.norm_cfg and the like',
+}
+
+_RPN_TEST = ('nms_pre', 'max_per_img', 'nms', 'min_bbox_size')
+_DENSE_TRAIN = ('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
+
+# Plain dicts by pattern of their place (`*` crosses dots): the keys that are read.
+PLAIN: dict[str, Collection[str]] = {
+    '*_dataloader': ('dataset', 'num_batch_per_epoch', *inspect.signature(DataLoader).parameters),
+    '*.filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
+    'default_hooks': ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
+                      'checkpoint', 'visualization'),
+    'optim_wrapper.clip_grad': ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach',
+                                'clip_value'),
+    'optim_wrapper.paramwise_cfg': ('custom_keys', 'bias_lr_mult', 'bias_decay_mult',
+                                    'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
+                                    'dcn_offset_lr_mult', 'bypass_duplicate'),
+    'optim_wrapper.paramwise_cfg.custom_keys.*': ('lr_mult', 'decay_mult'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
+    'env_cfg.dist_cfg': ('backend', 'timeout', 'init_method'),
+    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+    'custom_imports': ('imports', 'allow_failed_imports'),
+}  # fmt: skip
+
+# The same for what each detector reads of model.train_cfg and model.test_cfg.
+DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
+    'FasterRCNN': {
+        'model.train_cfg': ('rpn', 'rpn_proposal', 'rcnn'),
+        'model.train_cfg.rpn': _DENSE_TRAIN,
+        'model.train_cfg.rpn_proposal': _RPN_TEST,
+        'model.train_cfg.rcnn': ('assigner', 'sampler', 'pos_weight', 'debug'),
+        'model.test_cfg': ('rpn', 'rcnn'),
+        'model.test_cfg.rpn': _RPN_TEST,
+        'model.test_cfg.rcnn': ('score_thr', 'nms', 'max_per_img'),
+    },
+    'RetinaNet': {
+        'model.train_cfg': _DENSE_TRAIN,
+        'model.test_cfg': (*_RPN_TEST, 'score_thr'),
+    },
+}
+
+# Keys of a dict with a type that its builder takes before the class sees the rest.
+BUILDER_KEYS = {
+    '*': ('type', '_scope_'),
+    'optim_wrapper': ('optimizer', 'paramwise_cfg', 'constructor'),
+    'param_scheduler*': ('convert_to_iter_based',),
+    '*_hooks.*': ('priority',),
+    '*.nms': ('class_agnostic', 'split_thr'),
+    '*norm_cfg': ('requires_grad',),
+    '*init_cfg*': ('override',),
+    'train_cfg': ('by_epoch',),
+}
+
+# Types that are taken where none is given.
+DEFAULT_TYPES = {
+    'optim_wrapper': 'OptimWrapper',
+    'val_cfg': 'ValLoop',
+    'test_cfg': 'TestLoop',
+    'log_processor': 'LogProcessor',
+    '*.nms': 'nms',
+}
+
+# Options of which other values in the config are derived: setting one alone leaves those stale.
+DERIVED_FROM = (
+    'model.type', 'model.backbone.type', 'model.backbone.arch', 'model.backbone.out_strides',
+    'model.backbone.conventions', '*.shared_head.type', '*.shared_head.arch', '*.shared_head.in_stride',
+    '*.shared_head.conventions', 'model.neck.type', 'model.neck.out_channels', 'model.*in_channels',
+    '*.bbox_roi_extractor.out_channels', '*.featmap_strides', '*.anchor_generator.strides',
+    '*.roi_layer.output_size', '*.roi_feat_size', '*.num_classes', '*.metainfo.classes',
+)  # fmt: skip
+
+
+def load(path: Path | str) -> Config:
+    """Reads a config file and checks its keys.
+
+    Raises:
+        UserError: The file is absent, is not valid Python, fails when it runs (an unknown arch, a
+            failed import), or holds a key that nothing reads. Names the file and, if known, the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path}: no such config file')
+    try:
+        cfg = Config.fromfile(path)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(_syntax_error(path) or f'{path}: {error}') from error
+    except Exception as error:  # a config is a program: anything may come out of it
+        raise UserError(_run_error(path, error)) from error
+    if path.suffix == '.py':
+        _check_variables(path)
+    check_keys(cfg)
+    return cfg
+
+
+def resolved_text(cfg: Config) -> str:
+    """The config as Python text with every base and override resolved, for the record.
+
+    Without where this run's results lie and how it was started, so that a repeated run has the same.
+    """
+    resolved = copy.deepcopy(cfg)
+    # With `resume`, `load_from` is the checkpoint to go on from; else it is where training starts.
+    for key in ('work_dir', 'launcher', 'resume', *(['load_from'] if cfg.get('resume') else [])):
+        resolved.pop(key, None)
+    return resolved.pretty_text
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merges ``--cfg-options`` into the config, in place.
+
+    Raises:
+        UserError: An option names a key that nothing reads, sets a variable that was copied already,
+            or would leave values derived from it stale. The config is then as it was.
+    """
+    leaves = dict(_leaves(options))
+    for key in leaves:
+        top = key.split('.')[0]
+        if top in VARIABLES:
+            raise UserError(f'--cfg-options {key}: {_unread(top)}')
+        if any(fnmatchcase(key, p) or fnmatchcase(key, f'{p}.*') for p in DERIVED_FROM):
+            raise UserError(_stale(cfg, key, leaves[key]))
+    merged = copy.deepcopy(cfg)
+    for key, value in options.items():
+        try:
+            merged.merge_from_dict({key: copy.deepcopy(value)})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f'--cfg-options {key}: {_one_line(error)}') from error
+    _raise_first(_problems(merged), '--cfg-options')
+    for key in leaves:
+        _refuse_free(cfg, key)
+    cfg.merge_from_dict(copy.deepcopy(dict(options)))
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuses a key that nothing reads, anywhere in the config.
+
+    Raises:
+        UserError: Names the file, the key and near matches.
+    """
+    _raise_first(_problems(cfg), cfg.filename or 'config')
+
+
+def _unread(name: str) -> str:
+    return f'{name} is a variable of its config file and setting it does nothing; {VARIABLES[name]}'
+
+
+def _check_variables(path: Path) -> None:
+    """Refuses a config with bases that sets a base's variable and makes no use of it itself."""
+    names = [n for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Name)]
+    is_set = {name.id: name.lineno for name in names if isinstance(name.ctx, ast.Store)}
+    is_read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    for name, line in is_set.items():
+        if '_base_' in is_set and name in VARIABLES and name not in is_read:
+            raise UserError(f'{path}, line {line}: {_unread(name)}')
+
+
+def _raise_first(problems: Iterator[str], source: str) -> None:
+    for problem in problems:
+        raise UserError(f'{source}: {problem}')
+
+
+def _problems(cfg: Config) -> Iterator[str]:
+    content = cfg.to_dict()
+    plain = _tables(content)
+    runner = inspect.signature(Runner.__init__).parameters
+    known = {*runner, *ALSO_READ, *VARIABLES} - {'self', 'cfg'}
+    yield from _unknown('the config', content, known)
+    for key, value in content.items():
+        yield from _walk(value, key, plain)
+
+
+def _tables(content: Mapping[str, Any]) -> dict[str, Collection[str]]:
+    model = content.get('model')
+    detector = model.get('type') if isinstance(model, dict) else None
+    return {**PLAIN, **DETECTOR_PARTS.get(str(detector).split('.')[-1], {})}
+
+
+def _walk(value: Any, place: str, plain: Mapping[str, Collection[str]]) -> Iterator[str]:
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _walk(item, f'{place}.{index}', plain)
+    if not isinstance(value, dict):
+        return
+    kind = value.get('type', _first(DEFAULT_TYPES, place))
+    table = _first(plain, place)
+    if table is not None:
+        yield from _unknown(place, value, table)
+    elif kind is not None:
+        yield from _check_typed(value, kind, place)
+    for key, item in value.items():
+        yield from _walk(item, f'{place}.{key}', plain)
+
+
+def _first(table: Mapping[str, T], place: str) -> T | None:
+    return next((value for pattern, value in table.items() if fnmatchcase(place, pattern)), None)
+
+
+def _unknown(owner: str, value: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    for key in value:
+        if key not in known:
+            yield f'{owner} has no key {key!r}; {_near(key, known)}'
+
+
+def _near(word: str, known: Collection[str], otherwise: str | None = None) -> str:
+    near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
+    if near:
+        return f'did you mean {" or ".join(near)}?'
+    return otherwise or (f'known: {", ".join(sorted(known))}' if len(known) <= 20 else 'nothing reads it')
+
+
+def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[str]:
+    owners = _owners(kind)
+    if owners is None:
+        return
+    if not owners:
+        names: set[str] = set().union(*_sources())
+        hint = _near(kind, names, 'a class of your own needs its module in custom_imports')
+        yield f'{place}: no class {kind!r} is registered; {hint}'
+        return
+    known = {key for pattern, keys in BUILDER_KEYS.items() if fnmatchcase(place, pattern) for key in keys}
+    found = [parameters(owner) for owner in owners]
+    known = known.union(*(names for names, _ in found))
+    swallows = any(open_ended for _, open_ended in found)
+    for problem in _unknown(f'{place} ({getattr(kind, "__name__", kind)})', value, known):
+        # A class that swallows any keyword may read it: there, only a near miss is a mistake.
+        if not swallows or 'did you mean' in problem:
+            yield problem
+
+
+def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The keyword parameters of a class (through ``**kwargs`` its bases' too) or a function.
+
+    Returns:
+        Their names, and whether a last ``**kwargs`` swallows every other keyword.
+    """
+    if not inspect.isclass(owner):
+        signatures = [inspect.signature(owner)]
+    else:
+        owns_init = [c for c in owner.__mro__ if '__init__' in vars(c) and c is not object]
+        signatures = [inspect.signature(vars(c)['__init__']) for c in owns_init]
+    names: set[str] = set()
+    for signature in signatures:
+        given = signature.parameters.values()
+        names |= {p.name for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in given):
+            return names - {'self'}, False
+    return names - {'self'}, bool(signatures)
+
+
+def _owners(kind: Any) -> list[Callable[..., Any]] | None:
+    """What a ``type`` names, in any registry; None where it cannot be told."""
+    if not isinstance(kind, str):
+        return [kind] if callable(kind) else []
+    scope, _, name = kind.rpartition('.')
+    if scope not in ('', 'mmdet', 'mmengine', 'mmcv'):
+        return None
+    return [source[name] for source in _sources() if callable(source.get(name))]
+
+
+@functools.cache
+def _sources() -> list[Mapping[str, Any]]:
+    """Every registry's classes by name, and mmcv's ops: RoI layers and NMS are looked up there."""
+    import mmcv.ops  # not above: it needs bench.mmdetection to be imported first
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    registries = [r for m in (mmdet.registry, mmengine.registry) for r in vars(m).values()]
+    return [vars(mmcv.ops), *(r.module_dict for r in registries if isinstance(r, Registry))]
+
+
+def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def _refuse_free(cfg: Config, key: str) -> None:
+    """Refuses an option that adds a key to a dict of which nobody knows what reads it."""
+    content = cfg.to_dict()
+    plain, value, place = _tables(content), content, ''
+    for part in key.split('.'):
+        if isinstance(value, list):
+            value = value[int(part)]
+        elif part in value:
+            value = value[part]
+        else:
+            known = 'type' in value or _first({**DEFAULT_TYPES, **plain}, place) is not None
+            if place and not known:
+                hint = _near(part, value.keys(), 'add it in a config file if it is meant')
+                raise UserError(f'--cfg-options {key}: {place} has no key {part!r}; {hint}')
+            return
+        place = f'{place}.{part}' if place else part
+        if not isinstance(value, dict | list):
+            return
+
+
+def _stale(cfg: Config, key: str, value: Any) -> str:
+    """Says why an option is refused and shows the leaf config that does it right."""
+    model = cfg.get('model') or {}
+    wire = 'retinanet_fpn' if model.get('type') == 'RetinaNet' else 'frcnn_c4'
+    if wire == 'frcnn_c4' and model.get('neck'):
+        wire = 'frcnn_fpn'
+    arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
+    head = (model.get('roi_head') or model).get('bbox_head') or {}
+    classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
+    return (
+        f'--cfg-options {key}: other values were derived from the old one and would not follow; '
+        f"write a config instead, with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
+        f'`from backbones.wiring import {wire}` and '
+        f"`model = {wire}('{arch}', num_classes={classes})`"
+    )
+
+
+def _syntax_error(path: Path) -> str:
+    """Which file does not parse, the config or one of its bases, and where; '' if none."""
+    if not path.is_file():  # a base that MMEngine names by package
+        return ''
+    try:
+        ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        return f'{path}, line {error.lineno}: syntax error: {error.msg}'
+    bases = [_syntax_error(path.parent / base) for base in Config._get_base_files(str(path))]
+    return next(filter(None, bases), '')
+
+
+def _run_error(path: Path, error: BaseException) -> str:
+    """The line of the config that failed, why, and what to do where that is known."""
+    calls = itertools.pairwise(traceback.extract_tb(error.__traceback__))
+    lines = [f for by, f in calls if by.name == '_file2dict' and f.name == '<module>']
+    where = f'{lines[-1].filename}, line {lines[-1].lineno}' if lines else str(path)
+    hint = ''
+    if isinstance(error, ImportError):
+        while isinstance(error.__cause__ or error.__context__, ImportError):
+            error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        hint = '; install what is missing (backbones and bench: pip install -e . in the checkout)'
+    with contextlib.suppress(Exception):
+        if not lines and Config._is_lazy_import(str(path)):
+            hint = '; imports must stand below `_base_`: above, they switch MMEngine to lazy configs'
+    return f'{where}: {_one_line(error)}{hint}'
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = text.strip().split('\n')[0]
+    named = type(error).__module__ == 'builtins'  # an error class of ours says it all in its text
+    return f'{type(error).__name__}: {text}' if named else text

@@ -1,0 +1,45 @@
+"""Errors that are for people: one clear line and exit status 1, never a traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend: says what was wrong, where, and what to do."""
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Runs a tool's ``main`` and ends the process.
+
+    Exit status 0 on success, 1 with one line on an error that the user can mend. Any other exception is
+    a defect of the suite and keeps its traceback.
+    """
+    try:
+        status = main() or 0
+    except KeyboardInterrupt:
+        print('error: interrupted', file=sys.stderr)
+        status = 1
+    except Exception as error:
+        line = user_line(error)
+        if line is None:
+            raise
+        print(f'error: {line}', file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def user_line(error: BaseException) -> str | None:
+    """What to tell the user of an error; None where it is not the user's to mend.
+
+    A data loader's worker passes an exception on as its type with the whole traceback as its message: of
+    that only what the exception said is kept.
+    """
+    from backbones.spec import UnknownArchError  # late: tools answer --help without loading PyTorch
+    from backbones.weights import WeightsError
+
+    if not isinstance(error, UserError | UnknownArchError | WeightsError):
+        return None
+    text = str(error)
+    if 'Original Traceback' in text:
+        text = text.rpartition(f'{type(error).__name__}: ')[2]
+    return ' '.join(text.split())

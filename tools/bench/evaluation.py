@@ -1,0 +1,396 @@
+"""VOC's and COCO's average precision from one read and one set of overlaps.
+
+- VOC: AP over 11 recalls (VOC2007) and as area under the curve (VOC2010 on), at IoU 0.5 or any list.
+- COCO: the 12 figures of ``COCOeval`` (10 IoUs, 101 recalls, areas, 1/10/100 detections).
+
+Sources: Everingham et al., IJCV 2010, section 4.2; VOC development kits; pycocotools 2.0. The matching
+rules and their ties stand in `bench.matching`.
+
+Boxes are continuous (x1 = xmin - 1, x2 = xmax for VOC's 1-based inclusive pixels), so a side of
+``x2 - x1`` is VOC's ``xmax - xmin + 1`` and an intersection of ``min(x2) - max(x1)`` is VOC's
+``min(xmax) - max(xmin) + 1``: IoU is the development kit's, "+1" and all, and no second formula is needed.
+
+``difficult`` boxes are ignored; figures with ``_with_difficult`` count them as any other. Under COCO's
+rule, which has no such flag, an ignored difficult box acts as a box outside the area range does: its IoU
+is the ordinary one, and it excuses one detection. (MMDetection's ``CocoMetric`` makes crowds of them,
+which excuse any number at a laxer overlap.) Under VOC's rule, which knows no crowds, a crowd is ignored
+like a difficult box, in both kinds of figures.
+
+Deviations:
+
+- The 11 recalls are 0.1 * k in floating point, as in MMDetection: a recall of exactly 3/10, 6/10 or
+  7/10 misses its point by one rounding (VOC2007's Matlab misses 3/10 alone).
+- COCO: an annotation of id 0 is found like any other (COCOeval takes its match for none); no
+  ``np.spacing(1)`` in the precision (2e-16).
+- Classes without ground truth are left out of means and are None, never -1 or NaN.
+"""
+
+import gc
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml import ElementTree as SafeElementTree
+from rich.markup import escape
+from rich.table import Table
+
+from bench.bootstrap import AREAS, COCO_IOUS, class_figures, mean_over_classes, render
+from bench.errors import UserError
+from bench.matching import Annotations, Detections, MatchTable, Pairs, find_pairs, match_coco, match_voc
+
+VERSION = 1  # raised whenever a figure can change; part of a run's protocol
+VOC_CLASSES = (
+    'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
+    'pottedplant sheep sofa train tvmonitor'
+)
+
+
+def match(
+    gt: Annotations,
+    dt: Detections,
+    voc_ious: Sequence[float] = (0.5,),
+    *,
+    with_difficult: bool = False,
+    pairs: Pairs | None = None,
+) -> dict[str, MatchTable]:
+    """Matches by both rules; tables ``voc``, ``all``, ``small``, ``medium`` and ``large``."""
+    if pairs is None:
+        pairs = find_pairs(gt, dt, min(0.5, *voc_ious))
+    ignore = gt.crowd if with_difficult else gt.crowd | gt.difficult
+    coco = match_coco(gt, dt, pairs, COCO_IOUS, ignore, list(AREAS.values()))
+    voc = match_voc(gt, dt, pairs, np.array(voc_ious, float), ignore)
+    return {'voc': voc, **dict(zip(AREAS, coco, strict=True))}
+
+
+def evaluate(gt: Annotations, dt: Detections, voc_ious: Sequence[float] = (0.5,)) -> dict[str, Any]:
+    """Computes every figure.
+
+    Args:
+        gt: Ground truth.
+        dt: Detections.
+        voc_ious: IoU thresholds of the VOC figures.
+
+    Returns:
+        ``{'evaluator_version', 'images', 'boxes', 'detections', 'voc': {...}, 'coco': {...}}``. The
+        last two hold figures as plain floats (``ap50_11point``, ``ap50_11point_with_difficult``,
+        ``ap``, ``ar_100``, ...), None where no class has ground truth, and the same by class name
+        under ``per_class``.
+    """
+    pairs = find_pairs(gt, dt, min(0.5, *voc_ious))
+    values = counted = class_figures(match(gt, dt, voc_ious, pairs=pairs), voc_ious)
+    if gt.difficult.any():
+        tables = match(gt, dt, voc_ious, with_difficult=True, pairs=pairs)
+        counted = class_figures(tables, voc_ious)
+    values = values | {f'{name}_with_difficult': value for name, value in counted.items()}
+    result: dict[str, Any] = {
+        'evaluator_version': VERSION,
+        'images': len(gt.image_ids),
+        'boxes': len(gt.boxes),
+        'detections': len(dt.scores),
+    }
+    for rule in ('voc', 'coco'):
+        own = {name.split('/')[1]: value for name, value in values.items() if name.startswith(rule)}
+        result[rule] = {name: _mean(value) for name, value in own.items()}
+        result[rule]['per_class'] = {
+            label: {name: _mean(value[i : i + 1]) for name, value in own.items()}
+            for i, label in enumerate(gt.classes)
+        }
+    return result
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean of (n,) over what is not NaN; None if nothing is left."""
+    mean = float(mean_over_classes(values))
+    return None if np.isnan(mean) else mean
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The main figures of `evaluate`, by class and as means, in percent; a dash where there is none."""
+    columns = {
+        'voc': [name for name in result['voc'] if name.startswith('ap') and 'with' not in name],
+        'coco': ['ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large', 'ar_100'],
+    }
+    table = Table('class')
+    for rule, names in columns.items():
+        for name in names:
+            table.add_column(f'{rule}\n{name}', justify='right')
+    classes = result['voc']['per_class']
+    for label in [*classes, None]:
+        if label is None:
+            table.add_section()
+        figures = [
+            (result[rule] if label is None else result[rule]['per_class'][label])[name]
+            for rule, names in columns.items()
+            for name in names
+        ]
+        texts = ['-' if figure is None else f'{100 * figure:.1f}' for figure in figures]
+        table.add_row(escape(label or 'mean'), *texts)
+    return render(table)
+
+
+def make_annotations(
+    image_ids: Sequence[int | str],
+    classes: Sequence[str],
+    image_index: Any,
+    labels: Any,
+    boxes: Any,
+    *,
+    category_ids: Sequence[int] | None = None,
+    sizes: Any = None,
+    areas: Any = None,
+    difficult: Any = None,
+    crowd: Any = None,
+) -> Annotations:
+    """Makes `Annotations` from sequences; sizes and areas default to the boxes', flags to False."""
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    sizes = boxes[:, 2:] - boxes[:, :2] if sizes is None else np.asarray(sizes, float).reshape(-1, 2)
+    return Annotations(
+        image_ids,
+        classes,
+        range(1, len(classes) + 1) if category_ids is None else category_ids,
+        np.asarray(image_index, np.int64),
+        np.asarray(labels, np.int64),
+        boxes,
+        sizes,
+        sizes[:, 0] * sizes[:, 1] if areas is None else np.asarray(areas, float),
+        np.zeros(len(boxes), bool) if difficult is None else np.asarray(difficult, bool),
+        np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool),
+    )
+
+
+def make_detections(
+    image_index: Any, labels: Any, boxes: Any, scores: Any, sizes: Any = None
+) -> Detections:
+    """Makes `Detections` from sequences; sizes default to the boxes'."""
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    sizes = boxes[:, 2:] - boxes[:, :2] if sizes is None else np.asarray(sizes, float).reshape(-1, 2)
+    index, label = np.asarray(image_index, np.int64), np.asarray(labels, np.int64)
+    return Detections(index, label, boxes, sizes, np.asarray(scores, float))
+
+
+def _load_json(path: Path) -> Any:
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects, no cycles: halves the time
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not JSON ({error}); write it anew') from error
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _columns(
+    entries: Any,
+    what: str,
+    images: dict[Any, int],
+    labels: dict[Any, int],
+    number_key: str | None,
+) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
+    """Image index, label, (n, 4) x y w h and (n,) number of each entry; ``what`` names file and list.
+
+    Raises:
+        UserError: Names the first bad entry by its index.
+    """
+    if not isinstance(entries, list):
+        raise UserError(f'{what} is a {type(entries).__name__}, must be a list of entries')
+    try:
+        boxes = [entry['bbox'] for entry in entries]
+        numbers = [entry[number_key] for entry in entries] if number_key else []
+        columns = (
+            [images[entry['image_id']] for entry in entries],
+            [labels[entry['category_id']] for entry in entries],
+            np.array(boxes, float).reshape(len(boxes), 4),
+            np.array(numbers, float),
+        )
+        plain = set(map(type, chain(chain.from_iterable(boxes), numbers))) <= {int, float}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        plain = False
+    if plain:
+        box, number = columns[2:]
+        if np.isfinite(box).all() and np.isfinite(number).all() and (box[:, 2:] >= 0).all():
+            return columns
+    keys = ['image_id', 'category_id', 'bbox', *([number_key] if number_key else [])]
+    for i, entry in enumerate(entries):
+        problem = _problem(entry, keys, images, labels)
+        if problem:
+            raise UserError(f'{what}, entry {i}: {problem}')
+    raise AssertionError(f'{what}: bad, but no entry is')
+
+
+def _problem(entry: Any, keys: list[str], images: dict[Any, int], labels: dict[Any, int]) -> str | None:
+    """What is wrong with one entry, in words."""
+    if not isinstance(entry, dict):
+        return f'is a {type(entry).__name__}, must be an object with {", ".join(keys)}'
+    for key in keys:
+        if key not in entry:
+            return f'has no "{key}"; needed are {", ".join(keys)}'
+        value = entry[key]
+        known = {'image_id': images, 'category_id': labels}.get(key)
+        if known is not None:
+            if isinstance(value, list | dict) or value not in known:
+                some = ', '.join(map(repr, list(known)[:3]))
+                return f'{key} {value!r} is not in the ground truth, which has {some}, ...'
+            continue
+        numbers = value if key == 'bbox' else [value]
+        length = 4 if key == 'bbox' else 1
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != length
+            or not all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers)
+        ):
+            return f'{key} is {value!r}, must be {length} finite number{"s" * (length > 1)}'
+        if key == 'bbox' and min(value[2:]) < 0:
+            return f'bbox {value} has a negative width or height; it is [x, y, width, height]'
+    return None
+
+
+def _unique(entries: Any, key: str, what: str) -> list[Any]:
+    """The values of one key of every entry, checked to be there and different."""
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get(key), int | str) for entry in entries
+    ):
+        raise UserError(f'{what} must be a list of objects with "{key}"')
+    values = [entry[key] for entry in entries]
+    if len(set(values)) != len(values):
+        twice = Counter(values).most_common(1)[0][0]
+        raise UserError(f'{what}: {key} {twice!r} is there twice; keep one')
+    return values
+
+
+def read_coco(path: str | Path) -> Annotations:
+    """Reads a COCO annotation file; images and categories are ordered by id, as in COCOeval.
+
+    ``iscrowd`` may be absent (0), ``area`` too (the box's area).
+
+    Raises:
+        UserError: The file is not in COCO's format; names the list and entry.
+    """
+    path = Path(path)
+    data = _load_json(path)
+    for key in ('images', 'annotations', 'categories'):
+        if not isinstance(data, dict) or key not in data:
+            raise UserError(f'{path}: has no "{key}": not a COCO annotation file')
+    image_ids = _unique(data['images'], 'id', f'{path}: images')
+    category_ids = _unique(data['categories'], 'id', f'{path}: categories')
+    names = dict(zip(category_ids, _unique(data['categories'], 'name', f'{path}: categories'), strict=True))
+    try:
+        image_ids.sort()
+        category_ids.sort()
+    except TypeError:
+        raise UserError(f'{path}: ids mix numbers and text; use one kind') from None
+    entries = data['annotations']
+    what = f'{path}: annotations'
+    images = {image_id: i for i, image_id in enumerate(image_ids)}
+    labels = {category_id: i for i, category_id in enumerate(category_ids)}
+    image_index, label, boxes, _ = _columns(entries, what, images, labels, None)
+    areas = [entry.get('area', entry['bbox'][2] * entry['bbox'][3]) for entry in entries]
+    crowd = [entry.get('iscrowd', 0) for entry in entries]
+    for i, (area, flag) in enumerate(zip(areas, crowd, strict=True)):
+        if type(area) not in (int, float) or not 0 <= area < 1e300 or flag not in (0, 1):
+            raise UserError(f'{what}, entry {i}: area {area!r} must be a number, iscrowd {flag!r} 0 or 1')
+    return make_annotations(
+        image_ids,
+        [names[category_id] for category_id in category_ids],
+        image_index,
+        label,
+        np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]),
+        category_ids=category_ids,
+        sizes=boxes[:, 2:],
+        areas=areas,
+        crowd=crowd,
+    )
+
+
+def _parse_voc(path: Path) -> list[tuple[str, list[float], bool]]:
+    """Name, continuous box and difficult flag of each object of one VOC annotation file."""
+    try:
+        root = SafeElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
+    except OSError as error:
+        raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise UserError(f'{path}: not a plain XML file ({error})') from error
+    objects = []
+    for i, element in enumerate(root.findall('object'), start=1):
+        sides = [element.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
+        name = element.findtext('name', '').strip()
+        difficult = element.findtext('difficult', '0').strip()
+        try:
+            box = [float(side or 'nan') for side in sides]
+        except ValueError:
+            box = [float('nan')]
+        if not name or difficult not in ('0', '1') or not np.isfinite(box).all():
+            raise UserError(
+                f'{path}: object {i}: bad name {name!r}, box {sides} or difficult {difficult!r}'
+            )
+        objects.append((name, [box[0] - 1, box[1] - 1, *box[2:]], difficult == '1'))
+    return objects
+
+
+def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
+    """Reads a split of a data set in VOC format (Annotations, ImageSets/Main).
+
+    Boxes without area (``xmax <= xmin``), a known defect of public sets, are listed in ``dropped``.
+
+    Args:
+        folder: The folder that holds ``Annotations``.
+        split: Name of a file in ``ImageSets/Main``.
+        classes: None for VOC's 20 if every name is one of them, else the sorted names.
+
+    Raises:
+        UserError: A file is absent or bad, or an object's class is not in ``classes``.
+    """
+    folder = Path(folder)
+    split_file = folder / 'ImageSets' / 'Main' / f'{split}.txt'
+    try:
+        lines = split_file.read_text(encoding='utf-8').splitlines()
+    except (OSError, ValueError) as error:
+        there = ', '.join(sorted(file.stem for file in split_file.parent.glob('*.txt'))) or 'none'
+        raise UserError(f'{split_file}: no such split; splits there: {there}') from error
+    image_ids = sorted({line.split()[0] for line in lines if line.strip()})
+    rows, dropped = [], []
+    for i, image_id in enumerate(image_ids):
+        for name, box, difficult in _parse_voc(folder / 'Annotations' / f'{image_id}.xml'):
+            if box[2] - box[0] > 1 and box[3] - box[1] > 1:
+                rows.append((i, name, box, difficult))
+            else:
+                dropped.append(f'{image_id}: {name} {box} has no area')
+    names = {name for _, name, _, _ in rows}
+    if classes is None:
+        of_voc = VOC_CLASSES.split()
+        classes = of_voc if names <= set(of_voc) else sorted(names)
+    if unknown := sorted(names - set(classes)):
+        raise UserError(f'{folder}: class {unknown[0]!r} is not one of {", ".join(classes)}')
+    index = {name: i for i, name in enumerate(classes)}
+    gt = make_annotations(
+        image_ids,
+        classes,
+        [i for i, *_ in rows],
+        [index[name] for _, name, *_ in rows],
+        [box for *_, box, _ in rows],
+        difficult=[flag for *_, flag in rows],
+    )
+    return replace(gt, dropped=tuple(dropped))
+
+
+def read_predictions(path: str | Path, gt: Annotations) -> Detections:
+    """Reads predictions.json: a list of image_id, category_id, bbox (x, y, width, height), score.
+
+    Raises:
+        UserError: Names file, entry and value of what is wrong.
+    """
+    path = Path(path)
+    images = {image_id: i for i, image_id in enumerate(gt.image_ids)}
+    labels = {category_id: i for i, category_id in enumerate(gt.category_ids)}
+    image_index, label, boxes, scores = _columns(_load_json(path), str(path), images, labels, 'score')
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    return make_detections(image_index, label, corners, scores, sizes=boxes[:, 2:])

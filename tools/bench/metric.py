@@ -1,0 +1,185 @@
+"""The evaluator as an MMEngine metric: VOC's and COCO's figures at every validation and test."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from bench.evaluation import (
+    evaluate,
+    format_table,
+    make_annotations,
+    make_detections,
+    read_coco,
+)
+from bench.matching import Annotations, Detections
+from bench.mmdetection import METRICS
+
+MAIN_FIGURE = 'voc/ap50_11point'  # what a config's save_best names
+
+
+@METRICS.register_module()
+class DetectionMetric(BaseMetric):
+    """Evaluates detections with `bench.evaluation`.
+
+    Ground truth comes from the data samples, where ``ignored_instances`` are VOC's difficult boxes. COCO's
+    crowds and the areas of its masks are not in the samples, so COCO needs ``ann_file``.
+
+    Args:
+        ann_file: COCO annotation file that ground truth is read from; None for the data samples.
+        out: Where predictions.json is written; None for nowhere.
+        voc_ious: IoU thresholds of the VOC figures.
+        **kwargs: MMEngine's ``BaseMetric`` (``collect_device``, ``prefix``).
+
+    Attributes:
+        last: The whole result of the last evaluation, as `evaluate` returns it.
+    """
+
+    default_prefix = ''  # names carry their rule: voc/..., coco/...
+
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        out: str | None = None,
+        voc_ious: Sequence[float] = (0.5,),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.out = out
+        self.voc_ious = tuple(voc_ious)
+        self.ann_file = ann_file
+        self.last: dict[str, Any] | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keeps what evaluation needs of a batch, as plain arrays.
+
+        Args:
+            data_batch: Unused.
+            data_samples: ``img_id``, ``pred_instances`` (boxes in the original image, x1, y1, x2, y2)
+                and, without ``ann_file``, ``gt_instances`` and ``ignored_instances``.
+        """
+        for sample in data_samples:
+            kept = {'image_id': sample['img_id']}
+            fields: list[tuple[str, Any, tuple[str, ...]]] = [
+                ('dt', sample['pred_instances'], ('bboxes', 'labels', 'scores'))
+            ]
+            if self.ann_file is None:
+                fields += [
+                    ('gt', sample['gt_instances'], ('bboxes', 'labels')),
+                    ('ignored', sample['ignored_instances'], ('bboxes', 'labels')),
+                ]
+            for kind, instances, keys in fields:
+                kept |= {f'{kind}_{key}': _to_array(instances[key]) for key in keys}
+            self.results.append(kept)
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """Evaluates all images; logs one table.
+
+        Returns:
+            ``voc/ap50_11point``, ``coco/ap``, ``voc/ap50_11point/CLASS`` and so on, raw floats. Figures
+            without ground truth are absent.
+
+        Raises:
+            ValueError: Two samples have the same image id.
+        """
+        if not self.dataset_meta or not self.dataset_meta.get('classes'):
+            raise ValueError('DetectionMetric needs the class names: the data set has no metainfo.classes')
+        classes = list(self.dataset_meta['classes'])
+        by_id = {result['image_id']: result for result in results}
+        if len(by_id) != len(results):
+            raise ValueError(f'{len(results)} samples have {len(by_id)} image ids; they must differ')
+        gt = self._ground_truth(by_id, classes)
+        dt = _detections(by_id, gt, classes)
+        if self.out is not None:
+            write_predictions(self.out, gt, dt)
+        self.last = evaluate(gt, dt, self.voc_ious)
+        print_log(f'\n{format_table(self.last)}', logger='current')
+        return flatten(self.last)
+
+    def _ground_truth(self, by_id: Mapping[Any, dict], classes: list[str]) -> Annotations:
+        if self.ann_file is not None:
+            gt = read_coco(self.ann_file)
+            if absent := [image_id for image_id in by_id if image_id not in set(gt.image_ids)]:
+                raise ValueError(f'image {absent[0]!r} is not in {self.ann_file}')
+            if sorted(gt.classes) != sorted(classes):
+                raise ValueError(f"{self.ann_file}: its categories are not the data set's classes")
+            return gt
+        image_ids = sorted(by_id)
+        parts = [
+            (i, kind, by_id[image_id][f'{kind}_bboxes'], by_id[image_id][f'{kind}_labels'])
+            for i, image_id in enumerate(image_ids)
+            for kind in ('gt', 'ignored')
+        ]
+        counts = [len(labels) for *_, labels in parts]
+        return make_annotations(
+            image_ids,
+            classes,
+            np.repeat([i for i, *_ in parts], counts),
+            _stack([labels for *_, labels in parts], ()),
+            _stack([boxes for *_, boxes, _ in parts], (4,)),
+            difficult=np.repeat([kind == 'ignored' for _, kind, *_ in parts], counts),
+        )
+
+
+def _to_array(value: Any) -> np.ndarray:
+    """A tensor, MMDetection's box object or an array as a NumPy array."""
+    value = getattr(value, 'tensor', value)
+    return np.asarray(value.detach().cpu() if hasattr(value, 'detach') else value)
+
+
+def _stack(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Joins (n_i, *shape) arrays, none too."""
+    return np.concatenate([np.zeros((0, *shape)), *(part.reshape(-1, *shape) for part in parts)])
+
+
+def _detections(by_id: Mapping[Any, dict], gt: Annotations, classes: list[str]) -> Detections:
+    """Joins the images' detections; labels follow ``gt.classes``."""
+    label_of = np.array([list(gt.classes).index(name) for name in classes])
+    there = [(i, by_id[image_id]) for i, image_id in enumerate(gt.image_ids) if image_id in by_id]
+    counts = [len(result['dt_scores']) for _, result in there]
+    labels = _stack([result['dt_labels'] for _, result in there], ()).astype(np.int64)
+    return make_detections(
+        np.repeat([i for i, _ in there], counts),
+        label_of[labels],
+        _stack([result['dt_bboxes'] for _, result in there], (4,)),
+        _stack([result['dt_scores'] for _, result in there], ()),
+    )
+
+
+def flatten(result: dict[str, Any]) -> dict[str, float]:
+    """All means of `evaluate` as ``{'voc/ap50_area': x, ...}``, and each rule's first figure by class.
+
+    (Everything by class would be hundreds of numbers on one line of the log.)
+    """
+    flat: dict[str, float | None] = {}
+    for rule in ('voc', 'coco'):
+        means = {name: x for name, x in result[rule].items() if name != 'per_class'}
+        flat |= {f'{rule}/{name}': x for name, x in means.items()}
+        main = next(iter(means))
+        for label, figures in result[rule]['per_class'].items():
+            flat[f'{rule}/{main}/{label}'] = figures[main]
+    return {name: x for name, x in flat.items() if x is not None}
+
+
+def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None:
+    """Writes predictions.json (COCO's results list, raw floats), whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boxes = np.hstack([dt.boxes[:, :2], dt.sizes]).tolist()
+    columns = zip(dt.image_index.tolist(), dt.labels.tolist(), boxes, dt.scores.tolist(), strict=True)
+    entries = [
+        {
+            'image_id': gt.image_ids[image],
+            'category_id': gt.category_ids[label],
+            'bbox': box,
+            'score': score,
+        }
+        for image, label, box, score in columns
+    ]
+    temporary = path.with_name(f'{path.name}.part')
+    temporary.write_text(json.dumps(entries), encoding='utf-8')
+    temporary.replace(path)

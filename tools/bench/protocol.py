@@ -1,0 +1,183 @@
+"""The protocol of a run: all that must be equal for two results to be ranked together.
+
+It is read off the resolved config, not written by hand: a section is taken whole and what must not
+count is left out by name, so that an option nobody thought of separates two rows rather than letting
+them be compared. The tables below are the whole rule.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mmengine.config import Config
+
+from bench import evaluation
+from bench.errors import UserError
+from bench.mmdetection import METRICS
+
+# What a result's boxes are; a change of convention is a change of protocol.
+BOXES = 'continuous x1 y1 x2 y2 in pixels from the top left corner; VOC: xmin-1 ymin-1 xmax ymax'
+
+# Sections of the config that move a result, by their name in the protocol.
+SECTIONS = {
+    'model': 'model',
+    'train_data': 'train_dataloader',
+    'test_data': 'test_dataloader',
+    'optimiser': 'optim_wrapper',
+    'schedule': 'param_scheduler',
+    'loop': 'train_cfg',
+}
+
+# Pattern of a dotted path in the config (`*` crosses dots): why it does not count.
+LEFT_OUT = {
+    'model.backbone.*': 'the network, or how its weights were trained; that is what is compared',
+    'model.roi_head.shared_head.*': 'the network; its second half',
+    'model.data_preprocessor.mean': 'travels with the weights',
+    'model.data_preprocessor.std': 'travels with the weights',
+    'model.data_preprocessor.bgr_to_rgb': 'travels with the weights',
+    'model.data_preprocessor.rgb_to_bgr': 'travels with the weights',
+    'model.*in_channels': "follows from the network's widths",
+    'model.*bbox_roi_extractor.out_channels': "follows from the network's widths",
+    '*.data_root': 'where the files lie; their content is in the annotation hash',
+    '*.ann_file': 'where the files lie; their content is in the annotation hash',
+    '*.data_prefix': 'where the files lie',
+    '*.backend_args': 'how the files are read',
+    '*.how_to_get': 'a text for the user',
+    '*.metainfo.palette': 'colours of drawings',
+    '*.meta_keys': 'what a pipeline passes on to drawing and evaluation',
+    '*.lazy_init': 'when the files are read',
+    '*.serialize_data': 'how entries are kept in memory',
+    'train_dataloader.batch_size': 'counts as `batch_size`, the sum over processes',
+    '*_dataloader.num_workers': 'speed only',
+    '*_dataloader.persistent_workers': 'speed only',
+    '*_dataloader.pin_memory': 'speed only',
+    '*_dataloader.prefetch_factor': 'speed only',
+    '*_dataloader.sampler.seed': 'the seed',
+    'optim_wrapper.optimizer.foreach': 'speed only: how the same step is computed',
+    'optim_wrapper.optimizer.fused': 'speed only: how the same step is computed',
+    'train_cfg.val_interval': 'counts only where it chooses the checkpoint: see `selection`',
+    'train_cfg.val_begin': 'counts only where it chooses the checkpoint: see `selection`',
+    '*evaluator*.prefix': 'names of figures in the log',
+    '*evaluator*.out': 'where the predictions go',
+    '*evaluator*.outfile_prefix': 'where the predictions go',
+    '*evaluator*.collect_device': 'how processes gather their results',
+    '*evaluator*.collect_dir': 'how processes gather their results',
+    '*._scope_': 'where MMEngine looks a class up',
+}
+
+# Exceptions: options of the network's classes that are the detector's business.
+COUNTED = (
+    'model.backbone.bn_policy',
+    'model.backbone.frozen_stages',
+    'model.backbone.norm_eval',  # MMDetection's own backbones say their BN policy with these two
+    'model.backbone.norm_cfg*',
+    'model.roi_head.shared_head.bn_policy',
+    'model.roi_head.shared_head.stride',  # 1: the RoI map keeps its size in the head
+    'model.roi_head.shared_head.norm_eval',
+    'model.roi_head.shared_head.norm_cfg*',
+)
+
+# Hooks that change what is learned. All others watch, log or save.
+HOOKS_THAT_TRAIN = ('EMAHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook')
+
+
+def protocol_of(
+    cfg: Config,
+    dataset_splits: Mapping[str, Mapping[str, Any]],
+    init_class: str,
+    world_size: int = 1,
+) -> dict[str, Any]:
+    """The protocol of the run that a resolved config describes.
+
+    Args:
+        cfg: The config as it is trained, overrides merged.
+        dataset_splits: The record's ``dataset.splits``; their annotation hashes count.
+        init_class: The class of initialisation, such as 'ImageNet' or 'none'.
+        world_size: Number of processes; the batch is the sum over them.
+    """
+    whole = _plain(cfg.to_dict())
+    loader = whole.get('train_dataloader') or {}
+    optimiser = whole.get('optim_wrapper') or {}
+    protocol = {
+        'annotations': {
+            name: split['annotations_sha256'] for name, split in sorted(dataset_splits.items())
+        },
+        'boxes': BOXES,
+        'init': init_class,
+        'amp': optimiser.get('type') == 'AmpOptimWrapper',
+        'batch_size': loader.get('batch_size', 1) * world_size,
+        'evaluator': _evaluators(whole.get('test_evaluator')),
+        'selection': _selection(whole),
+        'hooks': [h for h in whole.get('custom_hooks') or [] if h['type'] in HOOKS_THAT_TRAIN],
+    }
+    scaling = whole.get('auto_scale_lr') or {}
+    if scaling.get('enable'):
+        protocol['auto_scale_lr'] = scaling
+    for name, section in SECTIONS.items():
+        protocol[name] = _strip(whole.get(section), section)
+    return protocol
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them; 1 and 1.0 are one number, a tuple is a list."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, '__name__', None) or str(value)  # a class or a function
+
+
+def _strip(value: Any, place: str) -> Any:
+    """The value without what is left out; a list's items have their list's path."""
+    if isinstance(value, list):
+        return [_strip(item, place) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        inner = f'{place}.{key}'
+        if _matches(inner, COUNTED) or not _matches(inner, tuple(LEFT_OUT)):
+            kept[key] = _strip(item, inner)
+    return kept
+
+
+def _matches(place: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(place, pattern) for pattern in patterns)
+
+
+def _evaluators(evaluator: Any) -> list[dict[str, Any]]:
+    """Each metric's options, and the version of what computes it."""
+    metrics = evaluator if isinstance(evaluator, list) else [evaluator] if evaluator else []
+    return [
+        {**_strip(metric, 'test_evaluator'), 'version': evaluator_version(metric['type'])}
+        for metric in metrics
+    ]
+
+
+def evaluator_version(name: str) -> str:
+    """Version of what computes a registered metric: our evaluator's own, else its package's.
+
+    Raises:
+        UserError: No metric of that name is registered.
+    """
+    metric = METRICS.get(name)
+    if metric is None:
+        raise UserError(f'test_evaluator: no metric {name!r} is registered')
+    package = metric.__module__.split('.')[0]
+    if package == 'bench':
+        return f'bench {evaluation.VERSION}'
+    return f'{package} {getattr(importlib.import_module(package), "__version__", "unknown")}'
+
+
+def _selection(whole: Mapping[str, Any]) -> Any:
+    """How the checkpoint that is tested is chosen: by a figure on val, or it is the last one."""
+    hook = (whole.get('default_hooks') or {}).get('checkpoint') or {}
+    if not hook.get('save_best'):
+        return 'last'
+    loop = whole.get('train_cfg') or {}
+    return {'by': hook['save_best'], **{k: loop.get(k) for k in ('val_begin', 'val_interval')}}

@@ -1,0 +1,185 @@
+"""MMEngine's runner, made safe and quiet.
+
+Safe: a checkpoint is data, never code, and is never half-written. Quiet: the console shows progress and
+results; the environment, the config and every figure are in the run's log file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from backbones.weights import load_pickle_safely, preprocessing_of
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.registry import HOOKS, RUNNERS
+from mmengine.runner import Runner
+
+from bench.errors import UserError
+
+PROGRESS_EVERY_S = 10
+
+
+@RUNNERS.register_module()
+class SafeRunner(Runner):
+    """A Runner whose checkpoints are read without executing code, must fit, and are written whole.
+
+    MMEngine's own falls back to unpickling anything, runs the config text that it finds in a checkpoint
+    it resumes from, lets a missing parameter pass with a warning, and writes in place.
+    """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """MMEngine's logger; its console handler shows warnings only."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(logging.ERROR)
+        return logger
+
+    def use_datasets(self, datasets: Mapping[str, Any]) -> None:
+        """Gives the loaders data sets that are built already: ``{'train': ..., 'test': ...}``."""
+        for name, dataset in datasets.items():
+            getattr(self, f'_{name}_dataloader')['dataset'] = dataset
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = True,
+        revise_keys: list = [(r'^module\.', '')],  # noqa: B006 - the parent's signature
+    ) -> dict[str, Any]:
+        """Loads a detector's checkpoint.
+
+        Raises:
+            WeightsError: The file is absent, cut short, or holds code.
+            UserError: The file is no detector checkpoint or does not fit this model.
+        """
+        checkpoint = read_checkpoint(filename)
+        checkpoint['meta'].pop('config', None)  # resume() would execute it
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = getattr(self.model, 'module', self.model)
+        check_fit(filename, model.state_dict(), checkpoint['state_dict'])
+        check_inputs(filename, model, checkpoint['meta'])
+        model.load_state_dict(checkpoint['state_dict'])
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
+    ) -> None:
+        """Writes a checkpoint beside its place, then moves it there.
+
+        Raises:
+            UserError: It could not be written; nothing of it is left.
+        """
+        meta = dict(meta or {}, inputs=inputs_of(getattr(self.model, 'module', self.model)))
+        part = Path(out_dir) / f'{filename}.part'
+        try:
+            super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
+            part.replace(part.with_name(filename))
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+            part.unlink(missing_ok=True)
+            raise UserError(f'cannot write the checkpoint {part.with_name(filename)}: {error}') from error
+
+
+def read_checkpoint(filename: str | Path) -> dict[str, Any]:
+    """Reads a detector's checkpoint without executing anything in it.
+
+    Raises:
+        WeightsError: The file is absent, cut short, or holds code.
+        UserError: It is not a detector's checkpoint.
+    """
+    checkpoint = load_pickle_safely(filename)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+        raise UserError(f'{filename} is no detector checkpoint: it holds no state_dict')
+    checkpoint.setdefault('meta', {})
+    return checkpoint
+
+
+def check_fit(filename: str | Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Compares two state dicts by names and shapes.
+
+    Raises:
+        UserError: They differ; the message lists the first differences and counts them.
+    """
+    problems = [f'{name} is missing' for name in wanted.keys() - found.keys()]
+    problems += [f'{name} is not part of the model' for name in found.keys() - wanted.keys()]
+    problems += [
+        f'{name} is {tuple(found[name].shape)}, the model has {tuple(wanted[name].shape)}'
+        for name in wanted.keys() & found.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    if problems:
+        shown = '; '.join(sorted(problems)[:4])
+        raise UserError(
+            f'{filename} does not fit this config ({len(problems)} differences): {shown}. '
+            'Is it from another arch or another number of classes?'
+        )
+
+
+def inputs_of(model: Any) -> str:
+    """How a detector presents images to its network, in words."""
+    return f'{preprocessing_of(model.data_preprocessor)}, {model.backbone.conventions}'
+
+
+def check_inputs(filename: str | Path, model: Any, meta: Mapping[str, Any]) -> None:
+    """Sees that images will reach a trained detector as they did in its training.
+
+    Raises:
+        UserError: The config's data preprocessor is another.
+    """
+    given = inputs_of(model)
+    if meta.get('inputs', given) != given:
+        raise UserError(
+            f'{filename} was trained with {meta["inputs"]}, but this config gives {given}; '
+            "use the config that lies in the run's folder, or the --init of its training"
+        )
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Prints, every ten seconds, how far the training is, its loss and the time left."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner: Runner) -> None:
+        """Notes when the training starts."""
+        self._started = self._said = time.monotonic()
+        self._first = runner.iter
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Prints a line, if it is time for one.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
+        if outputs is not None and not math.isfinite(loss := float(outputs["loss"].detach())):
+            raise UserError(
+                f'the loss is {loss} at iteration {runner.iter + 1}: the training diverged; '
+                'lower optim_wrapper.optimizer.lr'
+            )
+        now, done = time.monotonic(), runner.iter + 1
+        last = done == runner.max_iters
+        if not last and now - self._said < PROGRESS_EVERY_S:
+            return
+        self._said = now
+        left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)
+        epoch = f'epoch {runner.epoch + 1}/{runner.max_epochs} · ' if runner.max_epochs else ''
+        print(
+            f'{epoch}step {done}/{runner.max_iters} · loss {loss:.3f} · {duration(left_s)} of training left',
+            flush=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, the leading zeros left out."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{seconds:02} min'

@@ -1,0 +1,344 @@
+"""One training run, from a config to its record."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from backbones.weights import how_to_get
+from backbones.wiring import halves, set_init
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.registry import init_default_scope
+
+from backbones import get_arch
+from bench import configs, costs, environment, records
+from bench.errors import UserError
+from bench.mmdetection import DATASETS
+from bench.protocol import protocol_of
+from bench.runner import SafeRunner
+from bench.voc import dataset_facts
+
+REPO = Path(__file__).parents[2]
+
+
+@dataclass
+class Options:
+    """What a command line says beside the config; None leaves the config's value."""
+
+    config: str
+    work_dir: str | None = None
+    resume: str | None = None
+    seed: int | None = None
+    data_root: str | None = None
+    init: str | None = None
+    amp: bool = False
+    launcher: str = 'none'
+    cfg_options: dict[str, Any] = field(default_factory=dict)
+    command: str = ''
+
+
+def compose(options: Options) -> Config:
+    """The config that a command line asks for, checked as far as it can be without its data.
+
+    Raises:
+        UserError: Something in it cannot be used; see ``bench.configs``.
+        WeightsError: The initial weights cannot be used.
+    """
+    cfg = configs.load(options.config)
+    configs.merge_options(cfg, options.cfg_options)
+    check_launcher(options.launcher)
+    cfg.launcher = options.launcher
+    if options.data_root is not None:
+        for dataset in datasets(cfg):
+            dataset.data_root = options.data_root
+    if options.init is not None:
+        set_init(cfg.model, None if options.init == 'none' else options.init)
+    if options.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
+    if options.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a CUDA GPU, and this machine shows none; leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(options.config).stem}'
+    if options.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if options.resume == 'auto' else options.resume
+    check_classes(cfg)
+    return cfg
+
+
+def train(options: Options) -> Path:
+    """Trains, evaluates on the test split and writes ``record.json``; returns its path.
+
+    Where the config chooses a checkpoint by a figure on the validation split, that one is evaluated,
+    else the last.
+
+    Raises:
+        UserError: Something the user can mend; nothing half-written is left.
+        WeightsError: The initial weights are absent or do not fit.
+    """
+    cfg = compose(options)
+    check_init(cfg)
+    record_path = Path(cfg.work_dir) / 'record.json'
+    if record_path.exists():
+        raise UserError(
+            f'{record_path} is the record of a finished run, which is never overwritten; '
+            'give this run its own --work-dir, or move the old folder away'
+        )
+    init_default_scope(cfg.default_scope)
+    # Every split is read before the first step: a damaged test set is not found at the end.
+    built = {
+        name: DATASETS.build(loader.dataset)
+        for name in ('train', 'val', 'test')
+        if (loader := cfg.get(f'{name}_dataloader'))
+    }
+    splits = {name: split_facts(dataset) for name, dataset in built.items()}
+    work_dir = open_work_dir(cfg.work_dir)
+    runner = SafeRunner.from_cfg(cfg)
+    runner.use_datasets(built)
+    print(f'{cfg.model.backbone.arch}: training on {splits["train"]["images"]} images; log in {work_dir}')
+
+    start = time.perf_counter()
+    runner.train()
+    training = training_facts(runner, time.perf_counter() - start)
+    init = init_facts(runner.model, cfg.model)
+    metrics: dict[str, Any] = {'val': None}
+    if training['chosen']:
+        runner.load_checkpoint(str(work_dir / training['chosen']['checkpoint']))
+        metrics['val'] = runner.val()
+    start = time.perf_counter()
+    metrics['test'] = runner.test()
+    wall_s = time.perf_counter() - start
+    num_images = splits['test']['images']
+    record = {
+        'schema_version': records.SCHEMA_VERSION,
+        'created_utc': datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
+        'arch': cfg.model.backbone.arch,
+        'family': get_arch(cfg.model.backbone.arch).family,
+        'detector': detector_name(cfg.model),
+        'dataset': {
+            'name': runner.test_loop.dataloader.dataset.metainfo.get(
+                'name', cfg.test_dataloader.dataset.type
+            ),
+            'classes': list(runner.test_loop.dataloader.dataset.metainfo['classes']),
+            'splits': splits,
+        },
+        'protocol': protocol_of(cfg, splits, init['class'], get_world_size()),
+        'init': init,
+        'seed': int(runner.seed),
+        'config': {'file': Path(options.config).name, 'text': configs.resolved_text(cfg)},
+        'command': options.command or f'tools/train.py {options.config}',
+        'git': environment.git_state(REPO),
+        'versions': environment.versions(),
+        'hardware': environment.hardware(),
+        'training': training,
+        'evaluation': {'wall_s': wall_s, 'images_per_s': num_images / wall_s},
+        'costs': cost_facts(runner),
+        'metrics': {name: flat(values) for name, values in metrics.items()},
+    }
+    if is_main_process():
+        records.write(record_path, record)
+    return record_path
+
+
+def datasets(cfg: Config) -> Iterator[Any]:
+    """The innermost data set configs of every loader."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset')
+        while dataset:
+            inner = dataset.get('dataset')
+            if inner is None:
+                yield from dataset.get('datasets') or [dataset]
+            dataset = inner
+
+
+def check_launcher(launcher: str) -> None:
+    """Refuses a launcher that cannot work here.
+
+    Raises:
+        UserError: There is no GPU, or the launcher's own program did not start this process.
+    """
+    if launcher == 'none':
+        return
+    if not torch.cuda.is_available():
+        raise UserError(f'--launcher {launcher} needs CUDA GPUs, and this machine shows none; leave it out')
+    variable, program = {'pytorch': ('RANK', 'torchrun'), 'slurm': ('SLURM_PROCID', 'srun')}[launcher]
+    if variable not in os.environ:
+        raise UserError(f'--launcher {launcher}: start this command with {program}, which sets {variable}')
+
+
+def check_classes(cfg: Config) -> None:
+    """Compares the head's classes with the data set's.
+
+    Raises:
+        UserError: Their numbers differ.
+    """
+    head = cfg.model.get('roi_head', cfg.model).bbox_head
+    for dataset in datasets(cfg):
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if classes and len(classes) != head.num_classes:
+            raise UserError(
+                f'{cfg.filename}: num_classes={head.num_classes}, but the data set has {len(classes)} '
+                f'classes ({", ".join(classes)}); give the wiring call that number'
+            )
+
+
+def check_init(cfg: Config) -> None:
+    """Sees that the initial weights are at hand.
+
+    Raises:
+        UserError: They are not; says how to get or make them, or to do without.
+    """
+    for half in halves(cfg.model):
+        checkpoint = (half.get('init_cfg') or {}).get('checkpoint')
+        if checkpoint and not Path(checkpoint).is_file():
+            arch = get_arch(half['arch'])
+            raise UserError(how_to_get(arch.name, arch.family, checkpoint))
+
+
+def open_work_dir(work_dir: str) -> Path:
+    """Makes the run's folder.
+
+    Raises:
+        UserError: It cannot be made or written in.
+    """
+    path = Path(work_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f'.writable.{os.getpid()}'
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f'cannot write in the work dir {path}: {error.strerror}; choose another --work-dir'
+        ) from error
+    return path
+
+
+def split_facts(dataset: Any) -> dict[str, Any]:
+    """A split's row in the record."""
+    facts = dataset_facts(dataset)
+    return {
+        'images': facts['images'],
+        'boxes': facts['boxes'],
+        'difficult': facts['difficult'],
+        'dropped': [{'image': image, 'objects': objects} for image, objects in facts['dropped_boxes'].items()],
+        'annotations_sha256': facts['annotations_sha256'],
+        'ann_file': dataset.ann_file,
+    }
+
+
+def training_facts(runner: SafeRunner, wall_s: float) -> dict[str, Any]:
+    """What the training took and which checkpoint it chose.
+
+    ``images_per_s`` counts the time of training steps and their data; validation and saving are in
+    ``wall_s`` only.
+    """
+    hub = runner.message_hub
+    batch_size = runner.cfg.train_dataloader.batch_size * get_world_size()
+    step_s, _ = (
+        hub.get_scalar('train/time').data if 'train/time' in hub.log_scalars else (np.array([]), None)
+    )
+    chosen = None
+    if 'best_ckpt' in hub.runtime_info:
+        checkpoint = Path(hub.get_info('best_ckpt'))
+        chosen = {
+            'checkpoint': checkpoint.name,
+            'epoch': best_epoch(checkpoint),
+            'metric': runner.cfg.default_hooks.checkpoint.save_best,
+            'value': float(hub.get_info('best_score')),
+        }
+    return {
+        'wall_s': wall_s,
+        'iterations': runner.iter,
+        'epochs': runner.epoch,
+        'images_per_s': batch_size * len(step_s) / float(step_s.sum()) if len(step_s) else None,
+        'batch_size': batch_size,
+        'peak_memory_bytes': environment.peak_memory_bytes(),
+        'chosen': chosen,
+    }
+
+
+def best_epoch(checkpoint: Path) -> int | None:
+    """The epoch in a name such as ``best_voc_ap50_11point_epoch_7.pth``."""
+    number = checkpoint.stem.rpartition('_')[2]
+    return int(number) if number.isdigit() else None
+
+
+def init_facts(model: torch.nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network started from."""
+    model = getattr(model, 'module', model)
+    modules = {'backbone': model.backbone, 'shared_head': None}
+    if getattr(model, 'roi_head', None) is not None and model.roi_head.with_shared_head:
+        modules['shared_head'] = model.roi_head.shared_head
+    sources = {name: getattr(module, 'loaded_from', None) for name, module in modules.items()}
+    source = sources['backbone']
+    if source is None:
+        return {
+            'class': 'none',
+            'file': None,
+            'sha256': None,
+            'loaded': dict.fromkeys(sources),
+            'pretraining': None,
+        }
+    pretraining = source.info.pretraining
+    return {
+        'class': pretraining.data,
+        'file': Path(source.checkpoint).name,
+        'sha256': source.sha256,
+        # ClassifierWeights loads all of a half or raises.
+        'loaded': {name: None if modules[name] is None else 1.0 for name in sources},
+        'pretraining': {key: getattr(pretraining, key) for key in ('data', 'recipe', 'top1', 'top5')},
+    }
+
+
+def detector_name(model: Mapping[str, Any]) -> str:
+    """The wiring that made a detector, by what it is."""
+    if model['type'] == 'RetinaNet':
+        return 'retinanet_fpn'
+    return 'frcnn_fpn' if model.get('neck') else 'frcnn_c4'
+
+
+def cost_facts(runner: SafeRunner) -> dict[str, Any]:
+    """Multiply-adds at 224x224 and at the test split's median size after resizing and padding."""
+    model = getattr(runner.model, 'module', runner.model)
+    height, width = input_size(runner)
+    at_224 = costs.detector_costs(model, 224, 224)
+    at_input = costs.detector_costs(model, height, width)
+    at_input.pop('params')
+    return {'params': at_224.pop('params'), 'at_224': at_224, 'at_input': at_input}
+
+
+def input_size(runner: SafeRunner) -> tuple[int, int]:
+    """Height and width at which the test split's median image enters the network, in pixels."""
+    dataset = runner.test_loop.dataloader.dataset
+    sizes = [(entry['width'], entry['height']) for entry in map(dataset.get_data_info, range(len(dataset)))]
+    size = tuple(int(side) for side in np.median(sizes, axis=0))
+    for step in runner.cfg.test_dataloader.dataset.pipeline:
+        if step['type'] == 'Resize':
+            size = (
+                mmcv.rescale_size(size, step['scale']) if step.get('keep_ratio') else tuple(step['scale'])
+            )
+    divisor = runner.cfg.model.data_preprocessor.pad_size_divisor
+    width, height = (math.ceil(side / divisor) * divisor for side in size)
+    return height, width
+
+
+def flat(values: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+    """Figures as the record takes them: a figure that is not defined is null."""
+    if values is None:
+        return None
+    return {
+        name: None if value is None or math.isnan(value) else float(value) for name, value in values.items()
+    }

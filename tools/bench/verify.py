@@ -1,0 +1,140 @@
+"""Top-1 and top-5 accuracy of a weights file on a folder of labelled images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Resize
+
+from backbones import Preprocessing, build_classifier
+from backbones.weights import read_weights
+from bench.errors import UserError
+
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+
+
+def read_class_index(path: str | Path) -> dict[str, int]:
+    """The classes of a list with lines ``NUMBER NAME``, by name and by WordNet id.
+
+    In a line such as ``0 n01440764_tench`` both ``n01440764_tench`` and ``n01440764`` are names.
+
+    Raises:
+        UserError: The file is absent or a line is not of that form.
+    """
+    try:
+        lines = Path(path).read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'cannot read the class list {path}: {error}') from error
+    index: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if len(fields) != 2 or not fields[0].isdecimal():
+            raise UserError(f'{path}, line {number}: {line[:60]!r}; it has to be `NUMBER NAME`')
+        index[fields[1]] = index[fields[1].split('_')[0]] = int(fields[0])
+    return index
+
+
+def find_images(folder: str | Path, class_index: str | Path | None = None) -> list[tuple[Path, int]]:
+    """The images of a folder and their classes.
+
+    An image is named for its class (``n01440764_tench.JPEG``) or lies in a folder that is
+    (``n01440764/1.jpg``). The numbers of the classes stand in ``class_index``; by default in the
+    folder's own ``class_index*.txt``, and without one the sub-folders are counted in order of name.
+
+    Raises:
+        UserError: There is no such folder, no image, or an image's class is not in the list.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'no such folder of images: {folder}')
+    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f'{folder} holds no image ({", ".join(sorted(SUFFIXES))})')
+    lists = [class_index] if class_index else sorted(folder.glob('class_index*.txt'))
+    if lists:
+        index = read_class_index(lists[0])
+    else:
+        index = {p.name: i for i, p in enumerate(sorted(p for p in folder.iterdir() if p.is_dir()))}
+        if len(index) < 2:
+            raise UserError(
+                f'{folder} has no folder for each class; give the classes by --class-index FILE'
+            )
+    images = []
+    for path in paths:
+        name = path.stem if path.parent == folder else path.relative_to(folder).parts[0]
+        number = index.get(name, index.get(name.split('_')[0]))
+        if number is None:
+            raise UserError(f'{path}: class {name!r} is not in {lists[0] if lists else folder}')
+        images.append((path, number))
+    return images
+
+
+def load_image(path: Path, preprocessing: Preprocessing, size: int = 224) -> Tensor:
+    """An image as a network was trained with: (3, size, size).
+
+    The shorter side is scaled by size / 224 * 256 (bilinear) and the centre is cut out.
+
+    Raises:
+        UserError: It cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            image = CenterCrop(size)(Resize(size * 256 // 224)(image.convert('RGB')))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f'cannot read the image {path}: {error}') from error
+    pixels = np.asarray(image)
+    if preprocessing.channel_order == 'bgr':
+        pixels = pixels[..., ::-1]
+    normalised = (pixels - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    return torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+
+
+def ranks(weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32) -> Iterator[Tensor]:
+    """For each batch of images the rank of the right class, 0 the best: (N,) each.
+
+    Raises:
+        WeightsError: The weights cannot be read.
+        UserError: They do not fit their network, or an image's class is beyond its classes.
+    """
+    state_dict, info = read_weights(weights)
+    if 'head.fc.weight' not in state_dict:
+        raise UserError(f'{weights} has no classifier (head.fc.weight), so no accuracy')
+    num_classes = len(state_dict['head.fc.weight'])
+    beyond = [path for path, number in images if number >= num_classes]
+    if beyond:
+        raise UserError(f'{beyond[0]}: its class is beyond the {num_classes} of {weights}')
+    model = build_classifier(info.arch, num_classes, conventions=info.conventions)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise UserError(
+            f'{weights} does not fit {info.arch}: {" ".join(str(error).split())[:300]}'
+        ) from error
+    model.eval()
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        inputs = torch.stack([load_image(path, info.preprocessing) for path, _ in batch])
+        with torch.inference_mode():
+            logits = model(inputs)
+        if not logits.isfinite().all():
+            raise UserError(f'{weights} gives no finite logits for {batch[0][0]} or those after it')
+        right = logits.gather(1, torch.tensor([[number] for _, number in batch]))
+        yield (logits >= right).sum(1) - 1  # a tie counts against the right class
+
+
+def accuracy(weights: str | Path, images: list[tuple[Path, int]]) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in per cent, and the number of images.
+
+    Raises:
+        WeightsError: As for ``ranks``.
+        UserError: As for ``ranks``.
+    """
+    rank = torch.cat([*ranks(weights, images)])
+    return {
+        'top1': 100 * (rank < 1).double().mean().item(),
+        'top5': 100 * (rank < 5).double().mean().item(),
+        'num_images': len(rank),
+    }

@@ -1,0 +1,100 @@
+"""VOC's and COCO's figures of a predictions.json, and how sure they are.
+
+    python tools/evaluate.py --gt VOCdevkit/VOC2007 --dt predictions.json
+    python tools/evaluate.py --gt instances_val2017.json --dt predictions.json --json --bootstrap 1000
+    python tools/evaluate.py --gt VOCdevkit/VOC2007 --dt a.json --compare b.json --bootstrap 1000
+
+Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}; for a VOC
+data set image ids are file names without extension, categories are numbered from 1 in the classes' order.
+--bootstrap draws the test images anew N times: it tells how far the figures depend on these images, not on
+the training's seed.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from bench.bootstrap import (
+    Comparison,
+    Interval,
+    bootstrap,
+    compare,
+    format_bootstrap,
+    interval,
+    list_figures,
+)
+from bench.errors import UserError, run_main
+from bench.evaluation import evaluate, format_table, match, read_coco, read_predictions, read_voc
+
+DRAWS_TO_COMPARE = 1000  # where --bootstrap does not say
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--gt', required=True, type=Path, help='COCO annotation file, or folder in VOC format'
+    )
+    parser.add_argument('--dt', required=True, type=Path, help='predictions.json')
+    parser.add_argument('--split', default='test', help='of a VOC folder (default: test)')
+    parser.add_argument(
+        '--iou', type=_iou, nargs='+', default=[0.5], help="of VOC's figures (default: 0.5)"
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON, unrounded')
+    parser.add_argument('--bootstrap', type=_count, metavar='N', help='intervals from N resamples')
+    parser.add_argument(
+        '--compare', type=Path, metavar='OTHER', help='second predictions.json: a paired comparison'
+    )
+    return parser.parse_args()
+
+
+def _iou(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0 and at most 1')
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f'{text} is less than 2')
+    return value
+
+
+def main() -> None:
+    """Runs the tool."""
+    args = parse_args()
+    gt = read_voc(args.gt, args.split) if args.gt.is_dir() else read_coco(args.gt)
+    if len(gt.image_ids) == 0:
+        raise UserError(f'{args.gt}: has no images')
+    for line in gt.dropped:
+        print(f'note: left out {line}', file=sys.stderr)
+    dt = read_predictions(args.dt, gt)
+    result = evaluate(gt, dt, args.iou)
+    intervals: dict[str, Interval] = {}
+    comparisons: dict[str, Comparison] = {}
+    if args.bootstrap or args.compare:
+        num, figures = args.bootstrap or DRAWS_TO_COMPARE, list_figures(args.iou)
+        samples = bootstrap(match(gt, dt, args.iou), figures, num)
+        intervals = {name: interval(sample) for name, sample in samples.items()}
+        if args.compare:
+            other = read_predictions(args.compare, gt)
+            others = bootstrap(match(gt, other, args.iou), figures, num)
+            comparisons = {name: compare(samples[name], others[name]) for name in samples}
+    if args.json:
+        result['intervals'] = {name: dataclasses.asdict(x) for name, x in intervals.items()}
+        result['comparisons'] = {name: dataclasses.asdict(x) for name, x in comparisons.items()}
+        print(json.dumps(result, indent=1, allow_nan=False))
+        return
+    print(format_table(result))
+    if intervals:
+        print(format_bootstrap(intervals, comparisons))
+
+
+if __name__ == '__main__':
+    run_main(main)
