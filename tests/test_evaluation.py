@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from bench import matching
 from bench.errors import UserError
 from bench.evaluation import (
     evaluate,
@@ -26,7 +27,10 @@ from bench.evaluation import (
     read_voc,
 )
 
-NAMES = 'ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large'.split()
+NAMES = [
+    *('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large'),
+    *('ar_1', 'ar_10', 'ar_100', 'ar_small', 'ar_medium', 'ar_large'),
+]
 EVALUATE = Path(__file__).parents[1] / 'tools' / 'evaluate.py'
 
 
@@ -224,6 +228,47 @@ def test_coco_figures_with_difficult_ignored_and_counted(seed, tmp_path):
     np.testing.assert_allclose(counted, judge(gt, dt)[0], atol=1e-10)
 
 
+def compare_by_hand(boxes, detections, folder):
+    """All 12 figures and those of pycocotools; rows of one class: box (and area), box and score."""
+    gt = dataset([(0, 1, box, area, 0) for box, area in boxes], num_images=1, num_classes=1)
+    dt = [{'image_id': 0, 'category_id': 1, 'bbox': box, 'score': score} for box, score in detections]
+    figures = ours(evaluate(*through_files(gt, dt, folder)))
+    np.testing.assert_allclose(figures, judge(gt, dt)[0], rtol=0, atol=1e-10)
+    return dict(zip(NAMES, figures, strict=True))
+
+
+def test_of_boxes_that_overlap_equally_coco_takes_the_last(tmp_path):
+    left, right = ([0, 0, 10, 10], 100), ([4, 0, 10, 10], 100)
+    detections = [([2, 0, 10, 10], 0.9), ([0, 0, 10, 10], 0.8)]  # the first lies halfway
+    assert compare_by_hand([left, right], detections, tmp_path)['ap50'] == 1
+    assert compare_by_hand([right, left], detections, tmp_path)['ap50'] < 0.6
+
+
+def test_a_stray_on_the_limit_of_two_areas_counts_in_both(tmp_path):
+    boxes = [([0, 0, 10, 10], 100), ([100, 100, 50, 50], 2500)]
+    stray = ([300, 300, 32, 32], 0.9)
+    figures = compare_by_hand(boxes, [stray, *((box, 0.5) for box, _ in boxes)], tmp_path)
+    assert figures['ap_small'] == pytest.approx(0.5)
+    assert figures['ap_medium'] == pytest.approx(0.5)
+
+
+def test_an_overlap_on_a_threshold_follows_the_files_numbers(tmp_path):
+    # IoU 12.27 / 20.45 = 0.6; widths taken as (x + width) - x would make it 0.6 - 1e-16.
+    boxes, detections = [([8.32, 24.47, 20.45, 1.07], 21.9)], [([8.32, 24.47, 12.27, 1.07], 0.9)]
+    assert compare_by_hand(boxes, detections, tmp_path)['ap'] == pytest.approx(0.3)
+
+
+def test_overlaps_are_found_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    n = 60
+    boxes = np.hstack([rng.uniform(0, 5, (n, 2)), rng.uniform(10, 20, (n, 2))])
+    gt = make_annotations([0, 1], ['a', 'b'], rng.integers(0, 2, n), rng.integers(0, 2, n), boxes)
+    dt = make_detections(gt.image_index, gt.labels, boxes + rng.normal(0, 1, (n, 4)), rng.random(n))
+    whole = evaluate(gt, dt)
+    monkeypatch.setattr(matching, 'CHUNK_PAIRS', 7)
+    assert evaluate(gt, dt) == whole
+
+
 def test_an_annotation_of_id_0_is_found(tmp_path):
     gt = dataset([(0, 1, [0, 0, 10, 10], 100, 0)], num_images=1, num_classes=1)
     gt['annotations'][0]['id'] = 0
@@ -286,6 +331,11 @@ def test_difficult_boxes_excuse_any_number_of_detections(copies, counted):
     assert result['ap50_area_with_difficult'] == pytest.approx(counted, abs=1e-15)
 
 
+def test_of_boxes_that_overlap_equally_voc_takes_the_first():
+    result = [one_class([A, A], [(A, 0.9)], difficult=flags) for flags in ([True, False], [False, True])]
+    assert [figures['ap50_area'] for figures in result] == [0, 1]
+
+
 def test_any_list_of_thresholds():
     result = one_class([A], [((1, 1, 10, 8), 0.9)], ious=(0.3, 0.8, 0.85))
     assert [result[f'ap{n}_area'] for n in (30, 80, 85)] == [1, 1, 0]
@@ -304,8 +354,7 @@ def test_equal_scores_keep_the_order_of_images_then_of_input():
 @pytest.mark.parametrize('mode', ['11points', 'area'])
 @pytest.mark.parametrize('seed', range(5))
 def test_equals_eval_map(seed, mode):
-    import bench.mmdetection  # noqa: F401  brings mmcv's ops before MMDetection
-    from mmdet.evaluation import eval_map
+    from bench.mmdetection import mmdet  # late: takes seconds
 
     rng = np.random.default_rng(seed)
     num_images, num_classes = 12, 3
@@ -344,7 +393,9 @@ def test_equals_eval_map(seed, mode):
     result = evaluate(gt, make_detections(dt_image, dt_labels, dt_boxes, scores), (0.5, 0.7))['voc']
     for iou in (0.5, 0.7):
         options = {'iou_thr': iou, 'use_legacy_coordinate': True, 'eval_mode': mode}
-        expected, _ = eval_map(results, annotations, dataset='voc', logger='silent', nproc=1, **options)
+        expected, _ = mmdet.evaluation.eval_map(
+            results, annotations, dataset='voc', logger='silent', nproc=1, **options
+        )
         name = f'ap{100 * iou:g}_{"11point" if mode == "11points" else "area"}'
         assert result[name] == pytest.approx(float(expected), abs=1e-6)
         for annotation in annotations:
@@ -353,7 +404,9 @@ def test_equals_eval_map(seed, mode):
                 'labels': np.hstack([annotation['labels'], annotation['labels_ignore']]),
             }
         counted = [annotation['all'] for annotation in annotations]
-        expected, _ = eval_map(results, counted, dataset='voc', logger='silent', nproc=1, **options)
+        expected, _ = mmdet.evaluation.eval_map(
+            results, counted, dataset='voc', logger='silent', nproc=1, **options
+        )
         assert result[f'{name}_with_difficult'] == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -491,7 +544,7 @@ def test_read_voc(voc):
     assert gt.boxes.tolist() == [[0, 0, 10, 10], [20, 0, 30, 10]]
     assert gt.areas.tolist() == [100, 100]
     assert gt.difficult.tolist() == [False, True]
-    assert gt.dropped == ('000001: dog [4.0, 4.0, 5.0, 9.0] has no area',)
+    assert gt.notes == ('left out 000001: dog [4.0, 4.0, 5.0, 9.0] has no area',)
     assert list(read_voc(voc, classes=['dog', 'cat']).labels) == [0, 1]
 
 
@@ -523,10 +576,10 @@ def test_bad_voc_files_are_named(voc, content, message):
 
 
 def test_absent_splits_and_annotations_are_named(voc):
-    with pytest.raises(UserError, match='val.txt: no such split; splits there: test'):
+    with pytest.raises(UserError, match=r'val\.txt: no such split; splits there: test'):
         read_voc(voc, 'val')
     (voc / 'Annotations' / '000001.xml').unlink()
-    with pytest.raises(UserError, match='000001.xml: cannot read the file'):
+    with pytest.raises(UserError, match=r'000001\.xml: cannot read the file'):
         read_voc(voc)
 
 
@@ -553,10 +606,11 @@ def sample(image_id, gt, ignored, predicted):
 
 @pytest.fixture
 def metric(tmp_path):
-    import bench.metric  # noqa: F401  registers it
-    from mmdet.registry import METRICS
+    from bench.metric import DetectionMetric  # late: takes seconds
+    from bench.mmdetection import METRICS
 
     built = METRICS.build({'type': 'DetectionMetric', 'out': str(tmp_path / 'out' / 'predictions.json')})
+    assert type(built) is DetectionMetric
     built.dataset_meta = {'classes': ('dog', 'cat')}
     return built
 
@@ -632,6 +686,18 @@ def test_tool_prints_json_and_compares(voc, tmp_path):
     assert table.returncode == 0
     assert '50.00' in table.stdout
     assert 'second won' in table.stdout
+
+
+def test_tool_takes_the_order_of_the_classes(voc, tmp_path):
+    (tmp_path / 'a.json').write_text(json.dumps([GOOD | {'image_id': '000001', 'category_id': 2}]))
+    path = voc / 'Annotations' / '000002.xml'
+    path.write_text(f'<annotation>{OBJECT.format("RBC", 0, 1, 1, 9, 9)}</annotation>')
+    by_name = run_tool('--gt', voc, '--dt', tmp_path / 'a.json', '--json')
+    assert 'note: categories 1 to 3 are RBC, cat, dog; else use --classes\n' in by_name.stderr
+    assert json.loads(by_name.stdout)['voc']['per_class']['dog']['ap50_area'] == 0
+    given = run_tool('--gt', voc, '--dt', tmp_path / 'a.json', '--json', '--classes', 'cat', 'dog', 'RBC')
+    assert json.loads(given.stdout)['voc']['per_class']['dog']['ap50_area'] == 1
+    assert 'categories' not in given.stderr
 
 
 def test_tool_ends_with_one_line_on_a_users_error(voc, tmp_path):

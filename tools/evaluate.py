@@ -42,38 +42,33 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dt', required=True, type=Path, help='predictions.json')
     parser.add_argument('--split', default='test', help='of a VOC folder (default: test)')
     parser.add_argument(
-        '--iou', type=_iou, nargs='+', default=[0.5], help="of VOC's figures (default: 0.5)"
+        '--classes',
+        nargs='+',
+        help="of a VOC folder, in the predictions' order (default: VOC's 20, else by name)",
+    )
+    parser.add_argument(
+        '--iou', type=float, nargs='+', default=[0.5], help="of VOC's figures (default: 0.5)"
     )
     parser.add_argument('--json', action='store_true', help='print JSON, unrounded')
-    parser.add_argument('--bootstrap', type=_count, metavar='N', help='intervals from N resamples')
+    parser.add_argument('--bootstrap', type=int, metavar='N', help='intervals from N resamples')
     parser.add_argument(
         '--compare', type=Path, metavar='OTHER', help='second predictions.json: a paired comparison'
     )
-    return parser.parse_args()
-
-
-def _iou(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0 and at most 1')
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f'{text} is less than 2')
-    return value
+    args = parser.parse_args()
+    if not all(0 < iou <= 1 for iou in args.iou) or (args.bootstrap or 2) < 2:
+        parser.error('--iou must be above 0 and at most 1, --bootstrap 2 or more')
+    return args
 
 
 def main() -> None:
     """Runs the tool."""
     args = parse_args()
-    gt = read_voc(args.gt, args.split) if args.gt.is_dir() else read_coco(args.gt)
+    in_voc = args.gt.is_dir()
+    gt = read_voc(args.gt, args.split, args.classes) if in_voc else read_coco(args.gt)
     if len(gt.image_ids) == 0:
         raise UserError(f'{args.gt}: has no images')
-    for line in gt.dropped:
-        print(f'note: left out {line}', file=sys.stderr)
+    for note in gt.notes:
+        print(f'note: {note}', file=sys.stderr)
     dt = read_predictions(args.dt, gt)
     result = evaluate(gt, dt, args.iou)
     intervals: dict[str, Interval] = {}

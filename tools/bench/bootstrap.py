@@ -254,7 +254,8 @@ def interval(samples: Samples, level: float = 0.95) -> Interval:
     Why not BC or BCa (Efron): a bias as large as the spread drives their quantiles into one tail. On 200
     made test sets of 300 images (200 resamples each) the 95 % intervals of COCO AP, VOC 11-point and
     VOC area AP held that mean in 96, 95 and 92 % of cases, BC's in 85, 86 and 88 % (BCa's in 85, 86 and
-    89 %), the plain percentile interval's in 88, 93 and 91 %. (AP on ever more images lies lower, by about the bias.)
+    89 %), the plain percentile interval's in 88, 93 and 91 %. (AP on ever more images lies lower, by
+    about the bias.)
     """
     values = samples.values[~np.isnan(samples.values)]
     bias = float(values.mean() - samples.estimate)

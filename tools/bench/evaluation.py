@@ -339,7 +339,7 @@ def _parse_voc(path: Path) -> list[tuple[str, list[float], bool]]:
 def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
     """Reads a split of a data set in VOC format (Annotations, ImageSets/Main).
 
-    Boxes without area (``xmax <= xmin``), a known defect of public sets, are listed in ``dropped``.
+    Boxes without area (``xmax <= xmin``), a known defect, are left out and listed in ``notes``.
 
     Args:
         folder: The folder that holds ``Annotations``.
@@ -357,17 +357,19 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
         there = ', '.join(sorted(file.stem for file in split_file.parent.glob('*.txt'))) or 'none'
         raise UserError(f'{split_file}: no such split; splits there: {there}') from error
     image_ids = sorted({line.split()[0] for line in lines if line.strip()})
-    rows, dropped = [], []
+    rows, notes = [], []
     for i, image_id in enumerate(image_ids):
         for name, box, difficult in _parse_voc(folder / 'Annotations' / f'{image_id}.xml'):
             if box[2] - box[0] > 1 and box[3] - box[1] > 1:
                 rows.append((i, name, box, difficult))
             else:
-                dropped.append(f'{image_id}: {name} {box} has no area')
+                notes.append(f'left out {image_id}: {name} {box} has no area')
     names = {name for _, name, _, _ in rows}
-    if classes is None:
-        of_voc = VOC_CLASSES.split()
-        classes = of_voc if names <= set(of_voc) else sorted(names)
+    if classes is None and names <= set(VOC_CLASSES.split()):
+        classes = VOC_CLASSES.split()
+    elif classes is None:
+        classes = sorted(names)
+        notes.append(f'categories 1 to {len(classes)} are {", ".join(classes)}; else use --classes')
     if unknown := sorted(names - set(classes)):
         raise UserError(f'{folder}: class {unknown[0]!r} is not one of {", ".join(classes)}')
     index = {name: i for i, name in enumerate(classes)}
@@ -379,7 +381,7 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
         [box for *_, box, _ in rows],
         difficult=[flag for *_, flag in rows],
     )
-    return replace(gt, dropped=tuple(dropped))
+    return replace(gt, notes=tuple(notes))
 
 
 def read_predictions(path: str | Path, gt: Annotations) -> Detections:

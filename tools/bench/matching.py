@@ -47,7 +47,7 @@ class Annotations:
         areas: (n,) float64, what COCO's area ranges refer to (a mask's area, or the box's).
         difficult: (n,) bool, VOC's flag.
         crowd: (n,) bool, COCO's flag.
-        dropped: Boxes that the reader left out, one line each.
+        notes: What the reader wants said, one line each.
     """
 
     image_ids: Sequence[int | str]
@@ -60,7 +60,7 @@ class Annotations:
     areas: np.ndarray
     difficult: np.ndarray
     crowd: np.ndarray
-    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What a run's record says, on the console."""
+"""What a run or a test found, on the console."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,26 +14,37 @@ from bench import records
 def show(path: Path) -> None:
     """Prints the figures of a record and where the results lie."""
     record = records.read(path)
-    metrics = record['metrics']['test']
-    console = Console()
-    table = Table(
-        title=f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test',
-        title_justify='left',
-    )
-    table.add_column('class')
-    table.add_column('VOC 11-point AP50', justify='right')
-    for name in record['dataset']['classes']:
-        table.add_row(name, _percent(metrics.get(f'voc/ap50_11point/{name}')))
-    table.add_section()
-    table.add_row('mean', _percent(metrics['voc/ap50_11point']))
-    table.add_row('COCO AP', _percent(metrics['coco/ap']))
-    console.print(table)
+    title = f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test'
+    show_figures(title, record['dataset']['classes'], record['metrics']['test'])
     training = record['training']
+    console = Console()
+    start = record['init']['file'] or 'random weights'
     console.print(
         f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min '
-        f'({training["images_per_s"]:.1f} images/s), started from {record["init"]["file"] or "random weights"}'
+        f'({training["images_per_s"]:.1f} images/s), started from {start}'
     )
     console.print(f'record and checkpoints: {path.parent}', soft_wrap=True)
+
+
+def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float | None]) -> None:
+    """Prints the main figures of an evaluation, in per cent.
+
+    Args:
+        title: Stands above the table.
+        classes: Names, in the data set's order.
+        metrics: Figures in [0, 1], by the names that ``bench.metric`` gives them.
+    """
+    table = Table()
+    table.add_column('class')
+    table.add_column('VOC 11-point AP50', justify='right')
+    for name in classes:
+        table.add_row(name, _percent(metrics.get(f'voc/ap50_11point/{name}')))
+    table.add_section()
+    table.add_row('mean', _percent(metrics.get('voc/ap50_11point')))
+    table.add_row('COCO AP', _percent(metrics.get('coco/ap')))
+    console = Console()
+    console.print(title, soft_wrap=True, highlight=False)
+    console.print(table)
 
 
 def _percent(value: float | None) -> str:

@@ -61,7 +61,7 @@ class SafeRunner(Runner):
         checkpoint = read_checkpoint(filename)
         checkpoint['meta'].pop('config', None)  # resume() would execute it
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = getattr(self.model, 'module', self.model)
+        model = unwrapped(self)
         check_fit(filename, model.state_dict(), checkpoint['state_dict'])
         check_inputs(filename, model, checkpoint['meta'])
         model.load_state_dict(checkpoint['state_dict'])
@@ -77,7 +77,7 @@ class SafeRunner(Runner):
         Raises:
             UserError: It could not be written; nothing of it is left.
         """
-        meta = dict(meta or {}, inputs=inputs_of(getattr(self.model, 'module', self.model)))
+        meta = dict(meta or {}, inputs=inputs_of(unwrapped(self)))
         part = Path(out_dir) / f'{filename}.part'
         try:
             super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
@@ -85,6 +85,11 @@ class SafeRunner(Runner):
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
             part.unlink(missing_ok=True)
             raise UserError(f'cannot write the checkpoint {part.with_name(filename)}: {error}') from error
+
+
+def unwrapped(runner: Runner) -> Any:
+    """The runner's detector, without the wrapper of distributed training."""
+    return getattr(runner.model, 'module', runner.model)
 
 
 def read_checkpoint(filename: str | Path) -> dict[str, Any]:
@@ -160,7 +165,7 @@ class ProgressHook(Hook):
         Raises:
             UserError: The loss is not finite.
         """
-        if outputs is not None and not math.isfinite(loss := float(outputs["loss"].detach())):
+        if outputs is not None and not math.isfinite(loss := float(outputs['loss'].detach())):
             raise UserError(
                 f'the loss is {loss} at iteration {runner.iter + 1}: the training diverged; '
                 'lower optim_wrapper.optimizer.lr'

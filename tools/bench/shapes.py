@@ -25,6 +25,7 @@ import mmcv
 import numpy as np
 from rich.progress import track
 
+from bench.drawing import draw_boxes, write_image
 from bench.errors import UserError
 from bench.mmdetection import DATASETS
 from bench.voc import VOCFormatDataset, find_set, read_entry, read_split
@@ -40,11 +41,12 @@ class Spec:
     images: dict[str, int] = field(default_factory=lambda: {'train': 2000, 'val': 200, 'test': 500})
     seed: int = 2007
     image_size: int = 160
-    min_size: int = 28  # of the longer side, before rotation
-    max_size: int = 90
-    max_objects: int = 5
+    min_size: int = 36  # of the longer side, before rotation
+    max_size: int = 108
+    max_objects: int = 4
+    max_turn: float = 30  # degrees either way
     max_aspect: float = 1.35
-    crowding: float = 0.35  # share of objects that are put on top of the one before
+    crowding: float = 0.3  # share of objects that are put on top of the one before
     contrast: int = 70  # least distance of an object's mean colour from its surroundings; at most 200
     difficult_below: float = 0.4
     hidden_below: float = 0.15
@@ -175,7 +177,7 @@ def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], lis
     for order, name in enumerate(chosen):
         longer = spec.min_size * (spec.max_size / spec.min_size) ** rng.random()
         half = longer / 2 * np.array([1, 1 / rng.uniform(1, spec.max_aspect)])
-        angle = rng.uniform(0, 2 * np.pi)
+        angle = np.deg2rad(rng.uniform(-spec.max_turn, spec.max_turn))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         if order and rng.random() < spec.crowding:
             centre = centre + rng.uniform(-0.5, 0.5, 2) * longer
@@ -320,7 +322,7 @@ def ensure(root: str | Path, spec: Spec | None = None) -> Path:
 class ShapesDataset(VOCFormatDataset):
     """A split of 'shapes'; drawn first where it is absent."""
 
-    METAINFO = {'classes': tuple(CLASSES)}  # noqa: RUF012 (MMEngine's own form)
+    METAINFO = {'name': 'shapes', 'classes': tuple(CLASSES)}  # noqa: RUF012 (MMEngine's own form)
 
     def load_data_list(self) -> list[dict]:
         """Draws or checks the set, then reads the split."""
@@ -339,19 +341,14 @@ def contact_sheet(root: Path, split: str, count: int, path: Path, *, columns: in
     for image_id in read_split(split_file)[:count]:
         entry = read_entry(folder, image_id, tuple(CLASSES), split_file)
         tile = mmcv.imread(entry['img_path']).repeat(2, axis=0).repeat(2, axis=1)
-        for thing in entry['instances']:
-            x1, y1, x2, y2 = (round(2 * side) for side in thing['bbox'])
-            colour = (128, 128, 128) if thing['ignore_flag'] else (0, 255, 0)
-            cv2.rectangle(tile, (x1, y1), (x2 - 1, y2 - 1), colour)
-            name = list(CLASSES)[thing['bbox_label']]
-            cv2.putText(tile, name, (x1 + 2, y1 + 10), 0, 0.35, (255, 255, 255), 1, cv2.LINE_AA)
+        things = entry['instances']
+        tile = draw_boxes(
+            tile,
+            [[2 * side for side in thing['bbox']] for thing in things],
+            [list(CLASSES)[thing['bbox_label']] for thing in things],
+            [(128, 128, 128) if thing['ignore_flag'] else (0, 255, 0) for thing in things],
+        )
         tiles.append(cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    draft = path.with_name(f'.{path.name}.part')
-    try:
-        draft.write_bytes(cv2.imencode('.png', np.vstack(rows))[1].tobytes())
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"cannot write '{path}' ({error.strerror}); name another file") from error
+    write_image(path, np.vstack(rows))

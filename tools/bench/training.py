@@ -14,18 +14,18 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
-from backbones.weights import how_to_get
-from backbones.wiring import halves, set_init
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import init_default_scope
 
 from backbones import get_arch
+from backbones.weights import how_to_get
+from backbones.wiring import halves, set_init
 from bench import configs, costs, environment, records
 from bench.errors import UserError
 from bench.mmdetection import DATASETS
 from bench.protocol import protocol_of
-from bench.runner import SafeRunner
+from bench.runner import SafeRunner, unwrapped
 from bench.voc import dataset_facts
 
 REPO = Path(__file__).parents[2]
@@ -109,18 +109,19 @@ def train(options: Options) -> Path:
     runner.use_datasets(built)
     print(f'{cfg.model.backbone.arch}: training on {splits["train"]["images"]} images; log in {work_dir}')
 
+    git = environment.git_state(REPO)  # of the code that trains, not of what the checkout is by its end
     start = time.perf_counter()
     runner.train()
     training = training_facts(runner, time.perf_counter() - start)
-    init = init_facts(runner.model, cfg.model)
-    metrics: dict[str, Any] = {'val': None}
+    init = init_facts(unwrapped(runner))
+    metrics: dict[str, Any] = {'val': last_validation(runner)}
     if training['chosen']:
         runner.load_checkpoint(str(work_dir / training['chosen']['checkpoint']))
         metrics['val'] = runner.val()
     start = time.perf_counter()
     metrics['test'] = runner.test()
     wall_s = time.perf_counter() - start
-    num_images = splits['test']['images']
+    num_images, test_set = splits['test']['images'], built['test']
     record = {
         'schema_version': records.SCHEMA_VERSION,
         'created_utc': datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
@@ -128,10 +129,8 @@ def train(options: Options) -> Path:
         'family': get_arch(cfg.model.backbone.arch).family,
         'detector': detector_name(cfg.model),
         'dataset': {
-            'name': runner.test_loop.dataloader.dataset.metainfo.get(
-                'name', cfg.test_dataloader.dataset.type
-            ),
-            'classes': list(runner.test_loop.dataloader.dataset.metainfo['classes']),
+            'name': test_set.metainfo.get('name', 'custom'),
+            'classes': list(test_set.metainfo['classes']),
             'splits': splits,
         },
         'protocol': protocol_of(cfg, splits, init['class'], get_world_size()),
@@ -139,7 +138,7 @@ def train(options: Options) -> Path:
         'seed': int(runner.seed),
         'config': {'file': Path(options.config).name, 'text': configs.resolved_text(cfg)},
         'command': options.command or f'tools/train.py {options.config}',
-        'git': environment.git_state(REPO),
+        'git': git,
         'versions': environment.versions(),
         'hardware': environment.hardware(),
         'training': training,
@@ -233,7 +232,9 @@ def split_facts(dataset: Any) -> dict[str, Any]:
         'images': facts['images'],
         'boxes': facts['boxes'],
         'difficult': facts['difficult'],
-        'dropped': [{'image': image, 'objects': objects} for image, objects in facts['dropped_boxes'].items()],
+        'dropped': [
+            {'image': image, 'objects': objects} for image, objects in facts['dropped_boxes'].items()
+        ],
         'annotations_sha256': facts['annotations_sha256'],
         'ann_file': dataset.ann_file,
     }
@@ -270,18 +271,25 @@ def training_facts(runner: SafeRunner, wall_s: float) -> dict[str, Any]:
     }
 
 
+def last_validation(runner: SafeRunner) -> dict[str, float] | None:
+    """Figures of the last validation in training; None if there was none."""
+    scalars = runner.message_hub.log_scalars
+    figures = {
+        name.removeprefix('val/'): name for name in scalars if name.startswith(('val/voc/', 'val/coco/'))
+    }
+    return {name: scalars[key].current() for name, key in figures.items()} or None
+
+
 def best_epoch(checkpoint: Path) -> int | None:
     """The epoch in a name such as ``best_voc_ap50_11point_epoch_7.pth``."""
     number = checkpoint.stem.rpartition('_')[2]
     return int(number) if number.isdigit() else None
 
 
-def init_facts(model: torch.nn.Module, cfg: Mapping[str, Any]) -> dict[str, Any]:
+def init_facts(model: Any) -> dict[str, Any]:
     """What the network started from."""
-    model = getattr(model, 'module', model)
-    modules = {'backbone': model.backbone, 'shared_head': None}
-    if getattr(model, 'roi_head', None) is not None and model.roi_head.with_shared_head:
-        modules['shared_head'] = model.roi_head.shared_head
+    roi_head = getattr(model, 'roi_head', None)
+    modules = {'backbone': model.backbone, 'shared_head': getattr(roi_head, 'shared_head', None)}
     sources = {name: getattr(module, 'loaded_from', None) for name, module in modules.items()}
     source = sources['backbone']
     if source is None:
@@ -312,7 +320,7 @@ def detector_name(model: Mapping[str, Any]) -> str:
 
 def cost_facts(runner: SafeRunner) -> dict[str, Any]:
     """Multiply-adds at 224x224 and at the test split's median size after resizing and padding."""
-    model = getattr(runner.model, 'module', runner.model)
+    model = unwrapped(runner)
     height, width = input_size(runner)
     at_224 = costs.detector_costs(model, 224, 224)
     at_input = costs.detector_costs(model, height, width)

@@ -3,6 +3,7 @@
 dataset_type = 'VOCFormatDataset'
 data_root = 'data/VOCdevkit'
 metainfo = dict(
+    name='VOC2007',
     classes=(
         'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
         'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',

@@ -1,0 +1,69 @@
+"""The README is checked: its map, its results, its example."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import tables
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def section(title: str) -> str:
+    return README.split(f'\n## {title}\n')[1].split('\n## ')[0]
+
+
+@pytest.mark.parametrize('folder', ['backbones', 'tools/bench'])
+def test_map_names_every_module(folder):
+    text = section('The map of the house')
+    for path in (ROOT / folder).glob('*.py'):
+        named = path.name in text or (path.name.startswith('benchmark_') and 'benchmark_*.py' in text)
+        assert named or path.name == '__init__.py', f'{path.name} is not on the map'
+
+
+def test_map_names_only_what_there_is():
+    for name in re.findall(r'[a-z_]+\.py', section('The map of the house')):
+        assert list(ROOT.rglob(name)), f'{name} is on the map, but not there'
+
+
+def test_every_tool_is_among_the_commands():
+    text = section('Commands')
+    for path in (ROOT / 'tools').glob('*.py'):
+        assert f'python tools/{path.name}' in text
+
+
+def test_results_are_those_of_the_records():
+    shown = re.search(r'<!-- results -->\n(.*)<!-- /results -->', README, re.DOTALL)[1]
+    rows = tables.rows(tables.find_records([str(ROOT / 'work_dirs_template')]))
+    assert shown == tables.markdown(rows, ROOT)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r'\]\(([^)#]+)\)', README):
+        assert (ROOT / target).exists(), target
+
+
+USE = """
+import torch
+from backbones import StageHead, build_backbone, build_classifier
+from backbones.wiring import frcnn_c4
+
+images = torch.rand(2, 3, 64, 96)
+shapes = [(16, 16, 24), (64, 8, 12), (128, 4, 6), (256, 2, 3)]
+assert [m.shape[1:] for m in build_backbone('mynet_1x', (4, 8, 16, 32))(images)] == shapes
+assert StageHead('mynet_1x')(torch.rand(1, 128, 7, 7)).shape == (1, 256, 7, 7)
+assert build_classifier('mynet_1x', 10)(images).shape == (2, 10)
+assert frcnn_c4('mynet_1x', num_classes=20)['roi_head']['bbox_head']['in_channels'] == 256
+print('works')
+"""
+
+
+def test_example_backbone_works():
+    code = re.search(r'```python\n(.*?)```', section('Adding a backbone'), re.DOTALL)[1]
+    # In a process of its own: the example must not be among the other tests' networks.
+    done = subprocess.run([sys.executable, '-c', code + USE], capture_output=True, text=True, check=False)
+    assert done.stdout == 'works\n', done.stderr

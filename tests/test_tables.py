@@ -1,0 +1,65 @@
+"""The results table against figures worked by hand."""
+
+import json
+
+import pytest
+from test_records import example_record
+
+from bench import records, tables
+from bench.errors import UserError
+
+
+PROTOCOL = {'model': {'backbone': {'frozen_stages': -1}}, 'batch_size': 4}
+
+
+def run(folder, seed, ap, **changes):
+    record = example_record()
+    record.update({'seed': seed, 'protocol': PROTOCOL} | changes)
+    record['metrics']['test'] = {'voc/ap50_11point': ap, 'voc/ap50_area': ap / 2, 'coco/ap': ap / 4}
+    folder.mkdir(parents=True)
+    records.write(folder / 'record.json', record)
+    return folder / 'record.json'
+
+
+def test_mean_and_spread_over_seeds(tmp_path):
+    for seed, ap in ((2, 0.7), (0, 0.5), (1, 0.6)):
+        run(tmp_path / str(seed), seed, ap)
+    (row,) = tables.rows(tables.find_records([str(tmp_path)]))
+    assert row['seeds'] == [0, 1, 2]
+    assert row['voc/ap50_11point']['mean'] == pytest.approx(0.6)
+    assert row['voc/ap50_11point']['sd'] == pytest.approx(0.1)
+    assert tables.percent(row['voc/ap50_11point']) == '60.0 ± 10.0'
+    assert f'[0]({tmp_path.name}/0/record.json)' in tables.markdown([row], tmp_path.parent)
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    (row,) = tables.rows([run(tmp_path / 'a', 0, 0.5)])
+    assert row['coco/ap'] == {'mean': 0.125, 'sd': None}
+    assert tables.percent(row['coco/ap']) == '12.5'
+
+
+def test_archs_and_protocols_are_not_mixed(tmp_path):
+    other = dict(PROTOCOL, batch_size=99)
+    paths = [
+        run(tmp_path / 'a', 0, 0.5),
+        run(tmp_path / 'b', 0, 0.6, arch='another'),
+        run(tmp_path / 'c', 0, 0.7, protocol=other),
+    ]
+    table = tables.rows(paths)
+    assert len(table) == 3
+    assert json.dumps(table)  # plain values
+    by_protocol = [row['protocol'] for row in table]
+    assert by_protocol == sorted(by_protocol)
+    first = [row for row in table if row['protocol'] == records.read(paths[0])['keys']['protocol']]
+    assert [row['arch'] for row in first] == ['another', example_record()['arch']]  # best first
+
+
+def test_a_seed_counts_once(tmp_path):
+    paths = [run(tmp_path / 'a', 0, 0.5), run(tmp_path / 'b', 0, 0.6)]
+    with pytest.raises(UserError, match='two runs of one seed'):
+        tables.rows(paths)
+
+
+def test_a_folder_without_records(tmp_path):
+    with pytest.raises(UserError, match=r'no record\.json there'):
+        tables.find_records([str(tmp_path)])

@@ -1,0 +1,131 @@
+"""Results of several runs as one table: a row a network and protocol, mean and spread over its seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import records
+from bench.errors import UserError
+
+FIGURES = {
+    'voc/ap50_11point': 'VOC 11-point AP50',
+    'voc/ap50_area': 'VOC area AP50',
+    'coco/ap': 'COCO AP',
+}
+
+
+def find_records(places: Sequence[str]) -> list[Path]:
+    """The ``record.json`` files in folders, at any depth; a file stands for itself.
+
+    Raises:
+        UserError: A place holds none.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        files = [place] if place.is_file() else sorted(place.rglob('record.json'))
+        if not files:
+            raise UserError(f'{place}: no record.json there; a run of tools/train.py leaves one')
+        found += files
+    return found
+
+
+def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Groups runs that differ in their seed alone.
+
+    Returns:
+        Per group: what it is (``arch, detector, dataset, init, frozen_stages, protocol``), its ``seeds``
+        and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1], and the standard
+        deviation (n - 1; None for one seed). Best first within a protocol; protocols are never mixed.
+
+    Raises:
+        UserError: A record is not valid, or two of a group have the same seed.
+    """
+    groups: dict[tuple, list[tuple[Path, records.Record]]] = {}
+    for path in paths:
+        record = records.read(path)
+        key = (record['keys']['protocol'], record['arch'], record['init']['sha256'])
+        groups.setdefault(key, []).append((path, record))
+    table = []
+    for runs in groups.values():
+        runs.sort(key=lambda run: run[1]['seed'])
+        seeds = [record['seed'] for _, record in runs]
+        if len(set(seeds)) < len(seeds):
+            names = ', '.join(str(path) for path, _ in runs)
+            raise UserError(f'{names}: two runs of one seed would count twice; leave one out')
+        first = runs[0][1]
+        row: dict[str, Any] = {
+            'arch': first['arch'],
+            'detector': first['detector'],
+            'dataset': first['dataset']['name'],
+            'init': first['init']['class'],
+            'frozen_stages': first['protocol']['model']['backbone']['frozen_stages'],
+            'protocol': first['keys']['protocol'],
+            'seeds': seeds,
+            'records': [str(path) for path, _ in runs],
+        }
+        for figure in FIGURES:
+            values = [record['metrics']['test'][figure] for _, record in runs]
+            row[figure] = {
+                'mean': statistics.fmean(values),
+                'sd': statistics.stdev(values) if len(values) > 1 else None,
+            }
+        table.append(row)
+    return sorted(
+        table, key=lambda row: (row['dataset'], row['protocol'], -row['voc/ap50_11point']['mean'])
+    )
+
+
+def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
+    """The rows as a Markdown table, in per cent, with a link to each record."""
+    head = ['network', 'starts from', *FIGURES.values(), 'protocol', 'seeds']
+    lines = [head, ['---'] * len(head)]
+    for row in table:
+        links = ' '.join(
+            f'[{seed}]({Path(path).resolve().relative_to(relative_to.resolve()).as_posix()})'
+            for seed, path in zip(row['seeds'], row['records'], strict=True)
+        )
+        lines.append(
+            [
+                f'`{row["arch"]}`',
+                starts_from(row),
+                *(percent(row[figure]) for figure in FIGURES),
+                f'`{row["protocol"]}`',
+                links,
+            ]
+        )
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+
+
+def show(table: Sequence[dict[str, Any]]) -> None:
+    """Prints the rows on the console, in per cent; the dividing lines part protocols."""
+    view = Table(box=box.SIMPLE_HEAD)
+    for name in ('data', 'detector', 'network', 'starts from', *FIGURES.values(), 'seeds'):
+        view.add_column(name, justify='right' if name in FIGURES.values() else 'left')
+    for row, following in zip(table, [*table[1:], None], strict=True):
+        figures = (percent(row[figure]) for figure in FIGURES)
+        seeds = ' '.join(map(str, row['seeds']))
+        view.add_row(
+            row['dataset'], row['detector'], row['arch'], starts_from(row), *figures, seeds,
+            end_section=following is not None and following['protocol'] != row['protocol'],
+        )  # fmt: skip
+    Console().print(view)
+
+
+def starts_from(row: dict[str, Any]) -> str:
+    """Initialisation of a row, in words."""
+    start = 'random weights' if row['init'] == 'none' else f'{row["init"]} weights'
+    return start + (', backbone frozen' if row['frozen_stages'] >= 0 else '')
+
+
+def percent(figure: dict[str, float | None]) -> str:
+    """``73.1 ± 0.8``: mean and standard deviation over seeds, in per cent."""
+    mean, sd = figure['mean'], figure['sd']
+    assert mean is not None
+    return f'{100 * mean:.1f}' + ('' if sd is None else f' ± {100 * sd:.1f}')

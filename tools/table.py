@@ -1,0 +1,41 @@
+"""Shows the results of runs as one table: mean and standard deviation over seeds, made from records.
+
+Example:
+    python tools/table.py work_dirs
+    python tools/table.py work_dirs_template --format markdown
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from bench import tables
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'runs', nargs='+', help='folders of runs, or of folders of runs, or record.json files'
+    )
+    parser.add_argument('--format', choices=['table', 'markdown', 'json'], default='table')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table."""
+    args = parse_args()
+    rows = tables.rows(tables.find_records(args.runs))
+    if args.format == 'json':
+        print(json.dumps(rows, indent=2))
+    elif args.format == 'markdown':
+        print(tables.markdown(rows, Path.cwd()), end='')
+    else:
+        tables.show(rows)
+
+
+if __name__ == '__main__':
+    run_main(main)
