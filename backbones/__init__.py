@@ -8,13 +8,12 @@ from backbones import mmcv_ops
 
 mmcv_ops.install()  # before anything imports mmdet.models, which needs mmcv's compiled ops
 
+import backbones.weights  # noqa: E402, F401  registers the initialiser and the check that configs name
 from backbones.base import CompactBackbone, StageHead, build_backbone, build_classifier  # noqa: E402
 from backbones.menet import MENet  # noqa: E402
 from backbones.mobilenet import MobileNet  # noqa: E402
 from backbones.shufflenet import ShuffleNet  # noqa: E402
 from backbones.spec import Arch, Conventions, Preprocessing, Stage, get_arch, list_archs  # noqa: E402
-
-import backbones.weights  # noqa: E402, F401  registers the initialiser and the check that configs name
 
 __all__ = [
     'Arch',

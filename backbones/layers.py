@@ -60,6 +60,11 @@ class ConvBN(nn.Sequential):
             self.act = ACTIVATIONS[conventions.activation](inplace=True)
 
 
+def conv_pool_stem(channels: int) -> nn.Sequential:
+    """3x3 conv /2, BN, ReLU, 3x3 max pool /2: (N, 3, H, W) -> (N, channels, H/4, W/4)."""
+    return nn.Sequential(ConvBN(3, channels, 3, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+
+
 class SqueezeExcite(nn.Module):
     """Channel attention (Hu et al. 2017, arXiv:1709.01507): pool, 1x1, ReLU, 1x1, sigmoid, scale.
 

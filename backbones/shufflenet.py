@@ -29,7 +29,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from backbones.base import CompactBackbone
-from backbones.layers import ConvBN, SqueezeExcite, channel_shuffle
+from backbones.layers import ConvBN, SqueezeExcite, channel_shuffle, conv_pool_stem
 from backbones.spec import Arch, Conventions, Stage
 
 SE_REDUCTION = 16
@@ -179,9 +179,7 @@ class ShuffleNet(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
         """3x3 conv /2, BN, ReLU, 3x3 max pool /2 (Table 1)."""
-        return nn.Sequential(
-            ConvBN(3, arch.stem_channels, 3, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
-        )
+        return conv_pool_stem(arch.stem_channels)
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,3 +65,111 @@ def weights_file(tmp_path_factory, state, weights_info) -> Path:
     path = tmp_path_factory.mktemp('weights') / 'x.safetensors'
     save_weights(path, state, weights_info)
     return path
+
+
+REPO = Path(__file__).parents[1]
+
+TINY_CONFIG = """
+_base_ = [
+    '{configs}/_base_/detectors/frcnn_c4.py',
+    '{configs}/_base_/datasets/shapes.py',
+    '{configs}/_base_/schedules/shapes.py',
+    '{configs}/_base_/runtime.py',
+]
+
+from backbones.wiring import frcnn_c4
+
+model = frcnn_c4('menet_108_8x1_g3', num_classes=8, init=None)
+model['rpn_head'].update(feat_channels=16, anchor_generator=dict(scales=[1, 2]))
+model['train_cfg'] = dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8)))
+model['test_cfg'] = dict(rpn=dict(max_per_img=10))
+train_pipeline = [
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(batch_size=2, dataset=dict({dataset}, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict({dataset}, pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict({dataset}, pipeline=test_pipeline))
+train_cfg = dict(max_epochs=2, val_interval=1)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1, save_best='voc/ap50_11point', rule='greater'))
+"""
+
+
+@pytest.fixture(scope='session')
+def tiny_set(tmp_path_factory) -> Path:
+    """Nine drawn images in VOC's format: 4 to train, 2 to validate, 3 to test."""
+    from bench import shapes
+
+    spec = shapes.Spec(images={'train': 4, 'val': 2, 'test': 3})
+    return shapes.ensure(tmp_path_factory.mktemp('data') / 'tiny', spec)
+
+
+@pytest.fixture(scope='session')
+def tiny_config(tiny_set, tmp_path_factory) -> Path:
+    """A small detector, trained on the tiny set in a few seconds."""
+    from bench import shapes
+
+    classes = tuple(shapes.CLASSES)
+    dataset = f"type='VOCFormatDataset', data_root={str(tiny_set)!r}, metainfo=dict(classes={classes})"
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    path.write_text(TINY_CONFIG.format(configs=REPO / 'det_configs', dataset=dataset))
+    return path
+
+
+@pytest.fixture(scope='session')
+def plain_config_text() -> Iterator[None]:
+    """MMEngine formats the text of a config whenever it stores it: half the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+        yield
+
+
+@pytest.fixture(scope='session')
+def tiny_run(plain_config_text, tiny_config, tmp_path_factory) -> Path:
+    """The folder of a finished run of it, seed 3; tests only read it."""
+    from bench import training
+
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'
+    return training.train(training.Options(str(tiny_config), str(folder), seed=3)).parent
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a tool by its name as its command does: (exit status, standard output, standard error)."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        path = REPO / 'tools' / f'{name}.py'
+        monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(path), run_name='__main__')
+        return (caught.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(run_tool, tmp_path) -> Callable[..., str]:
+    """Runs a tool with a work dir; returns its one line. Nothing half-written may be left there."""
+
+    def run(tool: str, *arguments: object, work_dir: Path = tmp_path / 'work', made: bool = False) -> str:
+        status, out, err = run_tool(tool, *arguments, '--work-dir', work_dir)
+        assert status == 1
+        assert 'Traceback' not in out
+        assert err.startswith('error: ')
+        assert err.count('\n') == 1
+        assert err.endswith('\n')
+        assert work_dir.is_dir() == made
+        left = [path.name for path in work_dir.rglob('*') if path.is_file()] if made else []
+        assert [name for name in left if name.endswith(('.part', '.tmp')) or name == 'record.json'] == []
+        return err.removeprefix('error: ').rstrip('\n')
+
+    return run

@@ -143,14 +143,14 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     target = {'write': (Path, 'open'), 'fsync': (os, 'fsync'), 'replace': (Path, 'replace')}
     with monkeypatch.context() as patch:
         patch.setattr(*target[place], full)
-        with pytest.raises(UserError, match=r'record\.json: the record cannot be written: No space'):
+        with pytest.raises(UserError, match=r"cannot write '.*record\.json' \(No space"):
             records.write(tmp_path / 'record.json', example_record())
     assert not list(tmp_path.iterdir())
 
 
 def test_no_folder_and_no_file(tmp_path: Path) -> None:
     (tmp_path / 'run').write_text('')
-    with pytest.raises(UserError, match='cannot be written: Not a directory'):
+    with pytest.raises(UserError, match=r'cannot write .*\(Not a directory\)'):
         records.write(tmp_path / 'run' / 'record.json', example_record())
     with pytest.raises(UserError, match=r'record\.json: the record cannot be read: No such file'):
         records.read(tmp_path / 'record.json')

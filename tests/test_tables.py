@@ -8,7 +8,6 @@ from test_records import example_record
 from bench import records, tables
 from bench.errors import UserError
 
-
 PROTOCOL = {'model': {'backbone': {'frozen_stages': -1}}, 'batch_size': 4}
 
 

@@ -183,7 +183,7 @@ def test_a_voc_config_is_the_papers_row(name: str) -> None:
     assert MAIN_FIGURE == 'voc/ap50_11point'
     text = (CONFIGS / f'{name}.py').read_text()
     assert f'Paper: mAP {figure} %' in text
-    assert f'{name}.py --init weights/{arch}.safetensors' in text
+    assert f'weights/{arch}.safetensors' in text
 
 
 def batch(num_classes: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}; for a VOC
 data set image ids are file names without extension, categories are numbered from 1 in the classes' order.
+Where an entry has "category", the class's name, as this suite writes it, that counts and not the number.
 --bootstrap draws the test images anew N times: it tells how far the figures depend on these images, not on
 the training's seed.
 """
@@ -44,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--classes',
         nargs='+',
-        help="of a VOC folder, in the predictions' order (default: VOC's 20, else by name)",
+        help="of a VOC folder, in the order of the predictions' numbers (default: VOC's 20, else by name)",
     )
     parser.add_argument(
         '--iou', type=float, nargs='+', default=[0.5], help="of VOC's figures (default: 0.5)"

@@ -57,7 +57,7 @@ def main() -> None:
         evaluator = cfg.test_evaluator
         if not isinstance(evaluator, dict) or evaluator.get('type') != 'DetectionMetric':
             raise UserError(f"{args.config}: --out needs test_evaluator = dict(type='DetectionMetric')")
-        evaluator.out = str(args.out)
+        evaluator['out'] = str(args.out)
     runner.read_checkpoint(args.checkpoint)  # before anything is made for it
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -72,10 +72,10 @@ def main() -> None:
     if is_main_process():
         data = dataset.metainfo.get('name', 'custom')
         title = f'{cfg.model.backbone.arch} · {training.detector_name(cfg.model)} · {data} test'
-        report.show_figures(title, dataset.metainfo['classes'], training.flat(metrics))
+        report.show_figures(title, dataset.metainfo['classes'], training.flat(metrics) or {})
         print(f'{len(dataset)} images in {runner.duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
         if args.out is not None:
-            print(f'detections: {args.out}')
+            print(f"detections: {args.out} (categories are numbered in the table's order)")
 
 
 def check_out(path: Path) -> None:

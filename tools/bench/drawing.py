@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import colorsys
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from bench.errors import UserError
+from bench.files import write_whole
 
 Colour = tuple[int, int, int]  # blue, green, red, 0 to 255
 
@@ -34,7 +32,8 @@ def draw_boxes(
 ) -> np.ndarray:
     """A copy of the image with boxes, and a text on a plate above each (inside, where there is no room).
 
-    Lines and letters grow with the image's shorter side. Later boxes lie above earlier ones.
+    Lines and letters grow with the image's shorter side. Later boxes lie above earlier ones, and texts
+    above all boxes.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -47,10 +46,11 @@ def draw_boxes(
     line = max(1, round(min(height, width) / 300))
     scale = max(0.35, min(height, width) / 900)  # in units of OpenCV's letters, 21 pixels high
     stroke = max(1, round(1.5 * scale))
-    pad = 1 + line
-    for box, text, colour in zip(boxes, texts, colours, strict=True):
-        x1, y1, x2, y2 = (round(float(side)) for side in box)
+    pad = line
+    corners = [[round(float(side)) for side in box] for box in boxes]
+    for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
         cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour, line)
+    for (x1, y1, _, _), text, colour in zip(corners, texts, colours, strict=True):
         (text_width, ascent), descent = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
         plate_width, plate_height = text_width + 2 * pad, ascent + descent + 2 * pad
         left = max(0, min(x1, width - plate_width))
@@ -97,20 +97,3 @@ def write_image(path: Path, image: np.ndarray) -> None:
         UserError: It cannot be written.
     """
     write_whole(path, cv2.imencode(path.suffix, image)[1].tobytes())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, then moves it there: it is whole or not there at all.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error.strerror}); choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -33,11 +33,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeElementTree
 from rich.markup import escape
 from rich.table import Table
 
@@ -195,8 +192,11 @@ def _columns(
     images: dict[Any, int],
     labels: dict[Any, int],
     number_key: str | None,
+    names: dict[Any, int] | None = None,
 ) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
     """Image index, label, (n, 4) x y w h and (n,) number of each entry; ``what`` names file and list.
+
+    Labels are found by ``category`` in ``names``, if both are there, else by ``category_id``.
 
     Raises:
         UserError: Names the first bad entry by its index.
@@ -208,7 +208,12 @@ def _columns(
         numbers = [entry[number_key] for entry in entries] if number_key else []
         columns = (
             [images[entry['image_id']] for entry in entries],
-            [labels[entry['category_id']] for entry in entries],
+            [
+                names[entry['category']]
+                if names is not None and 'category' in entry
+                else labels[entry['category_id']]
+                for entry in entries
+            ],
             np.array(boxes, float).reshape(len(boxes), 4),
             np.array(numbers, float),
         )
@@ -221,25 +226,34 @@ def _columns(
             return columns
     keys = ['image_id', 'category_id', 'bbox', *([number_key] if number_key else [])]
     for i, entry in enumerate(entries):
-        problem = _problem(entry, keys, images, labels)
+        problem = _problem(entry, keys, images, labels, names)
         if problem:
             raise UserError(f'{what}, entry {i}: {problem}')
     raise AssertionError(f'{what}: bad, but no entry is')
 
 
-def _problem(entry: Any, keys: list[str], images: dict[Any, int], labels: dict[Any, int]) -> str | None:
+def _problem(
+    entry: Any,
+    keys: list[str],
+    images: dict[Any, int],
+    labels: dict[Any, int],
+    names: dict[Any, int] | None,
+) -> str | None:
     """What is wrong with one entry, in words."""
     if not isinstance(entry, dict):
         return f'is a {type(entry).__name__}, must be an object with {", ".join(keys)}'
+    if names is not None and 'category' in entry:
+        keys = ['category' if key == 'category_id' else key for key in keys]
     for key in keys:
         if key not in entry:
             return f'has no "{key}"; needed are {", ".join(keys)}'
         value = entry[key]
-        known = {'image_id': images, 'category_id': labels}.get(key)
+        known = {'image_id': images, 'category_id': labels, 'category': names}.get(key)
         if known is not None:
             if isinstance(value, list | dict) or value not in known:
                 some = ', '.join(map(repr, list(known)[:3]))
-                return f'{key} {value!r} is not in the ground truth, which has {some}, ...'
+                hint = '; of a VOC set, name every class with --classes' if key == 'category' else ''
+                return f'{key} {value!r} is not in the ground truth, which has {some}, ...{hint}'
             continue
         numbers = value if key == 'bbox' else [value]
         length = 4 if key == 'bbox' else 1
@@ -311,31 +325,6 @@ def read_coco(path: str | Path) -> Annotations:
     )
 
 
-def _parse_voc(path: Path) -> list[tuple[str, list[float], bool]]:
-    """Name, continuous box and difficult flag of each object of one VOC annotation file."""
-    try:
-        root = SafeElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except OSError as error:
-        raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise UserError(f'{path}: not a plain XML file ({error})') from error
-    objects = []
-    for i, element in enumerate(root.findall('object'), start=1):
-        sides = [element.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
-        name = element.findtext('name', '').strip()
-        difficult = element.findtext('difficult', '0').strip()
-        try:
-            box = [float(side or 'nan') for side in sides]
-        except ValueError:
-            box = [float('nan')]
-        if not name or difficult not in ('0', '1') or not np.isfinite(box).all():
-            raise UserError(
-                f'{path}: object {i}: bad name {name!r}, box {sides} or difficult {difficult!r}'
-            )
-        objects.append((name, [box[0] - 1, box[1] - 1, *box[2:]], difficult == '1'))
-    return objects
-
-
 def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
     """Reads a split of a data set in VOC format (Annotations, ImageSets/Main).
 
@@ -349,37 +338,35 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
     Raises:
         UserError: A file is absent or bad, or an object's class is not in ``classes``.
     """
+    from bench.voc import parse_annotation, read_split  # late: loads MMDetection, which takes seconds
+
     folder = Path(folder)
-    split_file = folder / 'ImageSets' / 'Main' / f'{split}.txt'
-    try:
-        lines = split_file.read_text(encoding='utf-8').splitlines()
-    except (OSError, ValueError) as error:
-        there = ', '.join(sorted(file.stem for file in split_file.parent.glob('*.txt'))) or 'none'
-        raise UserError(f'{split_file}: no such split; splits there: {there}') from error
-    image_ids = sorted({line.split()[0] for line in lines if line.strip()})
-    rows, notes = [], []
-    for i, image_id in enumerate(image_ids):
-        for name, box, difficult in _parse_voc(folder / 'Annotations' / f'{image_id}.xml'):
-            if box[2] - box[0] > 1 and box[3] - box[1] > 1:
-                rows.append((i, name, box, difficult))
-            else:
-                notes.append(f'left out {image_id}: {name} {box} has no area')
-    names = {name for _, name, _, _ in rows}
-    if classes is None and names <= set(VOC_CLASSES.split()):
-        classes = VOC_CLASSES.split()
+    image_ids = sorted(read_split(folder / 'ImageSets' / 'Main' / f'{split}.txt'))
+    files = [folder / 'Annotations' / f'{image_id}.xml' for image_id in image_ids]
+    parts = [parse_annotation(file, drop_empty=True) for file in files]
+    names = [name for part in parts for name in part.names]
+    notes = [
+        f'left out {image_id}: object {number} has no area'
+        for image_id, part in zip(image_ids, parts, strict=True)
+        for number in part.dropped
+    ]
+    known = VOC_CLASSES.split()
+    if classes is None and set(names) <= set(known):
+        classes = known
     elif classes is None:
-        classes = sorted(names)
-        notes.append(f'categories 1 to {len(classes)} are {", ".join(classes)}; else use --classes')
-    if unknown := sorted(names - set(classes)):
+        classes = sorted(set(names))
+        listed = ', '.join(classes)
+        notes.append(f'category_id without a name: 1 to {len(classes)} are {listed}; else use --classes')
+    if unknown := sorted(set(names) - set(classes)):
         raise UserError(f'{folder}: class {unknown[0]!r} is not one of {", ".join(classes)}')
     index = {name: i for i, name in enumerate(classes)}
     gt = make_annotations(
         image_ids,
         classes,
-        [i for i, *_ in rows],
-        [index[name] for _, name, *_ in rows],
-        [box for *_, box, _ in rows],
-        difficult=[flag for *_, flag in rows],
+        np.repeat(np.arange(len(parts)), [len(part.names) for part in parts]),
+        [index[name] for name in names],
+        np.concatenate([part.boxes for part in parts]),
+        difficult=np.concatenate([part.difficult for part in parts]),
     )
     return replace(gt, notes=tuple(notes))
 
@@ -387,12 +374,17 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
 def read_predictions(path: str | Path, gt: Annotations) -> Detections:
     """Reads predictions.json: a list of image_id, category_id, bbox (x, y, width, height), score.
 
+    An entry with ``category``, the class's name, is taken by that: ``category_id`` is only right where
+    writer and reader number the classes alike.
+
     Raises:
         UserError: Names file, entry and value of what is wrong.
     """
     path = Path(path)
     images = {image_id: i for i, image_id in enumerate(gt.image_ids)}
     labels = {category_id: i for i, category_id in enumerate(gt.category_ids)}
-    image_index, label, boxes, scores = _columns(_load_json(path), str(path), images, labels, 'score')
+    names = {name: i for i, name in enumerate(gt.classes)}
+    entries = _load_json(path)
+    image_index, label, boxes, scores = _columns(entries, str(path), images, labels, 'score', names)
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     return make_detections(image_index, label, corners, scores, sizes=boxes[:, 2:])

@@ -1,5 +1,6 @@
 """The evaluator as an MMEngine metric: VOC's and COCO's figures at every validation and test."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.evaluation import (
     make_detections,
     read_coco,
 )
+from bench.files import write_whole
 from bench.matching import Annotations, Detections
 from bench.mmdetection import METRICS
 
@@ -166,20 +168,27 @@ def flatten(result: dict[str, Any]) -> dict[str, float]:
 
 
 def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None:
-    """Writes predictions.json (COCO's results list, raw floats), whole or not at all."""
+    """Writes predictions.json, whole or not at all.
+
+    It is COCO's results list with raw floats and one more key, ``category``: the class's name, so that a
+    reader who numbers the classes in another order cannot mistake them.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # the writing says why
+        path.parent.mkdir(parents=True, exist_ok=True)
     boxes = np.hstack([dt.boxes[:, :2], dt.sizes]).tolist()
     columns = zip(dt.image_index.tolist(), dt.labels.tolist(), boxes, dt.scores.tolist(), strict=True)
     entries = [
         {
             'image_id': gt.image_ids[image],
             'category_id': gt.category_ids[label],
+            'category': gt.classes[label],
             'bbox': box,
             'score': score,
         }
         for image, label, box, score in columns
     ]
-    temporary = path.with_name(f'{path.name}.part')
-    temporary.write_text(json.dumps(entries), encoding='utf-8')
-    temporary.replace(path)
+    write_whole(path, json.dumps(entries))

@@ -15,7 +15,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     import mmdet.datasets
     import mmdet.engine
     import mmdet.evaluation
-    import mmdet.models
+    import mmdet.models  # noqa: F401  registers the detectors
     from mmdet.datasets import BaseDetDataset
     from mmdet.registry import DATASETS, METRICS, MODELS
 

@@ -24,8 +24,9 @@ from mmengine.utils import import_modules_from_strings
 from PIL import Image
 
 from bench import configs, records
-from bench.drawing import draw_detections, write_image, write_whole
+from bench.drawing import draw_detections, write_image
 from bench.errors import UserError
+from bench.files import write_whole
 from bench.mmdetection import MODELS
 from bench.runner import check_fit, check_inputs, read_checkpoint
 
@@ -113,7 +114,7 @@ def predict(
         )
         counts = ', '.join(f'{count} {name}' for name, count in Counter(names).most_common())
         print(f'{path.name}: {counts or "nothing"}', flush=True)
-    write_whole(out / PREDICTIONS, (json.dumps(entries, indent=1) + '\n').encode())
+    write_whole(out / PREDICTIONS, json.dumps(entries, indent=1) + '\n')
     return out
 
 

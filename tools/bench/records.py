@@ -8,13 +8,11 @@ and on reading; NaN and infinity are refused. Two keys are computed from the rec
   was measured is in neither, so a repeated run has the same keys.
 """
 
-import contextlib
 import difflib
 import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import jsonschema
 
 from bench.errors import UserError
+from bench.files import write_whole
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).parents[2] / 'work_dirs_template' / 'record.schema.json'
@@ -79,25 +78,18 @@ def write(path: Path | str, record: Record) -> Record:
     path = Path(path)
     finished = finish(record)
     text = json.dumps(finished, indent=2, ensure_ascii=False, allow_nan=False) + '\n'
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    if not path.exists():
+        write_whole(path, text)
+        return finished
     try:
-        if path.exists():
-            if path.read_bytes() == text.encode():
-                return finished
-            raise UserError(
-                f'{path}: a record is never overwritten, and this file holds another one; '
-                'give the new run its own --work-dir, or move the old folder away'
-            )
-        with part.open('w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        same = path.read_bytes() == text.encode()
     except OSError as error:
-        raise UserError(f'{path}: the record cannot be written: {error.strerror}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
+    if not same:
+        raise UserError(
+            f'{path}: a record is never overwritten, and this file holds another one; '
+            'give the new run its own --work-dir, or move the old folder away'
+        )
     return finished
 
 

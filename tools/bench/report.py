@@ -19,9 +19,10 @@ def show(path: Path) -> None:
     training = record['training']
     console = Console()
     start = record['init']['file'] or 'random weights'
+    speed = training['images_per_s']  # None where too few steps were timed
     console.print(
-        f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min '
-        f'({training["images_per_s"]:.1f} images/s), started from {start}'
+        f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min'
+        f'{"" if speed is None else f" ({speed:.1f} images/s)"}, started from {start}'
     )
     console.print(f'record and checkpoints: {path.parent}', soft_wrap=True)
 

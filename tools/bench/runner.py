@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backbones.weights import load_pickle_safely, preprocessing_of
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
+from torch import Tensor
 
+from backbones.weights import load_pickle_safely, preprocessing_of
 from bench.errors import UserError
 
 PROGRESS_EVERY_S = 10
@@ -69,6 +71,25 @@ class SafeRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Goes on from a checkpoint that a training saved.
+
+        The best checkpoint so far comes along into this run's folder: MMEngine would go on using the other
+        run's file, and delete it as soon as there is a better one.
+
+        Raises:
+            WeightsError: The file is absent, cut short, or holds code.
+            UserError: It is not what a training goes on from, or the best checkpoint is gone.
+        """
+        read_resumable(filename)
+        super().resume(filename, *args, **kwargs)
+        if 'best_ckpt' in self.message_hub.runtime_info:
+            best = Path(self.message_hub.get_info('best_ckpt'))
+            here = Path(self.work_dir) / best.name
+            if not here.exists():
+                copy_whole(best if best.exists() else Path(filename).with_name(best.name), here)
+            self.message_hub.update_info('best_ckpt', str(here))
+
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
@@ -87,6 +108,21 @@ class SafeRunner(Runner):
             raise UserError(f'cannot write the checkpoint {part.with_name(filename)}: {error}') from error
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copies a file beside its place, then moves it there.
+
+    Raises:
+        UserError: It cannot be read or written; nothing of it is left.
+    """
+    part = target.with_name(f'{target.name}.part')
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f'cannot copy {source} to {target}: {error.strerror}') from error
+
+
 def unwrapped(runner: Runner) -> Any:
     """The runner's detector, without the wrapper of distributed training."""
     return getattr(runner.model, 'module', runner.model)
@@ -102,7 +138,28 @@ def read_checkpoint(filename: str | Path) -> dict[str, Any]:
     checkpoint = load_pickle_safely(filename)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         raise UserError(f'{filename} is no detector checkpoint: it holds no state_dict')
-    checkpoint.setdefault('meta', {})
+    if not all(isinstance(value, Tensor) for value in checkpoint['state_dict'].values()):
+        raise UserError(f'{filename} is no detector checkpoint: its state_dict holds more than tensors')
+    if not isinstance(checkpoint.setdefault('meta', {}), dict):
+        raise UserError(f'{filename} is no detector checkpoint: its meta is no dict')
+    return checkpoint
+
+
+def read_resumable(filename: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint that a training can go on from, as ``read_checkpoint`` does.
+
+    Raises:
+        WeightsError: The file is absent, cut short, or holds code.
+        UserError: It is not a detector's checkpoint, or holds no training's state.
+    """
+    checkpoint = read_checkpoint(filename)
+    missing = [key for key in ('optimizer', 'message_hub') if key not in checkpoint]
+    missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint['meta']]
+    if missing:
+        raise UserError(
+            f'{filename} is no checkpoint to go on from: it holds no {", ".join(missing)}; '
+            'give one that the training saved at an interval (epoch_N.pth)'
+        )
     return checkpoint
 
 
@@ -178,7 +235,7 @@ class ProgressHook(Hook):
         left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)
         epoch = f'epoch {runner.epoch + 1}/{runner.max_epochs} · ' if runner.max_epochs else ''
         print(
-            f'{epoch}step {done}/{runner.max_iters} · loss {loss:.3f} · {duration(left_s)} of training left',
+            f'{epoch}step {done}/{runner.max_iters} · loss {loss:.3f} · {duration(left_s)} left to train',
             flush=True,
         )
 

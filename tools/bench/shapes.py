@@ -38,16 +38,16 @@ MANIFEST = 'shapes.json'
 class Spec:
     """What is drawn. Lengths in pixels."""
 
-    images: dict[str, int] = field(default_factory=lambda: {'train': 2000, 'val': 200, 'test': 500})
+    images: dict[str, int] = field(default_factory=lambda: {'train': 3000, 'val': 200, 'test': 500})
     seed: int = 2007
     image_size: int = 160
-    min_size: int = 36  # of the longer side, before rotation
-    max_size: int = 108
+    min_size: int = 44  # of the longer side, before rotation
+    max_size: int = 112
     max_objects: int = 4
-    max_turn: float = 30  # degrees either way
+    max_turn: float = 20  # degrees either way
     max_aspect: float = 1.35
-    crowding: float = 0.3  # share of objects that are put on top of the one before
-    contrast: int = 70  # least distance of an object's mean colour from its surroundings; at most 200
+    crowding: float = 0.25  # share of objects that are put on top of the one before
+    contrast: int = 70  # least distance of an object's mean colour from its surroundings; at most 100
     difficult_below: float = 0.4
     hidden_below: float = 0.15
 
@@ -126,7 +126,7 @@ def _smooth(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     """Zero-mean texture, (size, size, 1) or (size, size, 3) float32: plain, stripes, checks, noise."""
-    kind, strength = rng.integers(5), rng.uniform(25, 60)
+    kind, strength = rng.integers(5), rng.uniform(5, 20)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
     u = (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) / np.float32(period)
@@ -146,15 +146,15 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Clutter: smooth colours, lines, forms of no class. (size, size, 3) float32."""
-    canvas = _smooth(rng, size, int(rng.integers(2, 7))) * rng.uniform(0.3, 0.8)
-    canvas += rng.uniform(0, 255 * 0.35, 3)
+    canvas = _smooth(rng, size, int(rng.integers(2, 7))) * rng.uniform(0.1, 0.35)
+    canvas += rng.uniform(0, 255 * 0.2, 3)
     canvas += _texture(rng, size) * rng.uniform(0, 0.6)
     canvas = np.ascontiguousarray(canvas, np.float32)
-    for _ in range(rng.integers(0, 6)):
+    for _ in range(rng.integers(0, 4)):
         ends = rng.integers(0, size, (2, 2)).tolist()
         colour = rng.uniform(0, 255, 3).tolist()
         cv2.line(canvas, ends[0], ends[1], colour, int(rng.integers(1, 5)), cv2.LINE_AA)
-    for _ in range(rng.integers(0, 5)):  # blobs with a ragged outline
+    for _ in range(rng.integers(0, 3)):  # blobs with a ragged outline
         radii = rng.uniform(0.35, 1, rng.integers(7, 12))
         points = _polar(radii, rng.uniform(0, 360)) * rng.uniform(6, 26) + rng.uniform(0, size, 2)
         mask = _fill([points], size) > 127
@@ -209,9 +209,9 @@ def _paint(spec: Spec, rng: np.random.Generator, covers: Sequence[np.ndarray]) -
         part = (slice(y, y + h), slice(x, x + w))
         alpha = (cover[part] / np.float32(255))[..., None]
         around = canvas[part].reshape(-1, 3).mean(0)
-        colour = rng.uniform(0, 255, 3)
-        while np.linalg.norm(colour - around) < spec.contrast:
-            colour = rng.uniform(0, 255, 3)
+        colour = rng.uniform(120, 255, 3)
+        while colour.mean() < 170 or np.linalg.norm(colour - around) < spec.contrast:
+            colour = rng.uniform(120, 255, 3)
         fill = colour.astype(np.float32) + _texture(rng, max(w, h))[:h, :w]
         canvas[part] += alpha * (fill - canvas[part])
     canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(2, 10))

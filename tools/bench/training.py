@@ -25,7 +25,7 @@ from bench import configs, costs, environment, records
 from bench.errors import UserError
 from bench.mmdetection import DATASETS
 from bench.protocol import protocol_of
-from bench.runner import SafeRunner, unwrapped
+from bench.runner import SafeRunner, read_checkpoint, read_resumable, unwrapped
 from bench.voc import dataset_facts
 
 REPO = Path(__file__).parents[2]
@@ -96,6 +96,8 @@ def train(options: Options) -> Path:
             f'{record_path} is the record of a finished run, which is never overwritten; '
             'give this run its own --work-dir, or move the old folder away'
         )
+    if cfg.get('load_from'):  # a bad checkpoint is found before anything is made for it
+        (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
     init_default_scope(cfg.default_scope)
     # Every split is read before the first step: a damaged test set is not found at the end.
     built = {

@@ -15,7 +15,7 @@ IJCV 2010).
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,8 +62,7 @@ def parse_annotation(
 ) -> Annotation:
     """Reads one annotation file.
 
-    ``classes`` None accepts any name. ``drop_empty`` leaves out boxes without area (a public set's
-    known defect).
+    ``classes`` None accepts any name; ``drop_empty`` leaves out boxes without area (a known defect).
 
     Raises:
         UserError: The file is absent, malformed or hostile XML, lacks a field, or holds an unknown
@@ -163,8 +162,7 @@ def _unknown_class(name: str, classes: Sequence[str]) -> str:
 def check_image(path: str | Path, width: int, height: int, *, decode: bool = False) -> None:
     """Checks an image file against the size (pixels) that its annotation states.
 
-    A JPEG must hold its end-of-image marker; bytes behind it are allowed. ``decode`` also decodes
-    the image, which is sure, but slow.
+    A JPEG must hold its end marker, bytes may follow it; ``decode`` also decodes it, which is slow.
 
     Raises:
         UserError: The file is absent, not an image, truncated, or of another size.
@@ -227,9 +225,8 @@ def read_split(path: Path) -> list[str]:
 def find_set(data_root: str | Path, ann_file: str | Path, how_to_get: str = '') -> tuple[Path, Path]:
     """Finds a data set's folder and split file.
 
-    ``ann_file`` is ``[FOLDER/]ImageSets/Main/SPLIT.txt``, relative to ``data_root``. Where
-    ``data_root`` itself holds ``ImageSets``, FOLDER is left out: for VOC07 the development kit's
-    folder will do, and the ``VOC2007`` in it too.
+    ``ann_file`` is ``[FOLDER/]ImageSets/Main/SPLIT.txt``, below ``data_root``; FOLDER is left out where
+    ``data_root`` itself holds ``ImageSets``: VOC07's kit will do, and the ``VOC2007`` in it too.
 
     Raises:
         UserError: There is no such folder; says how to get the data set.
@@ -314,8 +311,7 @@ class VOCFormatDataset(BaseDetDataset):
             ``filter_cfg`` takes ``filter_empty_gt`` and ``min_size`` (pixels), for training only.
 
     Raises:
-        UserError: Anything wrong with the files, when they are loaded; a JPEG's inner damage, when
-            the image is used.
+        UserError: A file is wrong, when it is loaded; an image cannot be decoded, when it is used.
     """
 
     def __init__(
@@ -331,13 +327,18 @@ class VOCFormatDataset(BaseDetDataset):
         self.how_to_get = how_to_get
         super().__init__(data_root=str(data_root), ann_file=ann_file, **kwargs)
 
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Takes every value as it is: MMEngine reads the file, if there is one, that a text names."""
+        return {**cls.METAINFO, **(metainfo or {})}
+
     def _join_prefix(self) -> None:
         """Leaves the paths as given: `load_data_list` finds the folder."""
 
     def load_data_list(self) -> list[dict]:
         """Reads and checks every file of the split."""
         classes = self._metainfo.get('classes')
-        if not classes or len(set(classes)) != len(classes):
+        if not classes or isinstance(classes, str) or len(set(classes)) != len(classes):
             raise UserError(f'metainfo.classes is {classes!r}; must name every class once')
         folder, split_file = find_set(self.data_root, self.ann_file, self.how_to_get)
         return [

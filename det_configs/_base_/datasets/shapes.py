@@ -7,15 +7,15 @@ train_pipeline = [
     # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='LoadAnnotations', with_bbox=True),
-    # Drawn at 160x160 and used so: Resize only sets the keys that the detector needs.
-    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    # Drawn at 160x160: larger, so that an object covers enough cells of the stride-16 map.
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
-    # Drawn at 160x160 and used so: Resize only sets the keys that the detector needs.
-    dict(type='Resize', scale=(320, 320), keep_ratio=True),
+    # Drawn at 160x160: larger, so that an object covers enough cells of the stride-16 map.
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
     # After Resize, so that the boxes stay in the original image's coordinates.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
@@ -23,7 +23,7 @@ test_pipeline = [
 
 # The images are small: loading them in the training process leaves a laptop's cores to the network.
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=16,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
@@ -36,7 +36,7 @@ train_dataloader = dict(
 )
 # Settings and epochs are chosen on val; test is for the figure that is reported.
 val_dataloader = dict(
-    batch_size=8,
+    batch_size=16,
     num_workers=0,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
@@ -49,7 +49,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=8,
+    batch_size=16,
     num_workers=0,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),

@@ -2,8 +2,8 @@
 
 The paper gives: the last stage as R-CNN subnet with every stride 1, RoIAlign, 300 proposals at test.
 BN is frozen, statistics and affine, as C4 rigs do: a step of two images is too few to measure it.
-What the paper leaves open follows py-faster-rcnn (the code that Ren et al. 2015, arXiv:1506.01497, published),
-the C4 rig of its time: RPN of 512 channels with 9 anchors, smooth L1 losses, 256 anchors and 128 RoIs
+What the paper leaves open follows py-faster-rcnn (the code of Ren et al. 2015, arXiv:1506.01497), the C4
+rig of its time: RPN of 512 channels with 9 anchors, smooth L1 losses, 256 anchors and 128 RoIs
 sampled an image, NMS at 0.7 (proposals) and 0.3 (detections). RoI maps are 7x7: py-faster-rcnn's size,
 which a subnet of stride 1 keeps. Four deviations: anchors that cross the image's border are trained
 too and proposals have no minimum size (so that small images and objects work), an object's best anchor

@@ -1,14 +1,18 @@
-"""From random weights on a CPU in minutes."""
+"""From random weights on a CPU in minutes: three epochs, AdamW.
+
+The rate is eight times AdamW's usual 1e-3: in so few steps a small network with BN learns faster for it
+(three epochs are 564 steps; classifying objects cut from the images, 2e-3 was far slower).
+"""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=0.008, weight_decay=0.05),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=3, T_max=3, convert_to_iter_based=True),
 ]

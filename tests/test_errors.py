@@ -1,0 +1,122 @@
+"""What becomes of an error: a line for the user's own, a traceback for ours."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from backbones import get_arch
+from backbones.spec import UnknownArchError
+from backbones.weights import WeightsError
+from bench.errors import UserError, run_main, user_line
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(('result', 'status'), [(None, 0), (0, 0), (3, 3)])
+def test_the_status_is_what_main_returns(
+    capsys: pytest.CaptureFixture, result: int | None, status: int
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(lambda: result)
+    assert caught.value.code == status
+    assert capsys.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize(
+    ('error', 'line'),
+    [
+        (UserError("a.txt: no 'b'; write it"), "error: a.txt: no 'b'; write it"),
+        (UserError('two\n  lines'), 'error: two lines'),
+        (WeightsError('x is truncated'), 'error: x is truncated'),
+        (UnknownArchError("unknown arch 'x'"), "error: unknown arch 'x'"),
+        (KeyboardInterrupt(), 'error: interrupted'),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    capsys: pytest.CaptureFixture, error: BaseException, line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(raising(error))
+    assert caught.value.code == 1
+    assert capsys.readouterr() == ('', f'{line}\n')
+
+
+@pytest.mark.parametrize('error', [ValueError('x'), KeyError('x'), OSError(2, 'x'), AssertionError('x')])
+def test_a_defect_keeps_its_traceback(capsys: pytest.CaptureFixture, error: Exception) -> None:
+    assert user_line(error) is None
+    with pytest.raises(type(error)) as caught:
+        run_main(raising(error))
+    assert caught.value is error
+    assert capsys.readouterr() == ('', '')
+
+
+def test_argparse_keeps_its_own_status(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(lambda: argparse.ArgumentParser(prog='tool').parse_args(['--odd']))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith('usage: tool')
+
+
+@given(st.text())
+def test_any_message_is_one_line_with_all_its_words(text: str) -> None:
+    line = user_line(UserError(text))
+    assert line is not None
+    assert len(line.splitlines()) <= 1
+    assert line.split() == text.split()
+
+
+class Broken(Dataset):
+    def __init__(self, read: Callable[[], Any]):
+        self.read = read
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read()
+
+
+def truncated() -> None:
+    try:
+        raise OSError('broken data stream')
+    except OSError as error:
+        raise UserError('a.jpg: truncated\n(broken data stream); get it anew') from error
+
+
+def unknown() -> None:
+    get_arch('menet_108_8x1_g4')
+
+
+def absent() -> None:
+    raise WeightsError('x.pth is not there')
+
+
+@pytest.mark.parametrize(
+    ('read', 'line'),
+    [
+        (truncated, 'a.jpg: truncated (broken data stream); get it anew'),
+        (unknown, "unknown arch 'menet_108_8x1_g4'; near: menet_128_8x1_g4, menet_108_8x1_g3"),
+        (absent, 'x.pth is not there'),
+    ],
+)
+def test_a_workers_error_is_reduced_to_what_it_said(
+    capsys: pytest.CaptureFixture, read: Callable, line: str
+) -> None:
+    loader = DataLoader(Broken(read), num_workers=1, multiprocessing_context='fork')
+    with pytest.raises(SystemExit) as caught:
+        run_main(lambda: next(iter(loader)))
+    assert caught.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f'error: {line}')
+    assert shown.count('\n') == 1
+    assert 'Traceback' not in shown
