@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests=(
-    tests/test_mmcv_ops.py
+    tests/test_mmcv_ops.py tests/test_mmcv_nms.py tests/test_mmcv_bridge.py
 )
 originals=(mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7)
 # What the originals need. They are installed without their own lists, which ask for an opencv that

@@ -14,8 +14,9 @@ from rich.table import Table
 from bench import records
 from bench.errors import UserError
 
+MAIN_FIGURE = 'voc/ap50_11point'
 FIGURES = {
-    'voc/ap50_11point': 'VOC 11-point AP50',
+    MAIN_FIGURE: 'VOC 11-point AP50',
     'voc/ap50_area': 'VOC area AP50',
     'coco/ap': 'COCO AP',
 }
@@ -42,7 +43,8 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     Returns:
         Per group: what it is (``arch, detector, dataset, init, frozen_stages, protocol``), its ``seeds``
         and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1], and the standard
-        deviation (n - 1; None for one seed). Best first within a protocol; protocols are never mixed.
+        deviation (n - 1; None for one seed). Rows of one protocol stand together, best
+        first, and may be ranked; rows of two may not.
 
     Raises:
         UserError: A record is not valid, or two of a group have the same seed.
@@ -77,14 +79,20 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
                 'sd': statistics.stdev(values) if len(values) > 1 else None,
             }
         table.append(row)
-    return sorted(
-        table, key=lambda row: (row['dataset'], row['protocol'], -row['voc/ap50_11point']['mean'])
-    )
+    best: dict[str, float] = {}
+    for row in table:
+        mean = row[MAIN_FIGURE]['mean']
+        best[row['protocol']] = max(mean, best.get(row['protocol'], mean))
+
+    def place(row: dict[str, Any]) -> tuple:
+        return row['dataset'], -best[row['protocol']], row['protocol'], -row[MAIN_FIGURE]['mean']
+
+    return sorted(table, key=place)
 
 
 def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
     """The rows as a Markdown table, in per cent, with a link to each record."""
-    head = ['network', 'starts from', *FIGURES.values(), 'protocol', 'seeds']
+    head = ['data', 'detector', 'network', 'starts from', *FIGURES.values(), 'protocol', 'seeds']
     lines = [head, ['---'] * len(head)]
     for row in table:
         links = ' '.join(
@@ -93,6 +101,8 @@ def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
         )
         lines.append(
             [
+                row['dataset'],
+                row['detector'],
                 f'`{row["arch"]}`',
                 starts_from(row),
                 *(percent(row[figure]) for figure in FIGURES),
