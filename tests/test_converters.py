@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-import weights as tool  # tools/weights.py
 from backbones import Conventions, Preprocessing, build_classifier, get_arch, list_archs
 from backbones import weights as w
 from bench.converters import FORMATS, convert, convert_file
 from bench.errors import UserError
 from bench.verify import accuracy, find_images, load_image
+
+import weights as tool  # tools/weights.py
 
 ARCH = 'menet_108_8x1_g3'
 MENET_FILE = 'weights/108-MENet-8x1-group-3.pth.tar'

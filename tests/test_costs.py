@@ -9,7 +9,6 @@ import io
 import json
 import sys
 
-import complexity
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -21,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import StageHead, build_backbone, build_classifier, list_archs
 from bench.costs import Costs, arch_costs, count, detector_costs, num_params
 from bench.errors import UserError
+
+import complexity
 
 # millions of multiply-adds at 224x224, to the digit given
 MFLOPS = {

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import data
 import numpy as np
 import pytest
 
@@ -16,6 +15,8 @@ from bench import shapes
 from bench.errors import UserError, run_main
 from bench.shapes import CLASSES, MANIFEST, ShapesDataset, Spec, draw_image, ensure
 from bench.voc import dataset_facts, parse_annotation
+
+import data
 
 SMALL = Spec(images={'train': 12, 'val': 3, 'test': 5})
 
