@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# Before PyTorch is imported, here and in the processes that tests start: several workers whose threads wait
+# for each other are far slower than one thread each.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 if TYPE_CHECKING:
     from torch import Tensor
