@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests=(
-    tests/test_mmcv_ops.py tests/test_mmcv_nms.py tests/test_mmcv_bridge.py
+    tests/test_mmcv_ops.py tests/test_mmcv_nms.py tests/test_mmcv_bridge.py tests/test_initialiser.py
+    tests/test_wiring.py tests/test_metric.py tests/test_train.py
 )
 originals=(mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7)
 # What the originals need. They are installed without their own lists, which ask for an opencv that
