@@ -1,6 +1,8 @@
 """What becomes of an error: a line for the user's own, a traceback for ours."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -120,3 +122,14 @@ def test_a_workers_error_is_reduced_to_what_it_said(
     assert shown.startswith(f'error: {line}')
     assert shown.count('\n') == 1
     assert 'Traceback' not in shown
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    code = "from bench.errors import run_main; run_main(lambda: print('x\\n' * 1_000_000))"
+    tool = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert tool.stdout is not None
+    assert tool.stderr is not None
+    tool.stdout.readline()
+    tool.stdout.close()
+    assert tool.stderr.read() == b''
+    assert tool.wait() == 1

@@ -1,5 +1,6 @@
 """Errors that are for people: one clear line and exit status 1, never a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
         line = user_line(error)
