@@ -209,6 +209,8 @@ def _paint(spec: Spec, rng: np.random.Generator, covers: Sequence[np.ndarray]) -
         part = (slice(y, y + h), slice(x, x + w))
         alpha = (cover[part] / np.float32(255))[..., None]
         around = canvas[part].reshape(-1, 3).mean(0)
+        # Brighter than the ground, always: in the minutes that a CPU has, a network need not also learn
+        # that a dark form on bright ground is the same form.
         colour = rng.uniform(120, 255, 3)
         while colour.mean() < 170 or np.linalg.norm(colour - around) < spec.contrast:
             colour = rng.uniform(120, 255, 3)
