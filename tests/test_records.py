@@ -3,7 +3,6 @@
 import copy
 import errno
 import functools
-import hashlib
 import json
 import os
 import resource
@@ -391,10 +390,3 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.git_state(tmp_path) == {**state, 'dirty': True}
     monkeypatch.setenv('PATH', '')
     assert environment.git_state(tmp_path) is None  # no git
-
-
-def test_file_sha256(tmp_path: Path) -> None:
-    (tmp_path / 'a').write_bytes(b'abc')
-    assert environment.file_sha256(tmp_path / 'a') == hashlib.sha256(b'abc').hexdigest()
-    with pytest.raises(UserError, match='b: cannot be read: No such file'):
-        environment.file_sha256(tmp_path / 'b')

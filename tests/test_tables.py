@@ -61,3 +61,20 @@ def test_a_seed_counts_once(tmp_path):
 def test_a_folder_without_records(tmp_path):
     with pytest.raises(UserError, match=r'no record\.json there'):
         tables.find_records([str(tmp_path)])
+
+
+def test_a_figure_that_is_not_defined_is_no_number(tmp_path):
+    run(tmp_path / 'a', 0, 0.5)
+    record = example_record() | {'seed': 1, 'protocol': PROTOCOL, 'arch': 'another'}
+    record['metrics']['test'] = {'voc/ap50_11point': None, 'coco/ap': 0.25}
+    (tmp_path / 'b').mkdir()
+    records.write(tmp_path / 'b' / 'record.json', record)
+    table = tables.rows([tmp_path / 'b' / 'record.json', tmp_path / 'a' / 'record.json'])
+    assert [row['arch'] for row in table] == [example_record()['arch'], 'another']
+    assert [tables.percent(table[1][figure]) for figure in tables.FIGURES] == ['-', '-', '25.0']
+
+
+def test_records_outside_the_readers_folder_are_linked(tmp_path):
+    (tmp_path / 'here').mkdir()
+    table = tables.rows([run(tmp_path / 'there', 0, 0.5)])
+    assert '[0](../there/record.json)' in tables.markdown(table, tmp_path / 'here')

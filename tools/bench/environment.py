@@ -1,6 +1,5 @@
 """The machine and the software of a run, for its record; what is not known is None."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from bench.errors import UserError
 
 # import name: the distributions that may bring it, the first one installed counts
 DISTRIBUTIONS = {
@@ -120,19 +117,3 @@ def _git(repo: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open('rb') as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read: {error.strerror}') from error
-    return digest.hexdigest()

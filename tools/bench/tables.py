@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,9 +43,9 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Per group: what it is (``arch, detector, dataset, init, frozen_stages, protocol``), its ``seeds``
-        and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1], and the standard
-        deviation (n - 1; None for one seed). Rows of one protocol stand together, best
-        first, and may be ranked; rows of two may not.
+        and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1] (None where a run
+        lacks it), and the standard deviation (n - 1; None for one seed). Rows of one protocol
+        stand together, best first, and may be ranked; rows of two may not.
 
     Raises:
         UserError: A record is not valid, or two of a group have the same seed.
@@ -73,21 +74,27 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             'records': [str(path) for path, _ in runs],
         }
         for figure in FIGURES:
-            values = [record['metrics']['test'][figure] for _, record in runs]
+            values = [record['metrics']['test'].get(figure) for _, record in runs]
+            defined = None not in values  # a test split without an object of any class has no AP
             row[figure] = {
-                'mean': statistics.fmean(values),
-                'sd': statistics.stdev(values) if len(values) > 1 else None,
+                'mean': statistics.fmean(values) if defined else None,
+                'sd': statistics.stdev(values) if defined and len(values) > 1 else None,
             }
         table.append(row)
     best: dict[str, float] = {}
     for row in table:
-        mean = row[MAIN_FIGURE]['mean']
-        best[row['protocol']] = max(mean, best.get(row['protocol'], mean))
+        best[row['protocol']] = max(_rank(row), best.get(row['protocol'], -1))
 
     def place(row: dict[str, Any]) -> tuple:
-        return row['dataset'], -best[row['protocol']], row['protocol'], -row[MAIN_FIGURE]['mean']
+        return row['dataset'], -best[row['protocol']], row['protocol'], -_rank(row)
 
     return sorted(table, key=place)
+
+
+def _rank(row: dict[str, Any]) -> float:
+    """What rows are ordered by; one without the figure comes last."""
+    mean = row[MAIN_FIGURE]['mean']
+    return -1 if mean is None else mean
 
 
 def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
@@ -96,7 +103,7 @@ def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
     lines = [head, ['---'] * len(head)]
     for row in table:
         links = ' '.join(
-            f'[{seed}]({Path(path).resolve().relative_to(relative_to.resolve()).as_posix()})'
+            f'[{seed}]({Path(os.path.relpath(path, relative_to)).as_posix()})'
             for seed, path in zip(row['seeds'], row['records'], strict=True)
         )
         lines.append(
@@ -131,11 +138,13 @@ def show(table: Sequence[dict[str, Any]]) -> None:
 def starts_from(row: dict[str, Any]) -> str:
     """Initialisation of a row, in words."""
     start = 'random weights' if row['init'] == 'none' else f'{row["init"]} weights'
-    return start + (', backbone frozen' if row['frozen_stages'] >= 0 else '')
+    frozen = row['frozen_stages']
+    return start + (f', stem and {frozen} stages frozen' if frozen >= 0 else '')
 
 
 def percent(figure: dict[str, float | None]) -> str:
     """``73.1 ± 0.8``: mean and standard deviation over seeds, in per cent."""
     mean, sd = figure['mean'], figure['sd']
-    assert mean is not None
+    if mean is None:
+        return '-'
     return f'{100 * mean:.1f}' + ('' if sd is None else f' ± {100 * sd:.1f}')
