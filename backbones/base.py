@@ -9,7 +9,7 @@ checkpoint initialises both.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -45,8 +45,10 @@ class _Half(BaseModule):
         if not isinstance(conventions, Conventions):
             conventions = Conventions(**(conventions or {}))
         self.conventions = conventions
-        if conventions != Conventions() and not self.family.takes_conventions:
-            raise ValueError(f'{self.arch.name}: {self.arch.family} has no form with {conventions}')
+        unknown = conventions.changed() - self.family.takes_conventions
+        if unknown:
+            form = ', '.join(f'{name}={getattr(conventions, name)!r}' for name in sorted(unknown))
+            raise ValueError(f'{self.arch.name}: {self.arch.family} has no form with {form}')
         self._frozen: list[nn.Module] = []
 
     def _finish(self, frozen: Sequence[nn.Module]) -> None:
@@ -56,10 +58,15 @@ class _Half(BaseModule):
         for module in self._frozen:
             module.requires_grad_(False)
         if self.bn_policy == 'frozen':
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.requires_grad_(False)
+            for module in self._pretrained_bns():
+                module.requires_grad_(False)
         self.train()
+
+    def _pretrained_bns(self) -> Iterator[nn.BatchNorm2d]:
+        """Every BN but those of normalised taps, whose statistics no pretraining has measured."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and not name.startswith('taps.'):
+                yield module
 
     def train(self, mode: bool = True) -> _Half:
         """Sets the mode; what is frozen stays in evaluation mode."""
@@ -67,9 +74,8 @@ class _Half(BaseModule):
         for module in self._frozen:
             module.eval()
         if self.bn_policy != 'train':
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            for module in self._pretrained_bns():
+                module.eval()
         return self
 
 
@@ -86,6 +92,9 @@ class CompactBackbone(_Half):
         out_strides: Strides of the maps to return, rising.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         bn_policy: 'train', 'eval' (running statistics are kept) or 'frozen' (affine too).
+        normalise_taps: Adds BN and ReLU to each returned map but the network's last. For families with
+            ``preactivation``, whose maps inside the network are sums that nothing has normalised. These
+            BN are always trained: a classifier's weights have none for them.
         conventions: Fields of ``Conventions`` that weights from another framework need.
         init_cfg: MMEngine's; ``dict(type='ClassifierWeights', checkpoint=...)`` loads a classifier's.
 
@@ -95,7 +104,8 @@ class CompactBackbone(_Half):
     """
 
     is_family = False
-    takes_conventions = False  # a family that honours Conventions says True
+    takes_conventions: frozenset[str] = frozenset()  # the fields of Conventions that a family honours
+    preactivation = False  # True where a stage ends before its BN and ReLU: a pyramid normalises its taps
 
     def __init_subclass__(cls, archs: Mapping[str, Arch] | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -110,6 +120,7 @@ class CompactBackbone(_Half):
         out_strides: Sequence[int] = (4, 8, 16, 32),
         frozen_stages: int = -1,
         bn_policy: str = 'train',
+        normalise_taps: bool = False,
         conventions: Conventions | Mapping[str, Any] | None = None,
         init_cfg: dict | None = None,
     ):
@@ -132,15 +143,36 @@ class CompactBackbone(_Half):
             )
             self.add_module(f'stage{stage.stride}', module)
         self._stages = stages
+        self.taps = nn.ModuleDict() if normalise_taps else None
+        if self.taps is not None:
+            for stride in self.out_strides:
+                if stride != self.arch.stages[-1].stride:
+                    channels = self.arch.channels(stride)
+                    self.taps[str(stride)] = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
         parts = [self.stem, *(getattr(self, f'stage{s.stride}') for s in stages)]
         self._finish(parts[: frozen_stages + 1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> a map for each of ``out_strides``, in that order."""
-        x = self.stem(x)
-        maps = {self.arch.stem_stride: x}
+        """(N, 3, H, W) -> a map for each of ``out_strides``, in that order.
+
+        What one part hands to the next is its map, or a tuple that begins with it where the next part
+        needs more (ESPNetV2's image, NASNet's map before).
+
+        Raises:
+            ValueError: The image is smaller than the last of the strides.
+        """
+        if min(x.shape[-2:]) < self.out_strides[-1]:
+            raise ValueError(
+                f'{self.arch.name}: an image of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than the '
+                f'last of out_strides={self.out_strides}'
+            )
+        carry = self.stem(x)
+        maps = {self.arch.stem_stride: first(carry)}
         for stage in self._stages:
-            x = maps[stage.stride] = getattr(self, f'stage{stage.stride}')(x)
+            carry = getattr(self, f'stage{stage.stride}')(carry)
+            maps[stage.stride] = first(carry)
+        for stride, normalise in self.taps.items() if self.taps else ():
+            maps[int(stride)] = normalise(maps[int(stride)])
         return tuple(maps[stride] for stride in self.out_strides)
 
     @staticmethod
@@ -154,7 +186,7 @@ class CompactBackbone(_Half):
         raise TypeError(f'{arch.name}: its family builds it')
 
     @staticmethod
-    def make_head(arch: Arch, num_classes: int) -> nn.Module:
+    def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:
         """The classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
         return LinearHead(arch.stages[-1].channels, num_classes)
 
@@ -165,13 +197,13 @@ class Classifier(CompactBackbone):
     def __init__(
         self,
         arch: str | Arch,
-        num_classes: int = 1000,
+        num_classes: int | None = None,
         *,
         conventions: Conventions | Mapping[str, Any] | None = None,
     ):
         arch = get_arch(arch)
         super().__init__(arch, out_strides=(arch.stages[-1].stride,), conventions=conventions)
-        self.head = self.family.make_head(self.arch, num_classes)
+        self.head = self.family.make_head(self.arch, num_classes or arch.num_classes, self.conventions)
         initialise(self.head)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -220,7 +252,12 @@ class StageHead(_Half):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
-        return getattr(self, self._name)(x)
+        return first(getattr(self, self._name)(x))
+
+
+def first(carry: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The map in what one part hands to the next."""
+    return carry if isinstance(carry, Tensor) else carry[0]
 
 
 def native_stride(arch: Arch, stage: Stage) -> int:
@@ -245,7 +282,8 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def build_backbone(
@@ -261,8 +299,18 @@ def build_backbone(
     return family_of(arch)(arch, out_strides=out_strides, **kwargs)
 
 
-def build_classifier(name: str | Arch, num_classes: int = 1000, **kwargs: Any) -> Classifier:
-    """The paper's whole network; ``kwargs`` are ``Classifier``'s.
+def config_type(arch: Arch) -> str:
+    """The ``type`` that names a network's class in a config.
+
+    A family's own name, or ``CompactBackbone`` where MMDetection has a class of that name itself.
+    """
+    return arch.family if MODELS.get(arch.family) is family_of(arch) else 'CompactBackbone'
+
+
+def build_classifier(name: str | Arch, num_classes: int | None = None, **kwargs: Any) -> Classifier:
+    """The paper's whole network, with the paper's number of classes (1000 for ImageNet) or another.
+
+    ``kwargs`` are ``Classifier``'s.
 
     Raises:
         UnknownArchError: No such arch.

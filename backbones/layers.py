@@ -1,13 +1,28 @@
 """Leaves that the families share: each exists once. A paper's own block lives in its family's file."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.spec import Conventions
 
 PYTORCH = Conventions()
-ACTIVATIONS: dict[str, type[nn.Module]] = {'relu': nn.ReLU, 'relu6': nn.ReLU6}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    'relu': nn.ReLU,
+    'relu6': nn.ReLU6,
+    'hswish': nn.Hardswish,
+    'swish': nn.SiLU,
+}
+GATES: dict[str, type[nn.Module]] = {'sigmoid': nn.Sigmoid, 'hsigmoid': nn.Hardsigmoid}
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of ``divisor``, at least one, and not below 90 % of ``channels``.
+
+    The rule of the MobileNet authors' code, which the MobileNetV2, V3, GhostNet and EfficientNet papers'
+    widths follow.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 class SameConv2d(nn.Conv2d):
@@ -30,7 +45,8 @@ class SameConv2d(nn.Conv2d):
 class ConvBN(nn.Sequential):
     """Convolution without bias, batch normalisation, optional activation.
 
-    (N, C, H, W) -> (N, C_out, H/s, W/s), odd sizes rounded up.
+    (N, C, H, W) -> (N, C_out, H/s, W/s), odd sizes rounded up. ``act``: False is none, True the ReLU of
+    ``conventions``, a name from ``ACTIVATIONS`` that one.
     """
 
     def __init__(
@@ -41,7 +57,7 @@ class ConvBN(nn.Sequential):
         *,
         stride: int = 1,
         groups: int = 1,
-        act: bool = True,
+        act: bool | str = True,
         conventions: Conventions = PYTORCH,
     ):
         super().__init__()
@@ -57,7 +73,8 @@ class ConvBN(nn.Sequential):
         )
         self.bn = nn.BatchNorm2d(out_channels, eps=conventions.bn_eps)
         if act:
-            self.act = ACTIVATIONS[conventions.activation](inplace=True)
+            name = conventions.activation if act is True else act
+            self.act = ACTIVATIONS[name](inplace=True)
 
 
 def conv_pool_stem(channels: int) -> nn.Sequential:
@@ -66,20 +83,40 @@ def conv_pool_stem(channels: int) -> nn.Sequential:
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention (Hu et al. 2017, arXiv:1709.01507): pool, 1x1, ReLU, 1x1, sigmoid, scale.
+    """Channel attention (Hu et al. 2017, arXiv:1709.01507): pool, 1x1, activation, 1x1, gate, scale.
 
     (N, C, H, W) -> (N, C, H, W).
+
+    Args:
+        channels: C.
+        squeezed: Channels between the two convolutions.
+        act: A name from ``ACTIVATIONS``.
+        gate: 'sigmoid' or 'hsigmoid' (clamp(x + 3, 0, 6) / 6).
+        bias: Of both convolutions.
+        bn: Batch normalisation after the first convolution.
     """
 
-    def __init__(self, channels: int, reduction: int):
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        *,
+        act: str = 'relu',
+        gate: str = 'sigmoid',
+        bias: bool = True,
+        bn: bool = False,
+    ):
         super().__init__()
-        self.reduce = nn.Conv2d(channels, channels // reduction, 1)
-        self.expand = nn.Conv2d(channels // reduction, channels, 1)
+        self.reduce = nn.Conv2d(channels, squeezed, 1, bias=bias)
+        self.bn = nn.BatchNorm2d(squeezed) if bn else nn.Identity()
+        self.act = ACTIVATIONS[act](inplace=True)
+        self.expand = nn.Conv2d(squeezed, channels, 1, bias=bias)
+        self.gate = GATES[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scales each channel by a gate computed from all of them."""
-        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * torch.sigmoid(gate)
+        squeezed = self.act(self.bn(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * self.gate(self.expand(squeezed))
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

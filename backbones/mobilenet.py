@@ -66,7 +66,7 @@ ARCHS = {
 class MobileNet(CompactBackbone, archs=ARCHS):
     """MobileNet v1; arguments and maps are ``CompactBackbone``'s."""
 
-    takes_conventions = True
+    takes_conventions = frozenset({'padding', 'activation', 'bn_eps'})
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

@@ -65,7 +65,7 @@ class ShuffleUnit(nn.Module):
         self.reduce = ConvBN(in_channels, width, groups=first_groups)
         self.depthwise = ConvBN(width, width, 3, stride=stride, groups=width, act=False)
         self.expand = ConvBN(width, residual_channels, groups=groups, act=False)
-        self.se = SqueezeExcite(out_channels, SE_REDUCTION) if se else nn.Identity()
+        self.se = SqueezeExcite(out_channels, out_channels // SE_REDUCTION) if se else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,19 +61,35 @@ class Conventions:
     Attributes:
         padding: 'symmetric' (PyTorch) or 'same' (TensorFlow: pads so that the output is the input
             divided by the stride, rounded up; with stride 2 on an even size that is right and bottom only).
-        activation: 'relu' or 'relu6'.
+        activation: 'relu' or 'relu6': what stands where the paper says ReLU.
         bn_eps: Epsilon of every batch normalisation.
+        sparsity: 'masked' (training form of learned sparsity: full weights times masks) or 'converted'
+            (test-time form: index and standard group convolution).
     """
 
     padding: str = 'symmetric'
     activation: str = 'relu'
     bn_eps: float = 1e-5
+    sparsity: str = 'masked'
 
     def __post_init__(self) -> None:
         if self.padding not in ('symmetric', 'same'):
             raise ValueError(f"padding={self.padding!r}; it is 'symmetric' or 'same'")
         if self.activation not in ('relu', 'relu6'):
             raise ValueError(f"activation={self.activation!r}; it is 'relu' or 'relu6'")
+        if self.sparsity not in ('masked', 'converted'):
+            raise ValueError(f"sparsity={self.sparsity!r}; it is 'masked' or 'converted'")
+
+    def changed(self) -> set[str]:
+        """Names of the fields that differ from PyTorch's defaults."""
+        return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+# What papers count as a network's multiply-adds ("FLOPs"); BN is free in all of them.
+COUNTING_CONVENTIONS = {
+    'conv+fc': 'convolutions and fully connected layers',
+    'conv+fc+elementwise': 'also ReLU inputs, the elements in average-pool windows, 2 a sigmoid input',
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +101,12 @@ class Arch:
         stem_channels: Channels after the stem.
         stem_stride: Stride after the stem (its pooling included).
         stages: The stages, in order of stride.
-        paper_mflops: Millions of multiply-adds at 224x224 as printed in the paper, if it is.
+        paper_mflops: Millions of multiply-adds at ``input_size`` as printed in the paper, if it is.
         paper_params_m: Millions of parameters as printed, if they are.
+        paper_convention: What the printed multiply-adds count, where it is not convolutions and fully
+            connected layers alone: a name from ``COUNTING_CONVENTIONS``.
+        input_size: Pixels of the square image that the costs are for.
+        num_classes: Classes of the paper's classifier.
         cost_note: Why the measured cost differs from the printed one, where it does.
         preprocessing: What the authors' weights were trained with.
         name: Set by the table reader.
@@ -99,10 +119,19 @@ class Arch:
     stages: tuple[Stage, ...]
     paper_mflops: float | None = None
     paper_params_m: float | None = None
+    paper_convention: str = 'conv+fc'
+    input_size: int = 224
+    num_classes: int = 1000
     cost_note: str = ''
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     name: str = ''
     family: str = ''
+
+    def __post_init__(self) -> None:
+        if self.paper_convention not in COUNTING_CONVENTIONS:
+            raise ValueError(
+                f'{self.name}: paper_convention={self.paper_convention!r}; one of {[*COUNTING_CONVENTIONS]}'
+            )
 
     @property
     def strides(self) -> dict[int, int]:

@@ -301,7 +301,9 @@ class ClassifierWeights:
                 f'{asdict(info.conventions)} (now {asdict(module.conventions)}), as `--init` does'
             )
         own = module.state_dict()
-        wanted = [key for key in own if not is_counter(key) or key in state_dict]
+        wanted = [
+            key for key in own if not key.startswith('taps.') and (not is_counter(key) or key in state_dict)
+        ]
         missing = [key for key in wanted if key not in state_dict]
         misshapen = misfits(own, {key: state_dict[key] for key in wanted if key in state_dict})
         if missing or misshapen:

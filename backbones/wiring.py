@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backbones.spec import Arch, Conventions, Preprocessing, get_arch
+from backbones.base import config_type
+from backbones.spec import Arch, Conventions, Preprocessing, family_of, get_arch
 from backbones.weights import WeightsError, read_info
 
 DEFAULT_INIT = 'weights/{arch}.safetensors'
@@ -45,7 +46,7 @@ def frcnn_c4(
     half = dict(arch=row.name, bn_policy=bn_policy or ('frozen' if init else 'train'))
     channels = row.channels(16)
     model: dict[str, Any] = dict(
-        backbone=dict(type=row.family, out_strides=(16,), frozen_stages=frozen_stages, **half),
+        backbone=dict(type=config_type(row), out_strides=(16,), frozen_stages=frozen_stages, **half),
         rpn_head=dict(in_channels=channels),
         roi_head=dict(
             shared_head=dict(type='StageHead', in_stride=16, **half),
@@ -96,11 +97,12 @@ def _pyramid(
 ) -> dict[str, Any]:
     model: dict[str, Any] = dict(
         backbone=dict(
-            type=row.family,
+            type=config_type(row),
             arch=row.name,
             out_strides=out_strides,
             frozen_stages=frozen_stages,
             bn_policy=bn_policy or ('frozen' if init else 'train'),
+            normalise_taps=family_of(row).preactivation,
         ),
         neck=dict(in_channels=[row.channels(stride) for stride in out_strides]),
     )

@@ -91,7 +91,7 @@ def test_conv_bn_honours_conventions() -> None:
 
 
 def test_squeeze_excite_by_hand() -> None:
-    layer = SqueezeExcite(2, reduction=2)
+    layer = SqueezeExcite(2, 1)
     for value, parameter in zip((1, 0, 1, 0), layer.parameters(), strict=True):
         nn.init.constant_(parameter, value)
     x = torch.tensor([[[[1.0, 3.0]], [[2.0, 4.0]]]])  # means 2 and 3, so both gates are sigmoid(5)
@@ -99,7 +99,7 @@ def test_squeeze_excite_by_hand() -> None:
 
 
 def test_squeeze_excite_cuts_negative_sums_off() -> None:
-    layer = SqueezeExcite(2, reduction=2)
+    layer = SqueezeExcite(2, 1)
     for parameter in layer.parameters():
         nn.init.ones_(parameter)
     x = torch.full((1, 2, 2, 2), -3.0)  # reduce gives -5, ReLU 0, expand its bias
