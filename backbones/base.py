@@ -9,7 +9,7 @@ checkpoint initialises both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -107,7 +107,9 @@ class CompactBackbone(_Half):
     takes_conventions: frozenset[str] = frozenset()  # the fields of Conventions that a family honours
     preactivation = False  # True where a stage ends before its BN and ReLU: a pyramid normalises its taps
 
-    def __init_subclass__(cls, archs: Mapping[str, Arch] | None = None, **kwargs: Any):
+    def __init_subclass__(
+        cls, archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]] | None = None, **kwargs: Any
+    ):
         super().__init_subclass__(**kwargs)
         if archs is not None:
             cls.is_family = True
@@ -265,6 +267,14 @@ def native_stride(arch: Arch, stage: Stage) -> int:
     return stage.stride // arch.stride_before(stage)
 
 
+def keeps_size(arch: Arch, stage: Stage, index: int) -> bool:
+    """Whether a stage's unit keeps the map's size in the network itself.
+
+    A unit that does not has no identity there, so it has none where a ``StageHead`` gives it stride 1.
+    """
+    return index > 0 or native_stride(arch, stage) == 1
+
+
 def initialise(module: nn.Module) -> None:
     """Random weights: He's normal by fan-out for convolutions, ones and zeros for BN, 0.01 for linear.
 
@@ -272,12 +282,14 @@ def initialise(module: nn.Module) -> None:
     one group's outputs (PyTorch's own counts all, which leaves depthwise weights near zero).
     """
     for layer in module.modules():
+        if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
+            continue  # nothing to fill
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
             nn.init.normal_(layer.weight, 0, math.sqrt(2 / fan_out))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, nn.BatchNorm2d) and layer.affine:
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Linear):

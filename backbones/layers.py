@@ -135,10 +135,52 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 class LinearHead(nn.Sequential):
-    """Global average pool and a fully connected layer: (N, C, H, W) -> (N, num_classes)."""
+    """Global average pool, dropout, fully connected layer: (N, C, H, W) -> (N, num_classes)."""
 
-    def __init__(self, channels: int, num_classes: int):
+    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
+
+
+class ConvHead(nn.Sequential):
+    """1x1 conv, BN, act, global average pool, [hidden layer, act,] dropout, fully connected layer.
+
+    (N, C, H, W) -> (N, num_classes).
+
+    Args:
+        in_channels: C.
+        channels: Of the convolution.
+        num_classes: Of the classifier.
+        hidden_channels: Of a fully connected layer between pool and classifier; 0: there is none.
+        act: A name from ``ACTIVATIONS``.
+        dropout: Before the classifier.
+        bias: Of the classifier.
+        conventions: As ``ConvBN``'s.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        *,
+        hidden_channels: int = 0,
+        act: str = 'relu',
+        dropout: float = 0,
+        bias: bool = True,
+        conventions: Conventions = PYTORCH,
+    ):
+        super().__init__()
+        self.conv = ConvBN(in_channels, channels, act=act, conventions=conventions)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        if hidden_channels:
+            self.hidden = nn.Linear(channels, hidden_channels)
+            self.act = ACTIVATIONS[act](inplace=True)
+        if dropout:
+            self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(hidden_channels or channels, num_classes, bias=bias)

@@ -4,10 +4,14 @@ ShuffleNet's bottleneck loses inter-group information at each group convolution.
 narrow fusion branch: *merging* squeezes all channels into a few, *evolution* convolves those and turns
 them into a gate for every channel of the bottleneck.
 
-Deviations: none known. Where the paper is silent the authors' published code (clavichord93/MENet at
-7f2f1c2) was followed: the fusion branch starts after the shuffle and its product is taken after the
-depthwise convolution's BN; in a downsampling module the concatenation is [residual, identity]; only
-the very first pointwise convolution of stage 2 is ungrouped.
+What the paper leaves open, and the choice (that of the authors' code, clavichord93/MENet at 7f2f1c2):
+
+* The fusion branch starts after the shuffle, and its product is taken after the depthwise convolution's
+  BN.
+* In a downsampling module the concatenation is [residual, identity].
+* Only the very first pointwise convolution, in stage 2's downsampling module, is ungrouped.
+
+Deviations: none known.
 """
 
 from dataclasses import dataclass
@@ -63,12 +67,12 @@ class MEModule(nn.Module):
         fused = self.match(self.evolve(self.merge(reduced)))
         residual = self.depthwise(reduced)
         if self.combine == 'product':
-            residual = residual * torch.sigmoid(fused)
+            residual = residual * fused.sigmoid_()  # in place: BN keeps its input, not its output
         else:
-            residual = residual + fused
+            residual = residual.add_(fused)
         residual = self.expand(residual)
         if self.pool is None:
-            return self.relu(residual + x)
+            return self.relu(residual.add_(x))
         return self.relu(torch.cat([residual, self.pool(x)], 1))
 
 

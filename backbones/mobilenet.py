@@ -2,7 +2,9 @@
 
 Every convolution but the first is split into a depthwise and a pointwise one, each with BN, ReLU.
 
-Deviations: none known. A width is ``int(channels * alpha)``.
+What the paper leaves open, and the choice: a width is ``int(channels * alpha)``.
+
+Deviations: none known.
 
 The split for Faster R-CNN C4: Qin et al. 2018 (arXiv:1803.09127, section IV-B) take "the first 28
 layers" as base and "the remaining 4" as R-CNN subnet. The network has 27 convolutions, 28 layers with
@@ -22,6 +24,8 @@ from backbones.base import CompactBackbone
 from backbones.layers import ConvBN
 from backbones.spec import Arch, Conventions, Stage
 
+STEM_CHANNELS = 32
+
 
 class SeparableConv(nn.Sequential):
     """3x3 dwconv, BN, ReLU, 1x1 conv, BN, ReLU (Fig. 3, right).
@@ -32,24 +36,29 @@ class SeparableConv(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, conventions: Conventions):
         super().__init__()
         self.depthwise = ConvBN(
-            in_channels,
-            in_channels,
-            3,
-            stride=stride,
-            groups=in_channels,
-            conventions=conventions,
+            in_channels, in_channels, 3, stride=stride, groups=in_channels, conventions=conventions
         )
         self.pointwise = ConvBN(in_channels, out_channels, conventions=conventions)
 
 
-def _mobilenet(alpha: float, mflops: float) -> Arch:
+# Table 1, its column s (stride) written as the output stride.
+#    stride, c, n
+TABLE_1 = (
+    (2, 64, 1),
+    (4, 128, 2),
+    (8, 256, 2),
+    (16, 512, 6),
+    (32, 1024, 2),
+)
+
+
+def _mobilenet(alpha: float, *, mflops: float) -> Arch:
     """Table 1, every width times alpha."""
-    table = ((2, 64, 1), (4, 128, 2), (8, 256, 2), (16, 512, 6), (32, 1024, 2))
     return Arch(
         paper='arXiv:1704.04861, Tables 1 and 6',
-        stem_channels=int(32 * alpha),
+        stem_channels=int(STEM_CHANNELS * alpha),
         stem_stride=2,
-        stages=tuple(Stage(stride, int(c * alpha), depth) for stride, c, depth in table),
+        stages=tuple(Stage(stride, int(c * alpha), n) for stride, c, n in TABLE_1),
         paper_mflops=mflops,
     )
 

@@ -3,8 +3,7 @@
 A bottleneck whose pointwise convolutions are grouped; shuffling the channels between them lets
 every output see every input again.
 
-Deviations: none known. What the paper leaves open, and the choice ("cost": it is the one that gives
-the printed multiply-adds):
+What the paper leaves open, and the choice ("cost": it is the one that gives the printed multiply-adds):
 
 * The bottleneck is a quarter of the unit's *output* width, also in a downsampling unit.
 * Only the very first pointwise convolution, in stage 2's downsampling unit, is ungrouped (cost).
@@ -20,6 +19,8 @@ the printed multiply-adds):
   With that every width of Table 2 can be built; no row is left out.
 * SE (Table 5): reduction 16 on the unit's whole output width, before the identity is added; in a
   downsampling unit on the whole concatenation (cost).
+
+Deviations: none known.
 """
 
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class ShuffleUnit(nn.Module):
             residual = channel_shuffle(residual, self.groups)
         residual = self.expand(self.depthwise(residual))
         if self.pool is None:
-            return self.relu(self.se(residual) + x)
+            return self.relu(self.se(residual).add_(x))
         return self.relu(self.se(torch.cat([residual, self.pool(x)], 1)))
 
 
@@ -111,7 +112,7 @@ def _shufflenet(
         paper=f'arXiv:1707.01083, {table}',
         stem_channels=stem,
         stem_stride=4,
-        stages=tuple(Stage(8 << i, width << i, depth) for i, depth in enumerate(depths)),
+        stages=tuple(map(Stage, (8, 16, 32), (width, 2 * width, 4 * width), depths)),
         groups=groups,
         shuffle=shuffle,
         se=se,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from backbones.base import CompactBackbone
@@ -29,6 +29,35 @@ class Stage:
     stride: int
     channels: int
     depth: int = 1
+
+
+@dataclass(frozen=True)
+class UnitStage(Stage):
+    """A stage whose units differ.
+
+    Attributes:
+        units: What each unit is: rows of the family's own kind.
+    """
+
+    units: tuple[Any, ...] = ()
+
+
+class UnitRow(Protocol):
+    """What one unit is. Families have columns of their own; all have the output channels."""
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+
+
+def stages_of(units: Iterable[tuple[int, UnitRow]]) -> tuple[UnitStage, ...]:
+    """Units, each with its output stride, in the order of a paper's table: one stage a stride."""
+    stages: dict[int, list[UnitRow]] = {}
+    for stride, unit in units:
+        stages.setdefault(stride, []).append(unit)
+    return tuple(
+        UnitStage(stride, rows[-1].channels, len(rows), tuple(rows)) for stride, rows in stages.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -109,6 +138,8 @@ class Arch:
         num_classes: Classes of the paper's classifier.
         cost_note: Why the measured cost differs from the printed one, where it does.
         preprocessing: What the authors' weights were trained with.
+        split_strides: Strides at which the rest of the network takes nothing but the map there, as the
+            stage head of Faster R-CNN C4 has to; None: all.
         name: Set by the table reader.
         family: Set by the table reader: the registered class.
     """
@@ -124,6 +155,7 @@ class Arch:
     num_classes: int = 1000
     cost_note: str = ''
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    split_strides: tuple[int, ...] | None = None
     name: str = ''
     family: str = ''
 
@@ -149,12 +181,17 @@ class Arch:
         return self.strides[stride]
 
     def stage_after(self, stride: int) -> Stage:
-        """The first stage beyond a stride.
+        """The first stage beyond a stride, which has to be one that needs that map only.
 
         Raises:
-            ValueError: There is none, or nothing ends at that stride.
+            ValueError: There is none, or nothing ends at that stride, or the stage needs more.
         """
         self.channels(stride)
+        if self.split_strides is not None and stride not in self.split_strides:
+            raise ValueError(
+                f'{self.name} is no sequence after stride {stride}: what follows takes more than that one '
+                'map, which Faster R-CNN C4 cannot hand on; FPN and RetinaNet can have its maps'
+            )
         for stage in self.stages:
             if stage.stride > stride:
                 return stage
@@ -178,19 +215,30 @@ class UnknownArchError(KeyError):
         return str(self.args[0])
 
 
-_ARCHS: dict[str, Arch] = {}
+_ARCHS: dict[str, Arch | Callable[[], Arch]] = {}
 _FAMILIES: dict[str, type[CompactBackbone]] = {}
+_LIBRARIES: dict[str, Callable[[str], Arch]] = {}
 
 
-def register_family(family: type[CompactBackbone], archs: Mapping[str, Arch]) -> None:
-    """Enters a family's table.
+def register_library(library: str, measure: Callable[[str], Arch]) -> None:
+    """Makes ``LIBRARY:NAME`` an arch for every name; ``measure`` gives the row of the whole string."""
+    _LIBRARIES[library] = measure
+
+
+def register_family(
+    family: type[CompactBackbone], archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]]
+) -> None:
+    """Enters a family's table; a row that is a function is measured when it is first asked for.
 
     Raises:
         ValueError: A name is taken, or the strides of a row do not rise.
     """
     for name, arch in archs.items():
         if name in _ARCHS:
-            raise ValueError(f'arch {name!r} is in both {_ARCHS[name].family} and {family.__name__}')
+            raise ValueError(f'arch {name!r} is in both {get_arch(name).family} and {family.__name__}')
+        if not isinstance(arch, Arch):
+            _ARCHS[name] = arch
+            continue
         strides = [arch.stem_stride, *(stage.stride for stage in arch.stages)]
         if strides[1:] != sorted(set(strides[1:])) or strides[0] > strides[1]:
             raise ValueError(f'arch {name!r}: strides {strides} do not rise')
@@ -211,11 +259,17 @@ def get_arch(name: str | Arch) -> Arch:
     """
     if isinstance(name, Arch):
         return name
+    library = str(name).partition(':')[0]
+    if ':' in str(name) and library in _LIBRARIES:
+        return _LIBRARIES[library](name)
     if name not in _ARCHS:
         near = difflib.get_close_matches(str(name), _ARCHS, n=4, cutoff=0.5)
         hint = f'near: {", ".join(near)}' if near else 'backbones.list_archs() has them all'
         raise UnknownArchError(f'unknown arch {name!r}; {hint}')
-    return _ARCHS[name]
+    row = _ARCHS[name]
+    if not isinstance(row, Arch):
+        row = _ARCHS[name] = row()
+    return row
 
 
 def family_of(arch: Arch) -> type[CompactBackbone]:

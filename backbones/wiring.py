@@ -19,6 +19,49 @@ from backbones.weights import WeightsError, read_info
 
 DEFAULT_INIT = 'weights/{arch}.safetensors'
 
+# The strides whose maps each detector takes. Faster R-CNN C4 needs a stage after its, too.
+TAPS = {'frcnn_c4': (16,), 'frcnn_fpn': (4, 8, 16, 32), 'retinanet_fpn': (8, 16, 32)}
+
+
+def detectors(arch: str | Arch) -> tuple[str, ...]:
+    """The detectors that a network can be the backbone of, by the names of the functions below.
+
+    Raises:
+        UnknownArchError: No such arch.
+    """
+    row = get_arch(arch)
+    return tuple(detector for detector in TAPS if not _lacks(row, detector))
+
+
+def check_able(arch: str | Arch, detector: str) -> Arch:
+    """The row of a network that can be a detector's backbone.
+
+    Raises:
+        UnknownArchError: No such arch.
+        ValueError: The detector needs a map or a stage that the network does not have.
+    """
+    row = get_arch(arch)
+    lacks = _lacks(row, detector)
+    if lacks:
+        able = ', '.join(detectors(row)) or 'classification only'
+        raise ValueError(
+            f'{row.name} has {lacks}, which {detector} needs; it has {[*row.strides]}; it can do: {able}'
+        )
+    return row
+
+
+def _lacks(row: Arch, detector: str) -> str:
+    """What a network does not have that a detector needs; '' where it has all."""
+    missing = [str(stride) for stride in TAPS[detector] if stride not in row.strides]
+    if missing:
+        return f'no map at stride {" or ".join(missing)}'
+    if detector == 'frcnn_c4':
+        if row.stages[-1].stride <= 16:
+            return 'no stage after stride 16'
+        if row.split_strides is not None and 16 not in row.split_strides:
+            return 'no stage after stride 16 that takes the map there and nothing else'
+    return ''
+
 
 def frcnn_c4(
     arch: str,
@@ -39,14 +82,16 @@ def frcnn_c4(
 
     Raises:
         UnknownArchError: No such arch.
-        ValueError: The arch has no map at stride 16 or no stage after it.
+        ValueError: The arch has no map at a stride that the detector needs, or no stage after it.
         WeightsError: The weights file exists but is not this arch's.
     """
-    row = get_arch(arch)
+    row = check_able(arch, 'frcnn_c4')
     half = dict(arch=row.name, bn_policy=bn_policy or ('frozen' if init else 'train'))
     channels = row.channels(16)
     model: dict[str, Any] = dict(
-        backbone=dict(type=config_type(row), out_strides=(16,), frozen_stages=frozen_stages, **half),
+        backbone=dict(
+            type=config_type(row), out_strides=TAPS['frcnn_c4'], frozen_stages=frozen_stages, **half
+        ),
         rpn_head=dict(in_channels=channels),
         roi_head=dict(
             shared_head=dict(type='StageHead', in_stride=16, **half),
@@ -70,7 +115,7 @@ def frcnn_fpn(
 
     Arguments and errors are ``frcnn_c4``'s.
     """
-    model = _pyramid(get_arch(arch), (4, 8, 16, 32), init, bn_policy, frozen_stages)
+    model = _pyramid(arch, 'frcnn_fpn', init, bn_policy, frozen_stages)
     model['roi_head'] = dict(bbox_head=dict(num_classes=num_classes))
     return model
 
@@ -87,14 +132,15 @@ def retinanet_fpn(
 
     Arguments and errors are ``frcnn_c4``'s.
     """
-    model = _pyramid(get_arch(arch), (8, 16, 32), init, bn_policy, frozen_stages)
+    model = _pyramid(arch, 'retinanet_fpn', init, bn_policy, frozen_stages)
     model['bbox_head'] = dict(num_classes=num_classes)
     return model
 
 
 def _pyramid(
-    row: Arch, out_strides: tuple[int, ...], init: str | None, bn_policy: str | None, frozen_stages: int
+    arch: str, detector: str, init: str | None, bn_policy: str | None, frozen_stages: int
 ) -> dict[str, Any]:
+    row, out_strides = check_able(arch, detector), TAPS[detector]
     model: dict[str, Any] = dict(
         backbone=dict(
             type=config_type(row),

@@ -6,7 +6,7 @@ Expect: see the README's results, three seeds each; about ten minutes on one CPU
 """
 
 _base_ = [
-    '_base_/detectors/frcnn_c4.py',
+    '_base_/detectors/frcnn_c4_bccd.py',
     '_base_/datasets/bccd.py',
     '_base_/schedules/bccd.py',
     '_base_/runtime.py',
@@ -16,16 +16,5 @@ from backbones.wiring import frcnn_c4
 
 # Four images of many cells a step are enough to measure BN, and blood is not what ImageNet shows.
 model = frcnn_c4('menet_108_8x1_g3', num_classes=3, bn_policy='train')
-model['rpn_head'].update(
-    feat_channels=128,
-    # 40, 96 and 192 pixels: about the median sides in train of platelets (38), red (102) and white
-    # cells (189). py-faster-rcnn's smallest anchor, 128 pixels, is three platelets wide.
-    anchor_generator=dict(scales=[2.5, 6, 12]),
-)
-model['train_cfg'] = dict(
-    rpn_proposal=dict(nms_pre=1000, max_per_img=300),
-    rcnn=dict(sampler=dict(num=48)),
-)
-model['test_cfg'] = dict(rpn=dict(nms_pre=1000, max_per_img=100))
 # The checkpoint that is tested is the best on val.
 default_hooks = dict(checkpoint=dict(save_best='voc/ap50_11point', rule='greater'))

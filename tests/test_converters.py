@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from backbones import Conventions, Preprocessing, build_classifier, get_arch, list_archs
+from backbones import Conventions, Preprocessing, StageHead, build_classifier, get_arch, list_archs
 from backbones import weights as w
+from backbones.weights import is_counter
 from bench.converters import FORMATS, convert, convert_file
 from bench.errors import UserError
 from bench.verify import accuracy, find_images, load_image
@@ -21,7 +23,14 @@ import weights as tool  # tools/weights.py
 ARCH = 'menet_108_8x1_g3'
 MENET_FILE = 'weights/108-MENet-8x1-group-3.pth.tar'
 MOBILENET_FILE = 'weights/mobilenet_v1_075_224_converted.pth'
+MOBILENETV2_FILE = 'weights/mobilenet_v2_1.0_224_dequantised.pth'
 TENSORFLOW = dict(padding='same', activation='relu6', bn_eps=1e-3)
+
+
+def renamed(entries, layers):
+    """Entries with their layers' names mapped."""
+    parts = ((key.rpartition('.'), value) for key, value in entries.items())
+    return {f'{layers[layer]}.{leaf}': value for (layer, _, leaf), value in parts}
 
 
 @pytest.fixture(scope='module')
@@ -32,11 +41,7 @@ def in_their_format(random_state):
         fmt = next(f for f in FORMATS.values() if f.family == fmt_family)
         theirs = {ours: name for name, ours in fmt.layers(get_arch(arch)).items()}
         ours = random_state(arch, conventions=fmt.conventions)
-        renamed = {}
-        for key, value in ours.items():
-            layer, _, leaf = key.rpartition('.')
-            renamed[f'{prefix}{theirs[layer]}.{leaf}'] = value
-        return renamed, ours
+        return {prefix + key: value for key, value in renamed(ours, theirs).items()}, ours
 
     return make
 
@@ -67,6 +72,59 @@ def test_every_mobilenet_of_keras_is_converted_whole(in_their_format, arch, tmp_
     assert info.preprocessing == Preprocessing('rgb', (127.5,) * 3, (127.5,) * 3)
     assert (info.pretraining.top1, info.pretraining.top5) == (70, 90)
     assert all(torch.equal(state[key], ours[key]) for key in ours)
+
+
+@pytest.mark.parametrize('arch', list_archs('shufflenetv2_*'))
+def test_every_shufflenetv2_of_the_authors_is_converted_whole(in_their_format, arch, tmp_path):
+    theirs, ours = in_their_format(arch, 'ShuffleNetV2')
+    torch.save(theirs, tmp_path / 'x.pth')
+    state, info = convert(tmp_path / 'x.pth', arch)
+    assert info.preprocessing == Preprocessing('bgr', (0, 0, 0), (1, 1, 1))
+    assert state.keys() == ours.keys()
+    assert all(torch.equal(state[key], ours[key]) for key in ours)
+
+
+def test_a_trunk_alone_is_converted_and_starts_a_detectors_halves(random_state, tmp_path):
+    arch = get_arch('shufflenetv2_0.5x')
+    fmt = next(f for f in FORMATS.values() if f.trunk_only)
+    ours = {k: v for k, v in random_state(arch.name).items() if not k.startswith('head.')}
+    layers = {mine: name for name, mine in fmt.layers(arch).items()}
+    theirs = renamed(ours, layers)
+    torch.save(theirs, tmp_path / 'x.pth')
+    convert_file(tmp_path / 'x.pth', arch.name, tmp_path / 'x.safetensors')
+    half = StageHead(arch, init_cfg=dict(type='ClassifierWeights', checkpoint=tmp_path / 'x.safetensors'))
+    half.init_weights()
+    assert all(torch.equal(value, ours[key]) for key, value in half.state_dict().items() if key in ours)
+    del theirs['stage4.3.branch_main.6.bias']
+    torch.save(theirs, tmp_path / 'y.pth')
+    with pytest.raises(UserError, match=r'missing: stage4\.3\.branch_main\.6\.bias'):
+        convert(tmp_path / 'y.pth', arch.name)
+
+
+@torch.no_grad()
+def test_a_folded_mobilenetv2_computes_the_same(tmp_path):
+    """A network whose BN only adds, written as TFLite has it: biases, a class 0, names of two parts."""
+    torch.manual_seed(0)
+    network = build_classifier('mobilenetv2_1x', 4, conventions=dict(padding='same', bn_eps=1e-3)).eval()
+    fmt = next(f for f in FORMATS.values() if f.prepare)
+    theirs = {}
+    for name, ours in fmt.layers(network.arch).items():
+        layer = network.get_submodule(ours)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var.fill_(1 - 1e-3)
+            theirs[f'x;{name.removesuffix(".bn")}.bias'] = layer.bias.normal_()
+        elif isinstance(layer, nn.Conv2d):
+            theirs[f'MobilenetV2.Conv.Conv2D_Fold;{name.removesuffix(".conv")}.weight'] = layer.weight
+        else:
+            theirs[f'x;{name}.weight'] = torch.cat([torch.ones(1, 1280), layer.weight])[..., None, None]
+            theirs[f'x;{name}.bias'] = torch.cat([torch.ones(1), layer.bias])
+    entries = fmt.prepare(theirs)
+    other = build_classifier('mobilenetv2_1x', 4, conventions=fmt.conventions).eval()
+    loaded = other.load_state_dict(renamed(entries, fmt.layers(network.arch)), strict=False)
+    assert not loaded.unexpected_keys
+    assert all(is_counter(key) for key in loaded.missing_keys)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(other(x), network(x), rtol=1e-4, atol=1e-6)
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_list(in_their_format, tmp_path):
@@ -144,9 +202,12 @@ def test_official_menet_gives_the_stated_logits(in_their_format, shared, tmp_pat
 
 
 @pytest.mark.shared
-def test_tensorflow_mobilenet_recognises_images(shared, tmp_path):
+@pytest.mark.parametrize(
+    ('file', 'arch'), [(MOBILENET_FILE, 'mobilenet_0.75x'), (MOBILENETV2_FILE, 'mobilenetv2_1x')]
+)
+def test_tensorflow_mobilenets_recognise_images(shared, tmp_path, file, arch):
     out = tmp_path / 'mobilenet.safetensors'
-    convert_file(shared / MOBILENET_FILE, 'mobilenet_0.75x', out)
+    convert_file(shared / file, arch, out)
     images = find_images(shared / 'data/imagenet_sample')
     assert len(images) == 250
     assert accuracy(out, images[::10])['top1'] >= 80
@@ -156,7 +217,11 @@ def test_tensorflow_mobilenet_recognises_images(shared, tmp_path):
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ('file', 'arch', 'top1', 'top5'),
-    [(MENET_FILE, ARCH, 65.6, 84.8), (MOBILENET_FILE, 'mobilenet_0.75x', 84.4, 96.8)],
+    [
+        (MENET_FILE, ARCH, 65.6, 84.8),
+        (MOBILENET_FILE, 'mobilenet_0.75x', 84.4, 96.8),
+        (MOBILENETV2_FILE, 'mobilenetv2_1x', 91.2, 99.2),
+    ],
 )
 def test_accuracy_on_the_sample(shared, tmp_path, file, arch, top1, top5):
     convert_file(shared / file, arch, tmp_path / 'x.safetensors')

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from backbones.layers import ConvBN, LinearHead, SameConv2d, SqueezeExcite, channel_shuffle
+from backbones.layers import ConvBN, ConvHead, LinearHead, SameConv2d, SqueezeExcite, channel_shuffle
 from backbones.spec import Conventions
 
 
@@ -111,3 +111,23 @@ def test_linear_head_pools_then_classifies() -> None:
     head = LinearHead(3, 5)
     x = torch.randn(2, 3, 4, 6)
     torch.testing.assert_close(head(x), F.linear(x.mean((2, 3)), head.fc.weight, head.fc.bias))
+
+
+@torch.no_grad()
+def test_conv_head_in_order() -> None:
+    torch.manual_seed(0)
+    head = ConvHead(3, 4, 5, hidden_channels=6, act='hswish', dropout=0.3).eval()
+    x = torch.randn(2, 3, 7, 8)
+    pooled = F.hardswish(F.conv2d(x, head.conv.conv.weight) / (1 + 1e-5) ** 0.5).mean((2, 3))
+    hidden = F.hardswish(F.linear(pooled, head.hidden.weight, head.hidden.bias))
+    torch.testing.assert_close(head(x), F.linear(hidden, head.fc.weight, head.fc.bias))
+    assert [*dict(head.named_children())][-2:] == ['dropout', 'fc']
+    assert head.dropout.p == 0.3
+
+
+def test_conv_head_has_only_what_it_is_told() -> None:
+    head = ConvHead(3, 4, 5, bias=False, conventions=Conventions(bn_eps=1e-3))
+    assert [*dict(head.named_children())] == ['conv', 'pool', 'flatten', 'fc']
+    assert head.fc.bias is None
+    assert head.conv.bn.eps == 1e-3
+    assert isinstance(head.conv.act, nn.ReLU)

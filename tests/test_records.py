@@ -301,7 +301,7 @@ STAYS = {
     'model.backbone.init_cfg.checkpoint': 'other.safetensors',
     'model.backbone.conventions': dict(bn_eps=0.001), 'model.data_preprocessor.mean': [0.0, 0.0, 0.0],
     'model.data_preprocessor.std': [1.0, 1.0, 1.0], 'model.data_preprocessor.bgr_to_rgb': False,
-    'optim_wrapper.optimizer.fused': True, 'param_scheduler.1.milestones': (10.0,),
+    'optim_wrapper.optimizer.fused': True, 'param_scheduler.1.milestones': (20.0,),
     'test_evaluator.prefix': 'other', 'test_evaluator.out': 'predictions.json',
 }  # fmt: skip
 

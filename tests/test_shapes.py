@@ -12,9 +12,10 @@ import pytest
 
 import backbones  # noqa: F401  before mmdet
 from bench import shapes
+from bench.base_dataset import dataset_facts
 from bench.errors import UserError, run_main
 from bench.shapes import CLASSES, MANIFEST, ShapesDataset, Spec, draw_image, ensure
-from bench.voc import dataset_facts, parse_annotation
+from bench.voc import parse_annotation
 
 import data
 

@@ -3,8 +3,9 @@
 import pytest
 
 from backbones import Arch, Conventions, Preprocessing, Stage, build_backbone, get_arch, list_archs
-from backbones.base import CompactBackbone, native_stride
-from backbones.spec import UnknownArchError, family_of, register_family
+from backbones.base import CompactBackbone, keeps_size, native_stride
+from backbones.igcv3 import Unit
+from backbones.spec import UnitStage, UnknownArchError, family_of, register_family, stages_of
 
 
 def row(*stages: Stage, stem_stride: int = 4) -> Arch:
@@ -74,6 +75,25 @@ def test_taps_by_hand() -> None:
     assert [arch.channels_before(s) for s in arch.stages] == [8, 16]
     assert [arch.stride_before(s) for s in arch.stages] == [4, 8]
     assert [native_stride(arch, s) for s in arch.stages] == [2, 4]
+
+
+def test_units_of_one_stride_are_a_stage() -> None:
+    thin, wide, last = Unit(1, 16), Unit(6, 24), Unit(6, 32)
+    assert stages_of([(2, thin), (8, thin), (8, wide), (8, wide), (16, last)]) == (
+        UnitStage(2, 16, 1, (thin,)),
+        UnitStage(8, 24, 3, (thin, wide, wide)),
+        UnitStage(16, 32, 1, (last,)),
+    )
+
+
+def test_only_the_first_unit_of_a_stage_that_downsamples_does() -> None:
+    arch = row(Stage(2, 16, 2), Stage(8, 32, 2), stem_stride=2)
+    assert [keeps_size(arch, stage, i) for stage in arch.stages for i in (0, 1)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_stage_hides_the_stem_at_its_stride() -> None:

@@ -17,15 +17,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import backbones  # noqa: F401  before mmdet
+from bench.base_dataset import annotations_sha256, dataset_facts
 from bench.errors import UserError
-from bench.voc import (
-    VOCFormatDataset,
-    annotations_sha256,
-    check_image,
-    dataset_facts,
-    find_set,
-    parse_annotation,
-)
+from bench.images import check_image
+from bench.voc import VOCFormatDataset, find_set, parse_annotation
 
 CONFIGS = Path(__file__).parents[1] / 'det_configs/_base_/datasets'
 CLASSES = ('cat', 'dog', 'TVmonitor')
@@ -143,7 +138,7 @@ BAD_XML = {
     'near': (annotation_xml(object_xml('dogs')), "unknown class 'dogs' .did you mean dog"),
     'far': (annotation_xml(object_xml('zebra')), 'known: cat, dog, TVmonitor'),
     'no width': (one_box(5, 1, 5, 9), 'object 1: box xmin=5 .* has no area'),
-    'negative': (one_box(5, 9, 6, 2), 'ymax=2 has no area; mend'),
+    'negative': (one_box(5, 9, 6, 2), 'ymax=2 has no area: its sides are swapped; mend'),
     'left': (one_box(0, 1, 5, 9), 'xmin=0 .* outside the image of 40x30'),
     'top': (one_box(1, -2, 5, 9), 'ymin=-2 .* outside the image'),
     'right': (one_box(1, 1, 41, 9), 'xmax=41 .* outside the image'),

@@ -4,7 +4,8 @@
     python tools/complexity.py --format json > tests/golden/complexity.json
 
 Multiply-adds (MACs) of convolutions and fully connected layers for one image; "memory" is the elements
-that those layers read and write (inputs, outputs, weights).
+that those layers read and write (inputs, outputs, weights). "measured" stands beside the paper's figure:
+at the paper's input size and in its convention of counting.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.costs import PAPERS_SIZE, arch_costs, select
+from backbones.spec import COUNTING_CONVENTIONS
+from bench.costs import CONV_FC, arch_costs, select
 from bench.errors import run_main
 
 MILLION = 1e6
@@ -31,35 +33,49 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'patterns', nargs='*', metavar='PATTERN', help="names or shell patterns; default '*'"
     )
-    parser.add_argument('--size', type=int, default=PAPERS_SIZE, help='height and width of the image')
+    parser.add_argument(
+        '--size',
+        type=int,
+        help="height and width of the image; default 224, or the paper's where it is less",
+    )
     parser.add_argument('--format', choices=('table', 'json', 'csv'), default='table')
     return parser.parse_args()
 
 
-def print_table(rows: list[dict[str, Any]], size: int) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     """Prints millions, and beneath the table why a figure differs from the paper's."""
-    table = Table(title=f'Costs at {size}x{size}, in millions')
+    sizes = sorted({row['size'] for row in rows}, reverse=True)
+    table = Table(title=f'Costs at {" and ".join(f"{size}x{size}" for size in sizes)}, in millions')
     table.add_column('arch', no_wrap=True)
-    for heading in ('params', 'backbone', 'MACs', 'backbone', 'memory', 'paper', 'diff'):
+    for heading in ('params', 'backbone', 'MACs', 'backbone', 'memory', 'paper', 'measured', 'diff'):
         table.add_column(heading, justify='right', no_wrap=True)
     table.add_column('stride: channels, MACs')
     for row in rows:
         memory = row['activations_read'] + row['activations_written'] + row['weights_read']
         keys = ('params', 'backbone_params', 'macs', 'backbone_macs')
-        difference = row['difference_percent']
+        printed = row['paper_mflops']
         table.add_row(
             row['arch'],
             *(f'{row[key] / MILLION:.2f}' for key in keys),
             f'{memory / MILLION:.2f}',
-            '' if row['paper_mflops'] is None else f'{row["paper_mflops"]:g}',
-            '' if difference is None else f'{difference:+.1f}%',
+            '' if printed is None else f'{printed:g}',
+            '' if printed is None else f'{row["paper_size_macs"] / MILLION:.2f}',
+            '' if printed is None else f'{row["difference_percent"]:+.1f}%',
             '; '.join(_taps(row)),
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 172)
     console.print(table)
+    console.print('measured: what the paper printed, counted as the paper did:')
     for row in rows:
+        how = []
+        if row['paper_convention'] != CONV_FC:
+            how.append(COUNTING_CONVENTIONS[row['paper_convention']])
+        if row['paper_size'] != row['size']:
+            how.append(f'at {row["paper_size"]}x{row["paper_size"]}')
         if row['difference_percent'] is not None and abs(row['difference_percent']) > 1:
-            console.print(f'{row["arch"]}: {row["cost_note"]}', highlight=False)
+            how.append(row['cost_note'])
+        if how:
+            console.print(f'{row["arch"]}: {"; ".join(how)}', highlight=False)
 
 
 def _taps(row: dict[str, Any]) -> Iterator[str]:
@@ -92,7 +108,7 @@ def main() -> None:
     elif args.format == 'csv':
         print_csv(rows)
     else:
-        print_table(rows, args.size)
+        print_table(rows)
 
 
 if __name__ == '__main__':

@@ -1,22 +1,18 @@
-"""Draws the embedded data set, or checks one in VOC format.
+"""Data sets: get them, bring in what is on disk, check every file, see what they hold.
 
 Examples:
-    python tools/data.py shapes --out data/shapes --show 24
+    python tools/data.py get voc07
+    python tools/data.py import coco ~/downloads/annotations_trainval2017.zip ~/downloads/val2017
     python tools/data.py check data/VOCdevkit/VOC2007 --split trainval
+    python tools/data.py stats bccd --out bccd.png
+    python tools/data.py shapes --out data/shapes --show 24
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Table
-
-from bench.errors import UserError, run_main
-from bench.shapes import contact_sheet, ensure
-from bench.voc import find_problems, find_set, read_split
+from bench.errors import run_main
+from bench.sources import SOURCES
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,61 +21,77 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest='verb', required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        '--root', type=Path, default=Path('data'), help='folder of all data (default: data)'
+    )
+    get = verbs.add_parser('get', parents=[common], help='download a set (shapes: draw it)')
+    get.add_argument('set', choices=SOURCES)
+    get.add_argument('--files', choices=('2017', '2014'), help="COCO's files of which year (default: 2017)")
+    get.add_argument('--keep', action='store_true', help='keep the archives in ROOT/downloads')
+    bring = verbs.add_parser('import', parents=[common], help='put archives or folders on disk in place')
+    bring.add_argument('set', choices=[*(name for name in SOURCES if name != 'shapes'), 'custom'])
+    bring.add_argument('paths', nargs='+', type=Path, metavar='PATH')
+    bring.add_argument('--link', action='store_true', help='link to folders instead of copying them')
+    bring.add_argument('--subset', action='store_true', help='a part of the set: do not check its counts')
+    bring.add_argument('--name', help='what a custom set is called in ROOT (default: as PATH)')
+    looked_at = argparse.ArgumentParser(add_help=False, parents=[common])
+    looked_at.add_argument('set', metavar='SET|DIR', help=f'{", ".join(SOURCES)} or a folder')
+    looked_at.add_argument('--split', help='default: every split')
+    looked_at.add_argument('--classes', metavar='A,B,...', help='default of a folder: any class will do')
+    looked_at.add_argument('--json', action='store_true')
+    check = verbs.add_parser('check', parents=[looked_at], help='read all of a set; exit 1 on errors')
+    check.add_argument('--quick', action='store_true', help='do not decode the images')
+    stats = verbs.add_parser('stats', parents=[looked_at], help='counts and sizes')
+    stats.add_argument('--out', type=Path, metavar='PNG', help='draw them')
     shapes = verbs.add_parser('shapes', help="draw the data set 'shapes'")
     shapes.add_argument('--out', type=Path, default=Path('data/shapes'), metavar='DIR')
     shapes.add_argument('--show', type=int, metavar='N', help='picture of the first N test images')
-    check = verbs.add_parser('check', help='read all of a data set; exit 1 if it has problems')
-    check.add_argument('dir', type=Path, help='holds Annotations, JPEGImages and ImageSets')
-    check.add_argument('--split', help='default: every split')
-    check.add_argument('--classes', metavar='A,B,...', help='default: any class will do')
-    check.add_argument('--json', action='store_true')
     args = parser.parse_args()
     if args.verb == 'shapes' and args.show is not None and args.show < 1:
         parser.error('--show must be at least 1')
+    if args.verb == 'get' and args.files and args.set != 'coco':
+        parser.error(f'--files is for coco, not {args.set}')
+    if args.verb == 'import' and args.set == 'custom' and len(args.paths) > 1:
+        parser.error('a custom set is one folder or archive')
     return args
-
-
-def check_set(args: argparse.Namespace) -> int:
-    """Prints each problem; returns the exit status."""
-    classes = args.classes.split(',') if args.classes else None
-    folder, pattern = find_set(args.dir, f'ImageSets/Main/{args.split or "*"}.txt')
-    # VOC's own kit holds one more file a class (`cat_train.txt`), with a flag behind each id.
-    files = [path for path in sorted(pattern.parent.glob('*.txt')) if '_' not in path.stem]
-    files = [pattern] if args.split else files
-    if not files:
-        raise UserError(f"no split file in '{pattern.parent}'; write one image id a line")
-    rows = []
-    for path in files:
-        try:
-            ids, problems = read_split(path), find_problems(folder, path, classes)
-            listed = track(problems, path.stem, len(ids), transient=True, disable=args.json)
-            pairs = [(i, problem) for i, problem in zip(ids, listed, strict=True) if problem]
-        except UserError as error:
-            pairs = [('-', str(error))]
-        rows += [{'split': path.stem, 'image': i, 'problem': text} for i, text in pairs]
-    if args.json:
-        print(json.dumps({'problems': rows}, indent=2))
-    elif not rows:
-        print(f"no problems in '{folder}' ({', '.join(path.stem for path in files)})")
-    else:
-        table = Table('split', 'image', 'problem and cure', title=f'{len(rows)} problems')
-        for row in rows:
-            table.add_row(*map(escape, row.values()))
-        Console().print(table)
-    return 1 if rows else 0
 
 
 def main() -> int:
     """Runs the verb."""
     args = parse_args()
-    if args.verb == 'check':
-        return check_set(args)
-    ensure(args.out)
-    print(f"data set 'shapes' is in '{args.out}'")
-    if args.show:
-        sheet = args.out.with_name(f'{args.out.name}.png')
-        contact_sheet(args.out, 'test', args.show, sheet)
-        print(f"picture: '{sheet}'")
+    from bench import acquire, data_check, data_stats, datasets, shapes  # late: these load MMDetection
+
+    if args.verb in ('check', 'stats'):
+        classes = args.classes.split(',') if args.classes else None
+        layout = datasets.find_layout(args.set, args.root, classes).only(args.split)
+        if args.verb == 'check':
+            return int(data_check.report(layout, decode=not args.quick, as_json=args.json) > 0)
+        data_stats.report(layout, as_json=args.json, out=args.out)
+        return 0
+    if args.verb == 'shapes' or args.set == 'shapes':
+        out = args.out if args.verb == 'shapes' else args.root / 'shapes'
+        shapes.ensure(out)
+        print(f"data set 'shapes' is in '{out}'")
+        if args.verb == 'shapes' and args.show:
+            sheet = out.with_name(f'{out.name}.png')
+            shapes.contact_sheet(out, 'test', args.show, sheet)
+            print(f"picture: '{sheet}'")
+        return 0
+    if args.set == 'custom':
+        place = args.root / (args.name or args.paths[0].name.partition('.')[0])
+        acquire.bring_custom(args.paths[0], place, link=args.link)
+        print(f"your data set is in '{place}'; read it all: python tools/data.py check {place}")
+        return 0
+    if args.verb == 'get':
+        acquire.get(args.set, args.root, variant=args.files, keep=args.keep)
+    else:
+        acquire.bring(args.set, args.paths, args.root, link=args.link, subset=args.subset)
+    place = args.root / SOURCES[args.set].root
+    print(
+        f"data set '{args.set}' is in '{place}'; read it all: python tools/data.py check {args.set} "
+        f'--root {args.root}'
+    )
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Example:
     python tools/test.py det_configs/menet_frcnn_shapes.py work_dirs/menet_frcnn_shapes/epoch_3.pth
-    python tools/test.py work_dirs/voc/menet_frcnn_voc.py work_dirs/voc/epoch_14.pth --out predictions.json
+    python tools/test.py work_dirs/voc/menet_frcnn_voc.py work_dirs/voc/epoch_28.pth --out predictions.json
+    python tools/test.py --arch ghostnet_1x --detector frcnn_c4 --dataset voc07 work_dirs/ghost/epoch_28.pth
 
 Weights that the detector started from are not needed.
 """
@@ -18,19 +19,24 @@ def parse_args() -> argparse.Namespace:
     """The command line, in MMDetection's conventions."""
     from mmengine.config import DictAction
 
+    from bench.compose import add_axes, pop_axes
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
+    add_axes(parser)
     parser.add_argument('checkpoint', help='detector checkpoint (.pth)')
     parser.add_argument('--out', type=Path, help='file for the detections: COCO results list, JSON')
     parser.add_argument('--work-dir', help='folder of the log; default: work_dirs/CONFIG_NAME/test')
     parser.add_argument('--data-root', help='folder of the data set; default: the config says it')
+    parser.add_argument('--init', metavar='CKPT', help="as in its training, where that said '--init'")
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='override values: KEY=VALUE ...'
     )
-    return parser.parse_args()
+    args = parser.parse_intermixed_args()  # one positional alone is the checkpoint
+    pop_axes(parser, args)
+    return args
 
 
 def main() -> None:
@@ -40,23 +46,26 @@ def main() -> None:
     from mmengine.registry import init_default_scope
 
     from bench import report, runner, training
+    from bench.compose import Choice
+    from bench.files import check_writable
     from bench.mmdetection import DATASETS
 
-    name = Path(args.config).stem
+    name = args.config.name if isinstance(args.config, Choice) else Path(args.config).stem
     options = training.Options(
         config=args.config,
         work_dir=args.work_dir or f'work_dirs/{name}/test',
         data_root=args.data_root,
+        init=args.init,
         launcher=args.launcher,
         cfg_options=args.cfg_options,
     )
     cfg = training.compose(options)
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.out is not None:
-        check_out(args.out)
+        check_writable(args.out)
         evaluator = cfg.test_evaluator
         if not isinstance(evaluator, dict) or evaluator.get('type') != 'DetectionMetric':
-            raise UserError(f"{args.config}: --out needs test_evaluator = dict(type='DetectionMetric')")
+            raise UserError(f"{cfg.filename}: --out needs test_evaluator = dict(type='DetectionMetric')")
         evaluator['out'] = str(args.out)
     runner.read_checkpoint(args.checkpoint)  # before anything is made for it
     init_default_scope(cfg.default_scope)
@@ -76,23 +85,6 @@ def main() -> None:
         print(f'{len(dataset)} images in {runner.duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
         if args.out is not None:
             print(f"detections: {args.out} (categories are numbered in the table's order)")
-
-
-def check_out(path: Path) -> None:
-    """Sees, before the test, that its result can be written.
-
-    Raises:
-        UserError: It cannot.
-    """
-    probe = path.with_name(f'{path.name}.part')
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, 'is a folder')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f'--out {path} cannot be written ({error.strerror}); name another file') from error
 
 
 if __name__ == '__main__':

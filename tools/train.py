@@ -3,6 +3,9 @@
 Example:
     python tools/train.py det_configs/menet_frcnn_shapes.py
     python tools/train.py det_configs/menet_frcnn_voc.py --init weights/menet_352_12x1_g8.safetensors
+    python tools/train.py --arch ghostnet_1x --detector retinanet_fpn --dataset voc07 --lr 0.0005
+
+Without a config file the run is composed of the same pieces as the configs are.
 """
 
 import argparse
@@ -17,11 +20,13 @@ def parse_args() -> argparse.Namespace:
     """The command line, in MMDetection's conventions."""
     from mmengine.config import DictAction
 
+    from bench.compose import add_axes, pop_axes
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help="the run's folder; default: work_dirs/CONFIG_NAME")
+    add_axes(parser)
+    parser.add_argument('--work-dir', help="the run's folder; default: work_dirs/NAME_OF_THE_CONFIG")
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -33,19 +38,46 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--init', metavar='CKPT', help="the backbone's classification weights; 'none': random weights"
     )
+    parser.add_argument('--lr', type=_rate, help='learning rate, as the schedule would give it')
+    parser.add_argument(
+        '--lr-choice',
+        metavar='SPLIT:LR,LR,...',
+        help='--lr was chosen on this split among these; the protocol then holds the rule, not the rate',
+    )
+    parser.add_argument('--print-config', action='store_true', help='show config and protocol, and end')
     parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='override values: KEY=VALUE ...'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    pop_axes(parser, args)
+    if args.lr_choice is not None:
+        from bench.protocol import parse_lr_choice
+
+        try:
+            args.lr_choice = parse_lr_choice(args.lr_choice, args.lr)
+        except ValueError as error:
+            parser.error(f'--lr-choice {error}')
+    return args
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    return value
 
 
 def main() -> None:
-    """Trains and shows the result."""
+    """Trains and shows the result, or shows what would be trained."""
     args = parse_args()
     from bench import report, training
 
+    print_config = vars(args).pop('print_config')
+    if print_config:
+        training.show(training.Options(**vars(args)))
+        return
     command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     path = training.train(training.Options(**vars(args), command=command))
     report.show(path)

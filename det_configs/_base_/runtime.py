@@ -3,7 +3,7 @@
 # Whoever loads this config (MMDetection's own tools too) gets the networks, the bridge to mmcv's ops,
 # the data sets and the metric.
 custom_imports = dict(
-    imports=['backbones', 'bench.voc', 'bench.shapes', 'bench.metric', 'bench.runner'],
+    imports=['backbones', 'bench.voc', 'bench.coco', 'bench.shapes', 'bench.metric', 'bench.runner'],
     allow_failed_imports=False,
 )
 runner_type = 'SafeRunner'  # never executes what a checkpoint holds

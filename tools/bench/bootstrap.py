@@ -90,16 +90,16 @@ def make_curve(table: MatchTable, weights: np.ndarray | None = None) -> Curve:
     if weights is not None:
         weight[:-1] = weights
     weight[-1] = 0
-    seen = _running(weight[table.det_image])
-    changed = _running(weight[table.change_image] * table.change_sign)
-    found = _running(weight[table.tp_image])
-    positives = np.diff(_running(weight[table.gt_image])[table.gt_start])
+    seen = _running(weight.take(table.det_image))
+    changed = _running(weight.take(table.change_image) * table.change_sign)
+    found = _running(weight.take(table.tp_image))
+    positives = np.diff(_running(weight.take(table.gt_image))[table.gt_start])
 
     num_thresholds = len(table.thresholds)
     starts = table.tp_start
     length = np.diff(starts)
     seen_before = np.repeat(seen[table.det_start[:-1]], num_thresholds)
-    counted = seen[table.tp_pos + 1] + changed[table.tp_change]
+    counted = seen.take(table.tp_pos + 1) + changed.take(table.tp_change)
     counted -= np.repeat(seen_before + changed[table.change_start[:-1]], length)
     true = found[1:] - np.repeat(found[starts[:-1]], length)
     precision = true / np.maximum(counted, 1)

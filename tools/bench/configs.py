@@ -1,8 +1,8 @@
 """Reading a config strictly: MMEngine merges a misspelt key in silence, this refuses it.
 
 What a config may hold is known from three places: the signatures of the registered classes (any dict
-with a ``type``), MMEngine's ``Runner``, and the tables below for the plain dicts that MMEngine and
-MMDetection read by name.
+with a ``type``), MMEngine's ``Runner``, and the tables of ``bench.config_keys`` for the plain dicts that
+MMEngine and MMDetection read by name.
 """
 
 import ast
@@ -23,124 +23,52 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
 import bench.mmdetection  # noqa: F401  mmcv's ops, then MMDetection without its chatter
+from bench.config_keys import (
+    ALSO_READ,
+    BUILDER_KEYS,
+    DEFAULT_TYPES,
+    DERIVED_FROM,
+    DETECTOR_PARTS,
+    PLAIN,
+    VARIABLES,
+)
 from bench.errors import UserError
 
 T = TypeVar('T')
-
-# Top-level keys that are read besides the Runner's own.
-ALSO_READ = ('custom_imports', 'auto_scale_lr', 'compile', 'runner_type', 'tta_model', 'tta_pipeline')
-
-# Top-level keys that are variables of the config file: what uses them has its own copy by the time the
-# config is read, so setting one from outside would do nothing. Name: what to set instead.
-VARIABLES = {
-    'data_root': 'use --data-root',
-    'dataset_type': 'set train_dataloader.dataset.type and the like',
-    'metainfo': 'set train_dataloader.dataset.metainfo and the like',
-    'known_defects': 'set train_dataloader.dataset.known_defects and the like',
-    'how_to_get': 'set train_dataloader.dataset.how_to_get and the like',
-    'backend_args': 'set train_dataloader.dataset.backend_args and the like',
-    'train_pipeline': 'set train_dataloader.dataset.pipeline',
-    'test_pipeline': 'set val_dataloader.dataset.pipeline and test_dataloader.dataset.pipeline',
-    'vis_backends': 'set visualizer.vis_backends',
-    'norm_cfg': 'set model.backbone.norm_cfg and the like',
-}
-
-_RPN_TEST = ('nms_pre', 'max_per_img', 'nms', 'min_bbox_size')
-_DENSE_TRAIN = ('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
-
-# Plain dicts by pattern of their place (`*` crosses dots): the keys that are read.
-PLAIN: dict[str, Collection[str]] = {
-    '*_dataloader': ('dataset', 'num_batch_per_epoch', *inspect.signature(DataLoader).parameters),
-    '*.filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
-    'default_hooks': ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
-                      'checkpoint', 'visualization'),
-    'optim_wrapper.clip_grad': ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach',
-                                'clip_value'),
-    'optim_wrapper.paramwise_cfg': ('custom_keys', 'bias_lr_mult', 'bias_decay_mult',
-                                    'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
-                                    'dcn_offset_lr_mult', 'bypass_duplicate'),
-    'optim_wrapper.paramwise_cfg.custom_keys.*': ('lr_mult', 'decay_mult'),
-    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
-    'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
-    'env_cfg.dist_cfg': ('backend', 'timeout', 'init_method'),
-    'randomness': ('seed', 'diff_rank_seed', 'deterministic'),
-    'auto_scale_lr': ('enable', 'base_batch_size'),
-    'custom_imports': ('imports', 'allow_failed_imports'),
-}  # fmt: skip
-
-# The same for what each detector reads of model.train_cfg and model.test_cfg.
-DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
-    'FasterRCNN': {
-        'model.train_cfg': ('rpn', 'rpn_proposal', 'rcnn'),
-        'model.train_cfg.rpn': _DENSE_TRAIN,
-        'model.train_cfg.rpn_proposal': _RPN_TEST,
-        'model.train_cfg.rcnn': ('assigner', 'sampler', 'pos_weight', 'debug'),
-        'model.test_cfg': ('rpn', 'rcnn'),
-        'model.test_cfg.rpn': _RPN_TEST,
-        'model.test_cfg.rcnn': ('score_thr', 'nms', 'max_per_img'),
-    },
-    'RetinaNet': {
-        'model.train_cfg': _DENSE_TRAIN,
-        'model.test_cfg': (*_RPN_TEST, 'score_thr'),
-    },
-}
-
-# Keys of a dict with a type that its builder takes before the class sees the rest.
-BUILDER_KEYS = {
-    '*': ('type', '_scope_'),
-    'optim_wrapper': ('optimizer', 'paramwise_cfg', 'constructor'),
-    'param_scheduler*': ('convert_to_iter_based',),
-    '*_hooks.*': ('priority',),
-    '*.nms': ('class_agnostic', 'split_thr'),
-    '*norm_cfg': ('requires_grad',),
-    '*init_cfg*': ('override',),
-    'train_cfg': ('by_epoch',),
-}
-
-# Types that are taken where none is given.
-DEFAULT_TYPES = {
-    'optim_wrapper': 'OptimWrapper',
-    'val_cfg': 'ValLoop',
-    'test_cfg': 'TestLoop',
-    'log_processor': 'LogProcessor',
-    '*.nms': 'nms',
-}
-
-# Options of which other values in the config are derived: setting one alone leaves those stale.
-DERIVED_FROM = (
-    'model.type', 'model.backbone.type', 'model.backbone.arch', 'model.backbone.out_strides',
-    'model.backbone.conventions', '*.shared_head.type', '*.shared_head.arch', '*.shared_head.in_stride',
-    '*.shared_head.conventions', 'model.neck.type', 'model.neck.out_channels', 'model.*in_channels',
-    '*.bbox_roi_extractor.out_channels', '*.featmap_strides', '*.anchor_generator.strides',
-    '*.roi_layer.output_size', '*.roi_feat_size', '*.num_classes', '*.metainfo.classes',
-)  # fmt: skip
 
 
 def load(path: Path | str) -> Config:
     """Reads a config file and checks its keys.
 
     Raises:
-        UserError: The file is absent, is not valid Python, fails when it runs (an unknown arch, a
-            failed import), or holds a key that nothing reads. Names the file and, if known, the line.
+        UserError: As ``read``; or it holds a key that nothing reads.
     """
-    path = Path(path)
+    cfg = read(Path(path))
+    if Path(path).suffix == '.py':
+        _check_variables(Path(path))
+    check_keys(cfg)
+    return cfg
+
+
+def read(path: Path) -> Config:
+    """Reads a config file, or a piece of one.
+
+    Raises:
+        UserError: The file is absent, is not valid Python or fails when it runs (an unknown arch, a failed
+            import). Names the file and, if known, the line.
+    """
     if not path.is_file():
         raise UserError(f'{path}: no such config file')
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(path)
     except UserError:
         raise
     except SyntaxError as error:
         raise UserError(_syntax_error(path) or f'{path}: {error}') from error
     except Exception as error:  # a config is a program: anything may come out of it
         raise UserError(_run_error(path, error)) from error
-    if path.suffix == '.py':
-        _check_variables(path)
-    check_keys(cfg)
-    return cfg
 
 
 def resolved_text(cfg: Config) -> str:
@@ -355,9 +283,11 @@ def _stale(cfg: Config, key: str, value: Any) -> str:
     arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
     head = (model.get('roi_head') or model).get('bbox_head') or {}
     classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
+    stale = f'--cfg-options {key}: other values were derived from the old one and would not follow; '
+    if cfg.filename and not Path(cfg.filename).is_file():  # composed in memory
+        return f'{stale}choose them with --arch, --detector and --dataset'
     return (
-        f'--cfg-options {key}: other values were derived from the old one and would not follow; '
-        f"write a config instead, with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
+        f"{stale}write a config instead, with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
         f'`from backbones.wiring import {wire}` and '
         f"`model = {wire}('{arch}', num_classes={classes})`"
     )

@@ -1,21 +1,18 @@
 """Published weights files -> this suite's weights files.
 
-A format is a row of ``FORMATS``: how to recognise it, whose networks it holds, the name of each of its
-layers in this suite, and what its weights were trained with. Every entry of a file must be used and every
+What is read is in one of ``FORMATS``. Every entry of a file must be used and every
 entry of the network be there with its shape; a file that does not fit is refused with the list of what
 does not.
 """
 
 import functools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from backbones import Arch, Conventions, Preprocessing, build_classifier, get_arch, list_archs
+from backbones import Arch, build_classifier, get_arch, list_archs
 from backbones.spec import UnknownArchError
 from backbones.weights import (
     Pretraining,
@@ -29,90 +26,9 @@ from backbones.weights import (
     save_weights,
 )
 from bench.errors import UserError
+from bench.formats import FORMATS, Format
 
 IMAGENET = 'ImageNet (ILSVRC 2012)'
-
-# Layers of an ME module: the authors' names and ours.
-ME_MODULE = {
-    'compress': 'reduce.conv',
-    'bn_compress': 'reduce.bn',
-    'depthwise': 'depthwise.conv',
-    'bn_depthwise': 'depthwise.bn',
-    'expand': 'expand.conv',
-    'bn_expand': 'expand.bn',
-    's_merge': 'merge.conv',
-    's_bn_merge': 'merge.bn',
-    's_conv': 'evolve.conv',
-    's_bn_conv': 'evolve.bn',
-    's_evolve': 'match.conv',
-    's_bn_evolve': 'match.bn',
-}
-
-
-def menet_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a MENet: ``{the authors' name: ours}``."""
-    layers = {'features.init.conv': 'stem.0.conv', 'features.init.bn': 'stem.0.bn'}
-    for number, stage in enumerate(arch.stages, 1):
-        for i in range(stage.depth):
-            for theirs, ours in ME_MODULE.items():
-                layers[f'features.stage_{number}_{i + 1}.{theirs}'] = f'stage{stage.stride}.{i}.{ours}'
-    return layers | {'classifier': 'head.fc'}
-
-
-def keras_mobilenet_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a MobileNet: ``{Keras' name: ours}``; Keras counts the blocks from 1 to 13."""
-    units = [f'stage{stage.stride}.{i}' for stage in arch.stages for i in range(stage.depth)]
-    blocks = {'features.conv1': 'stem'}
-    for number, unit in enumerate(units, 1):
-        blocks[f'features.conv_dw_{number}'] = f'{unit}.depthwise'
-        blocks[f'features.conv_pw_{number}'] = f'{unit}.pointwise'
-    layers = {
-        f'{theirs}.{leaf}': f'{ours}.{leaf}' for theirs, ours in blocks.items() for leaf in ('conv', 'bn')
-    }
-    return layers | {'fc': 'head.fc'}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """A published file format.
-
-    Attributes:
-        family: The registered class that builds its networks.
-        marker: Regular expression for the beginning of entries that only this format has.
-        layers: Every layer of a network: ``{their name: ours}``.
-        source: Where such weights come from, in a line.
-        recipe: How they were trained, where it is known.
-        preprocessing: What they were trained with.
-        conventions: The same.
-    """
-
-    family: str
-    marker: str
-    layers: Callable[[Arch], dict[str, str]]
-    source: str
-    recipe: str | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    conventions: Conventions = field(default_factory=Conventions)
-
-
-FORMATS = {
-    "the MENet authors' PyTorch files": Format(
-        family='MENet',
-        marker=r'features\.stage_\d_\d\.s_merge\.',
-        layers=menet_layers,
-        source="the MENet authors' format (clavichord93/MENet, arXiv:1803.09127)",
-        recipe='as published: SGD, 120 epochs, batch 256, rate 0.1, divided by 10 each 30, decay 4e-5',
-    ),
-    # Keras left out TensorFlow's class 0, the background; a classifier of 1001 classes is refused.
-    "Keras' MobileNet as a PyTorch file": Format(
-        family='MobileNet',
-        marker=r'features\.conv_dw_\d+\.conv\.',
-        layers=keras_mobilenet_layers,
-        source="Keras' MobileNet v1 (TensorFlow), converted to PyTorch (arXiv:1704.04861)",
-        preprocessing=Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-        conventions=Conventions(padding='same', activation='relu6', bn_eps=1e-3),
-    ),
-}
 
 # Top-1 and top-5 as published, by the file's sha256: a format does not prove who trained the weights.
 PUBLISHED_ACCURACY = {
@@ -236,6 +152,8 @@ def _entries(arch_name: str) -> dict[str, Tensor]:
 def fit(theirs: dict[str, Tensor], arch: Arch, fmt: Format) -> tuple[dict[str, Tensor], str]:
     """A file's entries under this suite's names, and what does not fit (empty if all does)."""
     layers = fmt.layers(arch)
+    if fmt.prepare:
+        theirs = fmt.prepare(theirs)
     state_dict: dict[str, Tensor] = {}
     unused = []
     own = _entries(arch.name)
@@ -249,7 +167,11 @@ def fit(theirs: dict[str, Tensor], arch: Arch, fmt: Format) -> tuple[dict[str, T
     names = {ours: layer for layer, ours in layers.items()}
     missing = []
     for key in own:
-        if key not in state_dict and not is_counter(key):
+        if (
+            key not in state_dict
+            and not is_counter(key)
+            and not (fmt.trunk_only and key.startswith('head.'))
+        ):
             layer, _, leaf = key.rpartition('.')
-            missing.append(f'{names[layer]}.{leaf}')
+            missing.append(f'{names.get(layer, layer)}.{leaf}')
     return state_dict, listing(missing=missing, unused=unused, misshapen=misfits(own, state_dict))

@@ -25,11 +25,33 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import build_classifier, get_arch, list_archs
-from backbones.spec import Arch, UnknownArchError
+from backbones.spec import COUNTING_CONVENTIONS, Arch, UnknownArchError, family_of
 from bench.errors import UserError
 
 aten = torch.ops.aten
 PAPERS_SIZE = 224
+CONV_FC, _ = COUNTING_CONVENTIONS
+
+# Operations of each kind: (input, output, *arguments) -> number.
+ELEMENTWISE: dict[Any, Callable[..., int]] = {
+    aten.relu: lambda x, out: x.numel(),
+    aten.relu_: lambda x, out: x.numel(),
+    aten.hardtanh: lambda x, out, *_: x.numel(),
+    aten.hardtanh_: lambda x, out, *_: x.numel(),
+    aten.hardswish: lambda x, out: x.numel(),  # x ReLU6(x + 3) / 6: its ReLU6 is counted
+    aten.hardswish_: lambda x, out: x.numel(),
+    aten.avg_pool2d: lambda x, out, kernel, *_: out.numel() * math.prod(kernel),
+    aten.mean: lambda x, out, *_: x.numel(),
+    aten._adaptive_avg_pool2d: lambda x, out, *_: x.numel(),
+    aten.sigmoid: lambda x, out: 2 * x.numel(),
+}
+
+# On the meta device, PyTorch finds the result's shape of these in Python code that takes milliseconds.
+KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
+    aten.native_batch_norm: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
+    **{op: torch.empty_like for op in (aten.relu, aten.sigmoid, aten.hardswish, aten.silu)},
+    **{op: lambda x: x for op in (aten.relu_, aten.hardtanh_, aten.hardswish_, aten.silu_, aten.sigmoid_)},
+}
 
 
 @dataclass
@@ -58,12 +80,16 @@ class LayerCounter(TorchDispatchMode):
     Attributes:
         part: What the next layers are booked under.
         costs: ``{part: costs}``.
+        elementwise: Operations without weights, as the CondenseNet authors' tool counts them: one for
+            each element that enters a ReLU, one for each element of each average-pooling window, two for
+            each element that enters a sigmoid.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.part = ''
         self.costs: dict[str, Costs] = defaultdict(Costs)
+        self.elementwise = 0
 
     @property
     def macs(self) -> int:
@@ -74,8 +100,11 @@ class LayerCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Runs an operator and books it if it is a layer."""
-        out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
+        if packet in KEEP_SHAPE and args[0].is_meta:
+            out = KEEP_SHAPE[packet](args[0])
+        else:
+            out = func(*args, **(kwargs or {}))
         if packet is aten.convolution:
             x, weight, transposed = args[0], args[1], args[6]
             # each output element (each input element of a transposed one) meets one filter
@@ -83,6 +112,8 @@ class LayerCounter(TorchDispatchMode):
         elif packet in (aten.addmm, aten.mm):
             x, weight = args[-2:]
             self._book(x.numel() * weight.shape[1], x, weight, out)
+        elif packet in ELEMENTWISE:
+            self.elementwise += ELEMENTWISE[packet](args[0], out, *args[1:])
         return out
 
     def _book(self, macs: int, x: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -93,19 +124,27 @@ class LayerCounter(TorchDispatchMode):
         costs.weights_read += weight.numel()
 
 
-def count(module: nn.Module, *inputs: Any) -> dict[str, Costs]:
-    """Costs of a forward pass by direct child: ``{child's name: costs}``, '' for what runs in no child.
+def count(module: nn.Module, *inputs: Any) -> LayerCounter:
+    """Costs of a forward pass by direct child: their names are the parts, '' is what runs in no child.
 
     The module's mode, weights and device are left as they are.
     """
-    module = copy.deepcopy(module).to('meta').eval()
+    if not all(tensor.is_meta for tensor in module.state_dict().values()):
+        module = copy.deepcopy(module).to('meta')
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
     counter = LayerCounter()
+    hooks = []
     for name, child in module.named_children():
-        child.register_forward_pre_hook(lambda *_, name=name: setattr(counter, 'part', name))
-        child.register_forward_hook(lambda *_: setattr(counter, 'part', ''))
+        hooks.append(child.register_forward_pre_hook(lambda *_, name=name: setattr(counter, 'part', name)))
+        hooks.append(child.register_forward_hook(lambda *_: setattr(counter, 'part', '')))
     with torch.no_grad(), counter:
         module(*inputs)
-    return dict(counter.costs)
+    for hook in hooks:
+        hook.remove()
+    for part, training in modes.items():
+        part.training = training
+    return counter
 
 
 def num_params(params: Iterable[Tensor]) -> int:
@@ -113,27 +152,45 @@ def num_params(params: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in params)
 
 
-def arch_costs(name: str | Arch, size: int = PAPERS_SIZE) -> dict[str, Any]:
+def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
     """One network's row of the cost table, ready for JSON.
 
-    ``params`` and ``macs`` are the classifier's (1000 classes), ``backbone_*`` without its head;
-    ``stage_macs`` splits ``macs`` by part; ``difference_percent`` is measured against the paper's
-    figure, which holds at 224 only.
+    ``params`` and ``macs`` are the classifier's with the paper's number of classes, ``backbone_*``
+    without its head; ``stage_macs`` splits ``macs`` by part. What is compared with the paper's figure is
+    ``paper_size_macs``: counted at the paper's input size and in the paper's convention. A network with
+    learned sparsity is costed in its test-time form; ``training_params`` and ``training_macs`` are the
+    other form's.
+
+    Args:
+        name: A name from ``list_archs()``, one an adapter knows, or a row.
+        size: Height and width of the image; None is 224, or the paper's own size where that is less.
 
     Raises:
         UnknownArchError: No such arch.
         UserError: The image is smaller than the network's last stride.
     """
     arch = get_arch(name)
+    size = size or min(PAPERS_SIZE, arch.input_size)
     if size < arch.stages[-1].stride:
         raise UserError(
             f'size {size} is smaller than the last stride of {arch.name}, {arch.stages[-1].stride}'
         )
+    sparse = 'sparsity' in family_of(arch).takes_conventions
+    image, papers_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
     with torch.device('meta'):
-        model = build_classifier(arch)
-        parts = count(model, torch.empty(1, 3, size, size))
-    macs = sum(costs.macs for costs in parts.values())
-    paper = arch.paper_mflops if size == PAPERS_SIZE else None
+        model = build_classifier(arch, conventions={'sparsity': 'converted'} if sparse else None)
+        training = build_classifier(arch) if sparse else model
+    counted = trained = at_papers = count(model, image)
+    if sparse:
+        trained = count(training, image)
+    if arch.input_size != size:
+        at_papers = count(model, papers_image)
+    parts = counted.costs
+    macs = counted.macs
+    paper_macs = at_papers.macs
+    if arch.paper_convention != CONV_FC:
+        paper_macs += at_papers.elementwise
+    difference = 100 * (paper_macs / 1e6 / arch.paper_mflops - 1) if arch.paper_mflops else None
     return {
         'arch': arch.name,
         'family': arch.family,
@@ -148,9 +205,14 @@ def arch_costs(name: str | Arch, size: int = PAPERS_SIZE) -> dict[str, Any]:
         'activations_read': sum(costs.activations_read for costs in parts.values()),
         'activations_written': sum(costs.activations_written for costs in parts.values()),
         'weights_read': sum(costs.weights_read for costs in parts.values()),
+        'training_params': num_params(training.parameters()),
+        'training_macs': trained.macs,
         'paper_mflops': arch.paper_mflops,
         'paper_params_m': arch.paper_params_m,
-        'difference_percent': round(100 * (macs / 1e6 / paper - 1), 2) if paper else None,
+        'paper_size': arch.input_size,
+        'paper_convention': arch.paper_convention,
+        'paper_size_macs': paper_macs,
+        'difference_percent': None if difference is None else round(difference, 2),
         'cost_note': arch.cost_note,
     }
 

@@ -25,8 +25,6 @@ Deviations:
 - Classes without ground truth are left out of means and are None, never -1 or NaN.
 """
 
-import gc
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +38,7 @@ from rich.table import Table
 
 from bench.bootstrap import AREAS, COCO_IOUS, class_figures, mean_over_classes, render
 from bench.errors import UserError
+from bench.files import load_json
 from bench.matching import Annotations, Detections, MatchTable, Pairs, find_pairs, match_coco, match_voc
 
 VERSION = 1  # raised whenever a figure can change; part of a run's protocol
@@ -172,20 +171,6 @@ def make_detections(
     return Detections(index, label, boxes, sizes, np.asarray(scores, float))
 
 
-def _load_json(path: Path) -> Any:
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects, no cycles: halves the time
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not JSON ({error}); write it anew') from error
-    finally:
-        if collecting:
-            gc.enable()
-
-
 def _columns(
     entries: Any,
     what: str,
@@ -290,7 +275,7 @@ def read_coco(path: str | Path) -> Annotations:
         UserError: The file is not in COCO's format; names the list and entry.
     """
     path = Path(path)
-    data = _load_json(path)
+    data = load_json(path)
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(data, dict) or key not in data:
             raise UserError(f'{path}: has no "{key}": not a COCO annotation file')
@@ -384,7 +369,7 @@ def read_predictions(path: str | Path, gt: Annotations) -> Detections:
     images = {image_id: i for i, image_id in enumerate(gt.image_ids)}
     labels = {category_id: i for i, category_id in enumerate(gt.category_ids)}
     names = {name: i for i, name in enumerate(gt.classes)}
-    entries = _load_json(path)
+    entries = load_json(path)
     image_index, label, boxes, scores = _columns(entries, str(path), images, labels, 'score', names)
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     return make_detections(image_index, label, corners, scores, sizes=boxes[:, 2:])

@@ -29,10 +29,11 @@ class DetectionMetric(BaseMetric):
     """Evaluates detections with `bench.evaluation`.
 
     Ground truth comes from the data samples, where ``ignored_instances`` are VOC's difficult boxes. COCO's
-    crowds and the areas of its masks are not in the samples, so COCO needs ``ann_file``.
+    crowds and the areas of its masks are not in the samples, so of COCO the annotation file is read.
 
     Args:
-        ann_file: COCO annotation file that ground truth is read from; None for the data samples.
+        ann_file: COCO annotation file that ground truth is read from; None for the one that the data set
+            names (``metainfo['ann_file']``, as `COCOFormatDataset` does), else the data samples.
         out: Where predictions.json is written; None for nowhere.
         voc_ious: IoU thresholds of the VOC figures.
         **kwargs: MMEngine's ``BaseMetric`` (``collect_device``, ``prefix``).
@@ -69,7 +70,7 @@ class DetectionMetric(BaseMetric):
             fields: list[tuple[str, Any, tuple[str, ...]]] = [
                 ('dt', sample['pred_instances'], ('bboxes', 'labels', 'scores'))
             ]
-            if self.ann_file is None:
+            if self._coco_file() is None:
                 fields += [
                     ('gt', sample['gt_instances'], ('bboxes', 'labels')),
                     ('ignored', sample['ignored_instances'], ('bboxes', 'labels')),
@@ -102,13 +103,18 @@ class DetectionMetric(BaseMetric):
         print_log(f'\n{format_table(self.last)}', logger='current')
         return flatten(self.last)
 
+    def _coco_file(self) -> str | None:
+        return self.ann_file or (self.dataset_meta or {}).get('ann_file')
+
     def _ground_truth(self, by_id: Mapping[Any, dict], classes: list[str]) -> Annotations:
-        if self.ann_file is not None:
-            gt = read_coco(self.ann_file)
-            if absent := [image_id for image_id in by_id if image_id not in set(gt.image_ids)]:
-                raise ValueError(f'image {absent[0]!r} is not in {self.ann_file}')
-            if sorted(gt.classes) != sorted(classes):
-                raise ValueError(f"{self.ann_file}: its categories are not the data set's classes")
+        path = self._coco_file()
+        if path is not None:
+            gt = read_coco(path)
+            if absent := by_id.keys() - set(gt.image_ids):
+                raise ValueError(f'image {min(absent)!r} is not in {path}')
+            annotated = {gt.classes[label] for label in np.unique(gt.labels)}
+            if set(classes) - set(gt.classes) or annotated - set(classes):
+                raise ValueError(f"{path}: its categories are not the data set's classes")
             return gt
         image_ids = sorted(by_id)
         parts = [

@@ -8,6 +8,7 @@ them be compared. The tables below are the whole rule.
 import importlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import Any
 
 from mmengine.config import Config
@@ -116,7 +117,35 @@ def protocol_of(
         protocol['auto_scale_lr'] = scaling
     for name, section in SECTIONS.items():
         protocol[name] = _strip(whole.get(section), section)
+    choice = whole.get('lr_choice')
+    if choice:  # then the rule counts, and each network may have its own rate
+        protocol['lr_choice'] = choice
+        protocol['optimiser']['optimizer'].pop('lr')
+    if whole.get('load_from') and not whole.get('resume'):
+        protocol['load_from'] = PurePath(whole['load_from']).name
     return protocol
+
+
+def parse_lr_choice(text: str, lr: float | None) -> dict[str, Any]:
+    """Reads how a learning rate was chosen: ``val:0.001,0.002,0.004``.
+
+    Args:
+        text: The split whose figure decided, and all rates that were tried, the chosen one too.
+        lr: The chosen one.
+
+    Raises:
+        ValueError: It is not of that form, or ``lr`` is not among them.
+    """
+    split, _, rates = text.partition(':')
+    try:
+        among = sorted({float(rate) for rate in rates.split(',')})
+    except ValueError:
+        among = []
+    if split not in ('train', 'val', 'test') or len(among) < 2:
+        raise ValueError(f'{text!r} is not SPLIT:LR,LR,... with two rates or more, such as val:0.001,0.002')
+    if lr not in among:
+        raise ValueError(f'{text!r}: --lr must name the one of them that was chosen, it is {lr}')
+    return {'split': split, 'among': among}
 
 
 def _plain(value: Any) -> Any:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import records
+from bench.protocol_card import card
+from bench.protocol_diff import Difference
 
 
 def show(path: Path) -> None:
@@ -46,6 +51,39 @@ def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float
     console = Console()
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
+
+
+def show_protocol(protocol: Mapping[str, Any], *, whole: bool = True) -> None:
+    """Prints a protocol's card, and its key if the ``whole`` of it is known: data and weights were read."""
+    key = records.content_key(protocol) if whole else '(its key needs data and weights)'
+    table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow='fold')
+    for label, words in card(protocol).rows():
+        table.add_row(label, escape(words))
+    Console().print(table)
+
+
+def show_differences(one: tuple[str, str], other: tuple[str, str], found: Sequence[Difference]) -> None:
+    """Prints where two runs' protocols differ.
+
+    Args:
+        one: A run's name and its protocol's key.
+        other: The other's.
+        found: Where they differ.
+    """
+    console = Console()
+    if not found:
+        console.print(f'the same protocol ({one[1]}): the two may be ranked together', soft_wrap=True)
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column('what differs', overflow='fold')
+    for name, key in (one, other):
+        table.add_column(f'{escape(name)}\n{key}', overflow='fold')
+    for row in found:
+        table.add_row(*map(escape, (row.words, row.one, row.other)))
+    console.print(table)
+    console.print('two protocols: rows of one may not be ranked with rows of the other', soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

@@ -5,77 +5,43 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import init_default_scope
 
 from backbones import get_arch
-from backbones.weights import how_to_get
-from backbones.wiring import halves, set_init
-from bench import configs, costs, environment, records
+from backbones.weights import WeightsError, read_info
+from bench import configs, costs, environment, protocol, records, report
+from bench.base_dataset import dataset_facts
 from bench.errors import UserError
 from bench.mmdetection import DATASETS
-from bench.protocol import protocol_of
+from bench.options import Options, check_init, compose
 from bench.runner import SafeRunner, read_checkpoint, read_resumable, unwrapped
-from bench.voc import dataset_facts
 
 REPO = Path(__file__).parents[2]
 
 
-@dataclass
-class Options:
-    """What a command line says beside the config; None leaves the config's value."""
-
-    config: str
-    work_dir: str | None = None
-    resume: str | None = None
-    seed: int | None = None
-    data_root: str | None = None
-    init: str | None = None
-    amp: bool = False
-    launcher: str = 'none'
-    cfg_options: dict[str, Any] = field(default_factory=dict)
-    command: str = ''
-
-
-def compose(options: Options) -> Config:
-    """The config that a command line asks for, checked as far as it can be without its data.
+def show(options: Options) -> None:
+    """Prints the config that a command line asks for, resolved, and its protocol; needs no data.
 
     Raises:
-        UserError: Something in it cannot be used; see ``bench.configs``.
-        WeightsError: The initial weights cannot be used.
+        UserError: As for ``compose``.
+        WeightsError: The same.
     """
-    cfg = configs.load(options.config)
-    configs.merge_options(cfg, options.cfg_options)
-    check_launcher(options.launcher)
-    cfg.launcher = options.launcher
-    if options.data_root is not None:
-        for dataset in datasets(cfg):
-            dataset.data_root = options.data_root
-    if options.init is not None:
-        set_init(cfg.model, None if options.init == 'none' else options.init)
-    if options.seed is not None:
-        cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
-    if options.amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a CUDA GPU, and this machine shows none; leave it out')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(options.config).stem}'
-    if options.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if options.resume == 'auto' else options.resume
-    check_classes(cfg)
-    return cfg
+    cfg = compose(options)
+    print(configs.resolved_text(cfg))
+    try:
+        start = init_class(cfg)
+    except WeightsError:  # not there yet
+        start = 'absent'
+    report.show_protocol(protocol.protocol_of(cfg, {}, start, get_world_size()), whole=False)
 
 
 def train(options: Options) -> Path:
@@ -109,7 +75,10 @@ def train(options: Options) -> Path:
     work_dir = open_work_dir(cfg.work_dir)
     runner = SafeRunner.from_cfg(cfg)
     runner.use_datasets(built)
-    print(f'{cfg.model.backbone.arch}: training on {splits["train"]["images"]} images; log in {work_dir}')
+    if is_main_process():
+        report.show_protocol(protocol.protocol_of(cfg, splits, init_class(cfg), get_world_size()))
+        images = splits['train']['images']
+        print(f'{cfg.model.backbone.arch}: training on {images} images; log in {work_dir}', flush=True)
 
     git = environment.git_state(REPO)  # of the code that trains, not of what the checkout is by its end
     start = time.perf_counter()
@@ -135,11 +104,11 @@ def train(options: Options) -> Path:
             'classes': list(test_set.metainfo['classes']),
             'splits': splits,
         },
-        'protocol': protocol_of(cfg, splits, init['class'], get_world_size()),
+        'protocol': protocol.protocol_of(cfg, splits, init['class'], get_world_size()),
         'init': init,
         'seed': int(runner.seed),
-        'config': {'file': Path(options.config).name, 'text': configs.resolved_text(cfg)},
-        'command': options.command or f'tools/train.py {options.config}',
+        'config': {'file': Path(cfg.filename).name, 'text': configs.resolved_text(cfg)},
+        'command': options.command or f'tools/train.py {cfg.filename}',
         'git': git,
         'versions': environment.versions(),
         'hardware': environment.hardware(),
@@ -151,61 +120,6 @@ def train(options: Options) -> Path:
     if is_main_process():
         records.write(record_path, record)
     return record_path
-
-
-def datasets(cfg: Config) -> Iterator[Any]:
-    """The innermost data set configs of every loader."""
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        while dataset:
-            inner = dataset.get('dataset')
-            if inner is None:
-                yield from dataset.get('datasets') or [dataset]
-            dataset = inner
-
-
-def check_launcher(launcher: str) -> None:
-    """Refuses a launcher that cannot work here.
-
-    Raises:
-        UserError: There is no GPU, or the launcher's own program did not start this process.
-    """
-    if launcher == 'none':
-        return
-    if not torch.cuda.is_available():
-        raise UserError(f'--launcher {launcher} needs CUDA GPUs, and this machine shows none; leave it out')
-    variable, program = {'pytorch': ('RANK', 'torchrun'), 'slurm': ('SLURM_PROCID', 'srun')}[launcher]
-    if variable not in os.environ:
-        raise UserError(f'--launcher {launcher}: start this command with {program}, which sets {variable}')
-
-
-def check_classes(cfg: Config) -> None:
-    """Compares the head's classes with the data set's.
-
-    Raises:
-        UserError: Their numbers differ.
-    """
-    head = cfg.model.get('roi_head', cfg.model).bbox_head
-    for dataset in datasets(cfg):
-        classes = (dataset.get('metainfo') or {}).get('classes')
-        if classes and len(classes) != head.num_classes:
-            raise UserError(
-                f'{cfg.filename}: num_classes={head.num_classes}, but the data set has {len(classes)} '
-                f'classes ({", ".join(classes)}); give the wiring call that number'
-            )
-
-
-def check_init(cfg: Config) -> None:
-    """Sees that the initial weights are at hand.
-
-    Raises:
-        UserError: They are not; says how to get or make them, or to do without.
-    """
-    for half in halves(cfg.model):
-        checkpoint = (half.get('init_cfg') or {}).get('checkpoint')
-        if checkpoint and not Path(checkpoint).is_file():
-            arch = get_arch(half['arch'])
-            raise UserError(how_to_get(arch.name, arch.family, checkpoint))
 
 
 def open_work_dir(work_dir: str) -> Path:
@@ -286,6 +200,12 @@ def best_epoch(checkpoint: Path) -> int | None:
     """The epoch in a name such as ``best_voc_ap50_11point_epoch_7.pth``."""
     number = checkpoint.stem.rpartition('_')[2]
     return int(number) if number.isdigit() else None
+
+
+def init_class(cfg: Config) -> str:
+    """The class of initialisation that a config asks for; the weights are at hand (``check_init``)."""
+    init = cfg.model.backbone.get('init_cfg') or {}
+    return read_info(init['checkpoint']).pretraining.data if init.get('checkpoint') else 'none'
 
 
 def init_facts(model: Any) -> dict[str, Any]:

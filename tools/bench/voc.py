@@ -13,25 +13,27 @@ IJCV 2010).
 - Deviation from the kit and from MMDetection's ``XMLDataset``: nothing wrong is skipped or clipped.
 """
 
-import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
-import cv2
 import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
-from PIL import Image
 
+from bench.base_dataset import StrictDataset
 from bench.errors import UserError
-from bench.mmdetection import DATASETS, BaseDetDataset
+from bench.images import check_image
+from bench.mmdetection import DATASETS
+from bench.problems import DataError, Report, stop, unknown_class
 
-JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'  # markers
+SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+NO_AREA = ('box-no-area', 'box-inverted')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.JPG', '.JPEG', '.PNG')
 
 
 @dataclass(frozen=True)
@@ -58,47 +60,54 @@ class Annotation:
 
 
 def parse_annotation(
-    path: str | Path, classes: Sequence[str] | None = None, *, drop_empty: bool = False
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    drop_empty: bool = False,
+    report: Report = stop,
 ) -> Annotation:
     """Reads one annotation file.
 
-    ``classes`` None accepts any name; ``drop_empty`` leaves out boxes without area (a known defect).
+    Args:
+        path: The file.
+        classes: None accepts any name.
+        drop_empty: Leave out boxes without area (a known defect).
+        report: Told what is wrong with an object, which is then left out; it may raise. A file that cannot
+            be read at all always raises.
 
     Raises:
-        UserError: The file is absent, malformed or hostile XML, lacks a field, or holds an unknown
+        DataError: The file is absent, malformed or hostile XML, lacks a field, or holds an unknown
             class, a box without area or a box outside the image. Names the file, object and value.
     """
-    root = _parse_xml(Path(path))
-    width, height = (_whole(root, f'size/{side}', str(path)) for side in ('width', 'height'))
-    sides = ('xmin', 'ymin', 'xmax', 'ymax')
+    path = Path(path)
+    root = _parse_xml(path)
+    width, height = (_whole(root, f'size/{side}', path) for side in ('width', 'height'))
     index = {name: i for i, name in enumerate(classes or ())}
     boxes, names, difficult, dropped = [], [], [], []
     for number, element in enumerate(root.findall('object'), start=1):
-        where = f'{path}: object {number}'
-        name = _text(element, 'name', where)
+        where = f'object {number}: '
+        try:
+            name = _text(element, 'name', path, where)
+            flag = element.findtext('difficult', default='0').strip()
+            if flag not in ('0', '1'):
+                problem = f'{where}<difficult> is {flag!r}, must be 0 or 1'
+                raise DataError(problem, 'mend the file', file=path, kind='field')
+            box = [_number(element, f'bndbox/{side}', path, where) for side in SIDES]
+        except DataError as error:
+            report(error)
+            continue
+        problems = list(_box_problems(box, width, height))
+        if drop_empty and any(kind in NO_AREA for kind, *_ in problems):
+            dropped.append(number)
+            continue
         if classes is not None and name not in index:
-            raise UserError(f'{where}: {_unknown_class(name, classes)}')
-        flag = element.findtext('difficult', default='0').strip()
-        if flag not in ('0', '1'):
-            raise UserError(f'{where}: <difficult> is {flag!r}, must be 0 or 1; mend the file')
-        xmin, ymin, xmax, ymax = (_number(element, f'bndbox/{side}', where) for side in sides)
-        box = f'box xmin={xmin:g} ymin={ymin:g} xmax={xmax:g} ymax={ymax:g}'
-        if xmax <= xmin or ymax <= ymin:
-            if drop_empty:
-                dropped.append(number)
-                continue
-            raise UserError(
-                f'{where}: {box} has no area; mend or remove it (if it is a known defect of a '
-                'public set, name the image in known_defects: its boxes without area are dropped)'
-            )
-        if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
-            raise UserError(
-                f'{where}: {box} lies outside the image of {width}x{height}; mend the file (VOC '
-                'counts pixels from 1 to the width and height; where it counts from 0, add 1)'
-            )
-        boxes.append((xmin - 1, ymin - 1, xmax, ymax))
-        names.append(name)
-        difficult.append(flag == '1')
+            problems.insert(0, ('class-unknown', *unknown_class(name, classes)))
+        for kind, problem, cure in problems:
+            report(DataError(where + problem, cure, file=path, kind=kind))
+        if not problems:
+            boxes.append((box[0] - 1, box[1] - 1, box[2], box[3]))
+            names.append(name)
+            difficult.append(flag == '1')
     return Annotation(
         width=width,
         height=height,
@@ -110,116 +119,120 @@ def parse_annotation(
     )
 
 
+def _box_problems(sides: Sequence[float], width: int, height: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, problem and cure of what is wrong with xmin, ymin, xmax, ymax."""
+    xmin, ymin, xmax, ymax = sides
+    box = f'box xmin={xmin:g} ymin={ymin:g} xmax={xmax:g} ymax={ymax:g}'
+    if xmax < xmin or ymax < ymin:
+        yield 'box-inverted', f'{box} has no area: its sides are swapped', 'mend or remove it'
+    elif xmax == xmin or ymax == ymin:
+        cure = (
+            'mend or remove it (if it is a known defect of a public set, name the image in '
+            'known_defects: its boxes without area are dropped)'
+        )
+        yield 'box-no-area', f'{box} has no area', cure
+    if min(sides) < 1 or max(xmin, xmax) > width or max(ymin, ymax) > height:
+        cure = (
+            'mend the file (VOC counts pixels from 1 to the width and height; where it counts from 0, '
+            'add 1)'
+        )
+        yield 'box-outside', f'{box} lies outside the image of {width}x{height}', cure
+
+
 def _parse_xml(path: Path) -> Element:
     try:
         root = SafeElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except OSError as error:
-        raise UserError(f'{path}: cannot read the annotation file ({error.strerror})') from error
+        problem = f'cannot read the annotation file ({error.strerror})'
+        raise DataError(problem, 'get it anew', file=path, kind='annotation-unreadable') from error
     except DefusedXmlException as error:
-        raise UserError(
-            f'{path}: refused: it holds a DTD or entities ({type(error).__name__}), as hostile '
-            'files do and no VOC file needs; remove its DOCTYPE or get the file anew'
+        raise DataError(
+            f'refused: it holds a DTD or entities ({type(error).__name__}), as hostile files do and no '
+            'VOC file needs',
+            'remove its DOCTYPE or get the file anew',
+            file=path,
+            kind='annotation-unreadable',
         ) from error
     except (ParseError, ValueError, LookupError) as error:  # the last two: a bad declared encoding
-        raise UserError(f'{path}: malformed XML ({error}); mend the file or get it anew') from error
+        problem, cure = f'malformed XML ({error})', 'mend the file or get it anew'
+        raise DataError(problem, cure, file=path, kind='annotation-unreadable') from error
     if root.tag != 'annotation':
-        raise UserError(f'{path}: its root is <{root.tag}>, not <annotation>: not a VOC annotation')
+        problem = f'its root is <{root.tag}>, not <annotation>: not a VOC annotation'
+        raise DataError(problem, 'get the file anew', file=path, kind='annotation-unreadable')
     return root
 
 
-def _text(element: Element, tag: str, where: str) -> str:
+def _text(element: Element, tag: str, path: Path, where: str = '') -> str:
     text = element.findtext(tag, default='').strip()
     if not text:
-        raise UserError(f'{where}: <{tag}> is missing or empty; add it')
+        raise DataError(f'{where}<{tag}> is missing or empty', 'add it', file=path, kind='field')
     return text
 
 
-def _number(element: Element, tag: str, where: str) -> float:
-    text = _text(element, tag, where)
+def _number(element: Element, tag: str, path: Path, where: str = '') -> float:
+    text = _text(element, tag, path, where)
     try:
         value = float(text)
     except ValueError:
         value = float('nan')
     if not np.isfinite(value):
-        raise UserError(f'{where}: <{tag}> is {text!r}, not a finite number; mend the file')
+        problem = f'{where}<{tag}> is {text!r}, not a finite number'
+        raise DataError(problem, 'mend the file', file=path, kind='field')
     return value
 
 
-def _whole(element: Element, tag: str, where: str) -> int:
-    value = _number(element, tag, where)
+def _whole(element: Element, tag: str, path: Path) -> int:
+    value = _number(element, tag, path)
     if value < 1 or value != int(value):
-        raise UserError(f'{where}: <{tag}> is {value:g}, not a positive whole number; mend the file')
+        problem = f'<{tag}> is {value:g}, not a positive whole number'
+        raise DataError(problem, 'mend the file', file=path, kind='field')
     return int(value)
 
 
-def _unknown_class(name: str, classes: Sequence[str]) -> str:
-    by_lower = {known.lower(): known for known in classes}
-    near = [by_lower[low] for low in get_close_matches(name.lower(), by_lower, n=3)]
-    hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(classes)}'
-    return f'unknown class {name!r} ({hint}); mend the file, or name the class in metainfo.classes'
-
-
-def check_image(path: str | Path, width: int, height: int, *, decode: bool = False) -> None:
-    """Checks an image file against the size (pixels) that its annotation states.
-
-    A JPEG must hold its end marker, bytes may follow it; ``decode`` also decodes it, which is slow.
-
-    Raises:
-        UserError: The file is absent, not an image, truncated, or of another size.
-    """
-    try:
-        with Path(path).open('rb') as file, Image.open(file) as image:
-            size, turned = image.size, image.getexif().get(274, 1) != 1  # 274: EXIF orientation
-            truncated = False
-            file.seek(-min(64, Path(path).stat().st_size), 2)
-            tail = file.read().rstrip(b'\0\r\n ')
-            if image.format in ('JPEG', 'MPO') and not tail.endswith(JPEG_END):
-                data = Path(path).read_bytes()  # neither marker can occur in the data of a scan
-                truncated = data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
-    except FileNotFoundError as error:
-        raise UserError(f'{path}: no such image; get it, or take its id out of the split') from error
-    except Exception as error:  # Pillow's readers raise many kinds on broken files
-        raise UserError(f'{path}: not a readable image ({error}); get the file anew') from error
-    if truncated:
-        raise UserError(f'{path}: truncated: its data never ends; get the file anew')
-    if size != (width, height):
-        exif = '; its EXIF orientation is set: save the image upright without it' if turned else ''
-        raise UserError(
-            f'{path}: the image is {size[0]}x{size[1]} but its annotation says {width}x{height}; '
-            f'mend the one that is wrong{exif}'
-        )
-    if decode:
-        try:
-            with Image.open(path) as image:
-                image.load()  # some versions of OpenCV, which trains, let truncated files pass
-        except Exception as error:  # as above
-            raise UserError(f'{path}: truncated or corrupt ({error}); get it anew') from error
-        if cv2.imread(str(path)) is None:
-            raise UserError(f'{path}: OpenCV cannot decode it; get it anew or save it as JPEG')
-
-
-def read_split(path: Path) -> list[str]:
+def read_split(path: Path, report: Report = stop) -> list[str]:
     """Reads a split file: one image id a line.
 
+    Args:
+        path: The file.
+        report: Told of a bad line, which is then left out; it may raise.
+
     Raises:
-        UserError: The file is absent, empty, not text, or holds an id twice or two on one line.
+        DataError: The file is absent, empty, not text, or holds an id twice or two on one line.
     """
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except FileNotFoundError as error:
         there = ', '.join(sorted(file.stem for file in path.parent.glob('*.txt'))) or 'none'
-        raise UserError(f'{path}: no such split file; splits there: {there}') from error
+        problem = f'no such split file; splits there: {there}'
+        raise DataError(problem, file=path, kind='split-unreadable') from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path}: cannot read the split file ({error})') from error
-    ids = [line.strip() for line in lines if line.strip()]
-    if not ids:
-        raise UserError(f'{path}: the split is empty; write one image id a line')
-    for image_id, count in Counter(ids).items():
+        problem, cure = f'cannot read the split file ({error})', 'write one image id a line'
+        raise DataError(problem, cure, file=path, kind='split-unreadable') from error
+    counts = Counter(line.strip() for line in lines if line.strip())
+    if not counts:
+        cure = 'write one image id a line'
+        raise DataError('the split is empty', cure, file=path, kind='split-unreadable')
+    for image_id, count in counts.items():
         if len(image_id.split()) > 1:
-            raise UserError(f'{path}: line {image_id!r} must be one image id')
+            problem = f'line {image_id!r} must be one image id'
+            report(DataError(problem, 'write one image id a line', file=path, kind='split-unreadable'))
         if count > 1:
-            raise UserError(f'{path}: image id {image_id!r} is there {count} times; keep one line')
-    return ids
+            problem = f'image id {image_id!r} is there {count} times'
+            report(DataError(problem, 'keep one line', file=path, kind='duplicate-id'))
+    return [image_id for image_id in counts if len(image_id.split()) == 1]
+
+
+def split_files(folder: Path) -> list[Path]:
+    """The split files of a set. (VOC's kit has one more a class, with a flag behind each id.)"""
+    files = sorted((folder / 'ImageSets' / 'Main').glob('*.txt'))
+    flagged = re.compile(rb'\S+[ \t]+-?[01]\s*$', re.MULTILINE)
+    return [file for file in files if '_' not in file.stem or not flagged.match(file.read_bytes()[:256])]
+
+
+def image_file(folder: Path, image_id: str) -> Path:
+    """An image's file: VOC's are ``.jpg``; other sets' may have another ending."""
+    paths = [folder / 'JPEGImages' / f'{image_id}{suffix}' for suffix in IMAGE_SUFFIXES]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def find_set(data_root: str | Path, ann_file: str | Path, how_to_get: str = '') -> tuple[Path, Path]:
@@ -253,26 +266,23 @@ def read_entry(
     split_file: Path,
     *,
     drop_empty: bool = False,
-    decode: bool = False,
 ) -> dict[str, Any]:
     """Reads one image's entry for MMDetection's pipelines, as its ``XMLDataset`` makes them.
 
-    ``drop_empty`` is `parse_annotation`'s, ``decode`` is `check_image`'s.
+    ``drop_empty`` is `parse_annotation`'s.
 
     Raises:
         UserError: From the annotation or the image, or one of them is absent.
     """
     xml_path = folder / 'Annotations' / f'{image_id}.xml'
-    img_path = folder / 'JPEGImages' / f'{image_id}.jpg'
-    for path in (xml_path, img_path):
+    img_path = image_file(folder, image_id)
+    for path, kind in ((xml_path, 'annotation-missing'), (img_path, 'image-missing')):
         if not path.is_file():
-            raise UserError(
-                f'{split_file}: names {image_id!r}, but there is no file {path}; get it, or take '
-                'the line out'
-            )
+            problem = f'names {image_id!r}, but there is no file {path}'
+            raise DataError(problem, 'get it, or take the line out', file=split_file, kind=kind)
     annotation = parse_annotation(xml_path, classes, drop_empty=drop_empty)
     width, height = annotation.width, annotation.height
-    check_image(img_path, width, height, decode=decode)
+    check_image(img_path, width, height)
     return {
         'img_id': image_id,
         'img_path': str(img_path),
@@ -289,112 +299,24 @@ def read_entry(
     }
 
 
-def find_problems(folder: Path, split_file: Path, classes: Sequence[str] | None) -> Iterator[str | None]:
-    """Reads a whole split and decodes its images; yields an image's first problem, or None."""
-    for image_id in read_split(split_file):
-        try:
-            read_entry(folder, image_id, classes, split_file, decode=True)
-            yield None
-        except UserError as error:
-            yield str(error)
-
-
 @DATASETS.register_module()
-class VOCFormatDataset(BaseDetDataset):
-    """A split of a data set in VOC format.
-
-    Args:
-        data_root, ann_file: See `find_set`.
-        known_defects: Ids of images whose boxes without area are dropped, counted and listed.
-        how_to_get: Said where the data set is absent.
-        **kwargs: MMDetection's ``BaseDetDataset``. ``metainfo['classes']`` names the classes;
-            ``filter_cfg`` takes ``filter_empty_gt`` and ``min_size`` (pixels), for training only.
-
-    Raises:
-        UserError: A file is wrong, when it is loaded; an image cannot be decoded, when it is used.
-    """
+class VOCFormatDataset(StrictDataset):
+    """A split of a data set in VOC format; arguments as `StrictDataset`, ``ann_file`` as `find_set`."""
 
     def __init__(
-        self,
-        *,
-        data_root: str,
-        ann_file: str = 'ImageSets/Main/train.txt',
-        known_defects: Sequence[str] = (),
-        how_to_get: str = '',
-        **kwargs: Any,
+        self, *, data_root: str, ann_file: str = 'ImageSets/Main/train.txt', **kwargs: Any
     ) -> None:
-        self.known_defects = frozenset(known_defects)
-        self.how_to_get = how_to_get
-        super().__init__(data_root=str(data_root), ann_file=ann_file, **kwargs)
-
-    @classmethod
-    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Takes every value as it is: MMEngine reads the file, if there is one, that a text names."""
-        return {**cls.METAINFO, **(metainfo or {})}
-
-    def _join_prefix(self) -> None:
-        """Leaves the paths as given: `load_data_list` finds the folder."""
+        super().__init__(data_root=data_root, ann_file=ann_file, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Reads and checks every file of the split."""
-        classes = self._metainfo.get('classes')
-        if not classes or isinstance(classes, str) or len(set(classes)) != len(classes):
-            raise UserError(f'metainfo.classes is {classes!r}; must name every class once')
+        classes = self.class_names()
         folder, split_file = find_set(self.data_root, self.ann_file, self.how_to_get)
         return [
             read_entry(folder, image_id, classes, split_file, drop_empty=image_id in self.known_defects)
             for image_id in read_split(split_file)
         ]
 
-    def filter_data(self) -> list[dict]:
-        """In training, leaves out the images that ``filter_cfg`` says: empty or too small."""
-        cfg = dict(self.filter_cfg or {})
-        no_empty, min_size = cfg.pop('filter_empty_gt', False), cfg.pop('min_size', 0)
-        if cfg:
-            raise UserError(f'filter_cfg has {sorted(cfg)}; known: filter_empty_gt, min_size')
-        if self.test_mode:
-            return self.data_list
-        kept = [
-            entry
-            for entry in self.data_list
-            if min(entry['width'], entry['height']) >= min_size and (entry['instances'] or not no_empty)
-        ]
-        if not kept:
-            raise UserError(
-                f"{self.ann_file} in '{self.data_root}': no image is left after filter_cfg "
-                f'{self.filter_cfg}; annotate objects or relax it'
-            )
-        return kept
-
-    def prepare_data(self, idx: int) -> Any:
-        """Runs the pipeline; where it fails on a damaged image, says which file."""
-        try:
-            return super().prepare_data(idx)
-        except Exception:
-            entry = self.get_data_info(idx)
-            check_image(entry['img_path'], entry['width'], entry['height'], decode=True)
-            raise
-
-
-def annotations_sha256(dataset: VOCFormatDataset) -> str:
-    """Hashes the annotation files of the images in use, in the order of their ids."""
-    digest = hashlib.sha256()
-    entries = (dataset.get_data_info(i) for i in range(len(dataset)))
-    for entry in sorted(entries, key=lambda entry: entry['img_id']):
-        data = Path(entry['xml_path']).read_bytes()
-        digest.update(f'{entry["img_id"]}\0{len(data)}\0'.encode() + data)
-    return digest.hexdigest()
-
-
-def dataset_facts(dataset: VOCFormatDataset) -> dict[str, Any]:
-    """What a record says of a data set: counts, dropped boxes, classes, hash of the annotations."""
-    entries = [dataset.get_data_info(i) for i in range(len(dataset))]
-    objects = [instance for entry in entries for instance in entry['instances']]
-    return {
-        'images': len(entries),
-        'boxes': len(objects),
-        'difficult': sum(instance['ignore_flag'] for instance in objects),
-        'dropped_boxes': {e['img_id']: list(e['dropped']) for e in entries if e['dropped']},
-        'classes': list(dataset.metainfo['classes']),
-        'annotations_sha256': annotations_sha256(dataset),
-    }
+    def annotation_bytes(self, entry: Mapping[str, Any]) -> bytes:
+        """The annotation file."""
+        return Path(entry['xml_path']).read_bytes()

@@ -6,7 +6,8 @@ metainfo = dict(name='BCCD', classes=('RBC', 'WBC', 'Platelets'))
 # Each holds one box of xmin == xmax and ymin == ymax; it is dropped, counted and recorded.
 known_defects = ('BloodImage_00338', 'BloodImage_00343')
 how_to_get = (
-    'Get the BCCD data set (MIT licence; https://github.com/Shenggan/BCCD_Dataset) and point '
+    'Get it with: python tools/data.py get bccd. '
+    'Or get the BCCD data set (MIT licence; https://github.com/Shenggan/BCCD_Dataset) and point '
     '--data-root at its folder BCCD, which holds Annotations, JPEGImages and ImageSets (default: '
     'data/BCCD). det_configs/menet_frcnn_shapes.py needs no download.'
 )
@@ -82,3 +83,5 @@ test_dataloader = dict(
 
 val_evaluator = dict(type='DetectionMetric')
 test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

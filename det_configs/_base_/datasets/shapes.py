@@ -64,3 +64,5 @@ test_dataloader = dict(
 
 val_evaluator = dict(type='DetectionMetric')
 test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

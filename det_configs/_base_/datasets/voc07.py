@@ -11,7 +11,8 @@ metainfo = dict(
     )
 )  # fmt: skip
 how_to_get = (
-    'Get VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from the PASCAL VOC 2007 site, and '
+    'Get it with: python tools/data.py get voc07. '
+    'Or get VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from the PASCAL VOC 2007 site, and '
     'unpack both in the same folder: it then holds VOCdevkit/VOC2007. Point --data-root at that '
     'VOCdevkit (default: data/VOCdevkit). det_configs/menet_frcnn_shapes.py needs no download.'
 )
@@ -33,9 +34,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    # py-faster-rcnn takes one image a step; two, as MMDetection does, train the same in half the
-    # steps at twice the learning rate, and keep a GPU busier.
-    batch_size=2,
+    batch_size=2,  # as py-faster-rcnn's VGG16 and MMDetection
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -68,7 +67,9 @@ test_dataloader = dict(
     ),
 )
 test_evaluator = dict(type='DetectionMetric')
+test_cfg = dict(type='TestLoop')
 
 # The published protocol has no third split: nothing is chosen by a figure, the last checkpoint is tested.
 val_dataloader = None
 val_evaluator = None
+val_cfg = None

@@ -1,84 +1,38 @@
 """Faster R-CNN on a feature pyramid (Lin et al. 2017, arXiv:1612.03144), as MMDetection sets it up.
 
 From the paper: 256 channels on every level; one anchor scale a level, 32 to 512 pixels on the strides
-4 to 64, the last a subsampled copy for the RPN alone; two hidden layers of 1,024 on 7x7 RoI maps. Later
-habits that MMDetection's published figures rest on: RoIAlign in RoIPool's place, L1 losses on boxes,
-anchors that cross the image's border are trained too, an object's best anchor is positive from IoU 0.3.
+4 to 64, the last a subsampled copy for the RPN alone; 512 RoIs sampled an image; two hidden layers of
+1,024 on 7x7 RoI maps. Later habits that MMDetection's published figures rest on: RoIAlign in RoIPool's
+place, L1 losses on boxes, and the deviations of faster_rcnn.py.
 """
 
+_base_ = ['faster_rcnn.py']
+
 model = dict(
-    type='FasterRCNN',
     neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
-        type='RPNHead',
         in_channels=256,
         feat_channels=256,
-        anchor_generator=dict(
-            type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
-        ),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
-        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        anchor_generator=dict(scales=[8], strides=[4, 8, 16, 32, 64]),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0),
     ),
     roi_head=dict(
-        type='StandardRoIHead',
         bbox_roi_extractor=dict(
-            type='SingleRoIExtractor',
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
-            out_channels=256,
-            featmap_strides=[4, 8, 16, 32],
+            roi_layer=dict(sampling_ratio=0), out_channels=256, featmap_strides=[4, 8, 16, 32]
         ),
         bbox_head=dict(
             type='Shared2FCBBoxHead',
             in_channels=256,
             fc_out_channels=1024,
-            roi_feat_size=7,
-            bbox_coder=dict(
-                type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]
-            ),
-            reg_class_agnostic=False,
-            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
             loss_bbox=dict(type='L1Loss', loss_weight=1.0),
         ),
     ),
     train_cfg=dict(
-        rpn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.7,
-                neg_iou_thr=0.3,
-                min_pos_iou=0.3,
-                match_low_quality=True,
-                ignore_iof_thr=-1,
-            ),
-            sampler=dict(
-                type='RandomSampler', num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False
-            ),
-            allowed_border=-1,
-            pos_weight=-1,
-            debug=False,
-        ),
-        rpn_proposal=dict(
-            nms_pre=2000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
-        ),
-        rcnn=dict(
-            assigner=dict(
-                type='MaxIoUAssigner',
-                pos_iou_thr=0.5,
-                neg_iou_thr=0.5,
-                min_pos_iou=0.5,
-                match_low_quality=False,
-                ignore_iof_thr=-1,
-            ),
-            sampler=dict(
-                type='RandomSampler', num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
-            ),
-            pos_weight=-1,
-            debug=False,
-        ),
+        rpn_proposal=dict(nms_pre=2000, max_per_img=1000),
+        rcnn=dict(sampler=dict(num=512)),
     ),
     test_cfg=dict(
-        rpn=dict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
-        rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        rpn=dict(nms_pre=1000, max_per_img=1000),
+        rcnn=dict(nms=dict(iou_threshold=0.5)),
     ),
 )

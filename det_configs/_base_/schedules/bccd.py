@@ -1,8 +1,6 @@
 """Six epochs on BCCD's 205 training images, the best by the validation figure is kept."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_begin=4, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.05),

@@ -5,8 +5,6 @@ The rate is eight times AdamW's usual 1e-3: in so few steps a small network with
 """
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=0.008, weight_decay=0.05),

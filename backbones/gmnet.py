@@ -1,0 +1,210 @@
+"""GM-Net: Grouped Merging Net (Chen and Li 2017, arXiv:1706.06792).
+
+Units of grouped convolutions whose outputs are summed, and a middle where a path of full convolutions
+and a path of depthwise ones run in parallel. No code was published.
+
+``gmnet_*_cifar`` is the paper's network: 32x32 images, strides 1, 2, 4, 10 classes. MNIST's grey images
+(28x28) are given as three equal channels; the paper does not say how it fed them. ``gmnet_*`` is our
+form for detection, at strides 4, 8, 16, 32: the stem has stride 2 and a max pool after it (without them
+it would cost about 16 times as much), and the last adaption unit pools as section 3.2 defines it, where
+the paper's network pools globally.
+
+What the paper leaves open, and the choice ("cost": the choice gives both printed sizes, 1.5 M and 0.7 M
+parameters; it has 1,547,338 and 659,786 at 10 classes):
+
+* Are the 1x1 convolutions grouped? Yes, as Table 1 has it, whose g=8 stands after the whole unit (cost;
+  ungrouped: 1.74 M and 0.92 M), and as section 3.1 has it, where a group "flows through three
+  convolution units uninterruptedly". This contradicts one sentence of section 3.3: "So we don't use
+  grouped convolution on it."
+* BU_s: one 1x1 convolution, then three depthwise, as in Table 1 (cost; a 1x1 before each: 1.68 M). That
+  makes 27 layers, not the printed 29; the baseline has its printed 23.
+* What is summed: a basic unit's input never has the width of its output, so only the outputs of its
+  three convolution units are. BU_A: the second and the third take the sum of all outputs before them,
+  and the sum of all three leaves. BU_B: one after the other; the first's output is added to the third's.
+* The two paths are summed, as everything else is; the adaption unit follows.
+* Groups: Table 1's, which is "8+4" of Table 3. The baseline's units are BU_A (Fig. 2).
+* Dropout acts once on the output of BU_i and once on that of BU_e, before the adaption unit.
+
+Deviations: a stage begins with the adaption unit that brings its stride, so that the maps of a pyramid
+are the basic units' outputs, 128, 256, 384, 384 channels. The generic split for Faster R-CNN C4 then
+has all of BU_e in the trunk, and its subnet is the last adaption unit alone: one 1x1 convolution.
+``StageHead(in_stride=8)`` is the subnet with BU_e in it, on a trunk of stride 8.
+"""
+
+from dataclasses import dataclass
+
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from backbones.base import CompactBackbone
+from backbones.layers import ConvBN, LinearHead, conv_pool_stem
+from backbones.spec import Arch, Conventions, Stage
+
+STEM_CHANNELS = 64
+ADAPTION_GROUPS = 4
+DROPOUT = 0.2  # the paper keeps 0.8
+MIDDLE = 1  # index of the stage between BU_i and BU_e
+
+
+class BasicUnit(nn.Module):
+    """Three convolution units, their outputs summed (Fig. 1): (N, C, H, W) -> (N, C_out, H, W).
+
+    A convolution unit is a 1x1 convolution to half the width and a 3x3 convolution. With as many groups
+    as channels (BU_s) it is one 1x1 convolution to the full width and three depthwise ones.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, merging: str):
+        super().__init__()
+        self.merging = merging
+        depthwise = groups == out_channels
+        width = out_channels if depthwise else out_channels // 2
+        self.units = nn.ModuleList()
+        for i in range(3):
+            unit = nn.Sequential()
+            if i == 0 or not depthwise:
+                unit.pointwise = ConvBN(in_channels, width, groups=1 if depthwise else groups)
+            unit.conv = ConvBN(width, out_channels, 3, groups=groups)
+            self.units.append(unit)
+            in_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """BU_A ('dense') or BU_B ('straight')."""
+        unit1, unit2, unit3 = self.units
+        y1 = unit1(x)
+        y2 = unit2(y1)
+        if self.merging == 'dense':
+            merged = y1 + y2
+            return merged + unit3(merged)
+        return y1 + unit3(y2)
+
+
+class Paths(nn.ModuleList):
+    """Basic units in parallel, summed: (N, C, H, W) -> (N, C_out, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum of all paths."""
+        first, *others = self
+        merged = first(x)
+        for path in others:
+            merged = merged + path(x)
+        return merged
+
+
+class AdaptionUnit(nn.Sequential):
+    """Convolution and 2x2 average pool: (N, C, H, W) -> (N, C, H/s, W/s), odd sizes rounded up."""
+
+    def __init__(self, channels: int, kernel_size: int, *, stride: int):
+        super().__init__()
+        self.conv = ConvBN(channels, channels, kernel_size, groups=ADAPTION_GROUPS)
+        if stride > 1:
+            self.pool = nn.AvgPool2d(2, stride=stride, ceil_mode=True)
+
+
+class AdaptionHead(nn.Sequential):
+    """Adaption unit with a global pool, fully connected layer: (N, C, H, W) -> (N, num_classes)."""
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.adaption = AdaptionUnit(channels, 1, stride=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(channels, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMNetArch(Arch):
+    """A GM-Net's row.
+
+    Attributes:
+        groups: For each stage, the groups of each of its parallel basic units; the last adaption unit
+            of a detection form is a stage that has none.
+        merging: 'dense' (BU_A) or 'straight' (BU_B).
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    merging: str
+
+
+FULL_AND_SINGLE = (1, 256)  # BU_f and BU_s
+BASELINE = (8,)  # BU_m
+
+
+def _cifar(middle: tuple[int, ...], merging: str, *, params_m: float) -> GMNetArch:
+    """Table 1."""
+    return GMNetArch(
+        paper='arXiv:1706.06792, Table 1',
+        stem_channels=STEM_CHANNELS,
+        stem_stride=1,
+        stages=(Stage(1, 128, 3), Stage(2, 256, 3), Stage(4, 384, 3)),
+        groups=((8,), middle, (8,)),
+        merging=merging,
+        paper_params_m=params_m,
+        input_size=32,
+        num_classes=10,
+        cost_note='parameters are printed with one decimal, no multiply-adds',
+    )
+
+
+def _detection(middle: tuple[int, ...], merging: str) -> GMNetArch:
+    """Table 1 from stride 4 on; the last adaption unit is a stage of its own."""
+    return GMNetArch(
+        paper='arXiv:1706.06792, Table 1, at higher strides',
+        stem_channels=STEM_CHANNELS,
+        stem_stride=4,
+        stages=(Stage(4, 128, 3), Stage(8, 256, 3), Stage(16, 384, 3), Stage(32, 384)),
+        groups=((8,), middle, (8,), ()),
+        merging=merging,
+        cost_note='our form of a CIFAR network: no printed cost',
+    )
+
+
+ARCHS = {
+    'gmnet_a': _detection(FULL_AND_SINGLE, 'dense'),
+    'gmnet_b': _detection(FULL_AND_SINGLE, 'straight'),
+    'gmnet_baseline': _detection(BASELINE, 'dense'),
+    'gmnet_a_cifar': _cifar(FULL_AND_SINGLE, 'dense', params_m=1.5),
+    'gmnet_b_cifar': _cifar(FULL_AND_SINGLE, 'straight', params_m=1.5),
+    'gmnet_baseline_cifar': _cifar(BASELINE, 'dense', params_m=0.7),
+}
+
+
+@MODELS.register_module()
+class GMNet(CompactBackbone, archs=ARCHS):
+    """GM-Net; arguments and maps are ``CompactBackbone``'s."""
+
+    @staticmethod
+    def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
+        """3x3 conv, BN, ReLU; for detection with stride 2, and a 3x3 max pool /2."""
+        if arch.stem_stride == 1:
+            return ConvBN(3, arch.stem_channels, 3)
+        return conv_pool_stem(arch.stem_channels)
+
+    @staticmethod
+    def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
+        """The adaption unit of the basic unit before, the basic unit's paths, dropout at both ends."""
+        assert isinstance(arch, GMNetArch)
+        index = arch.stages.index(stage)
+        channels = arch.channels_before(stage)
+        stage_groups = arch.groups[index]
+        parts: list[nn.Module] = []
+        if index > 0:
+            parts.append(AdaptionUnit(channels, 3 if stage_groups else 1, stride=stride))
+        if stage_groups:
+            parts.append(
+                Paths(
+                    BasicUnit(channels, stage.channels, groups=groups, merging=arch.merging)
+                    for groups in stage_groups
+                )
+            )
+            if index != MIDDLE:
+                parts.append(nn.Dropout(DROPOUT))
+        return nn.Sequential(*parts)
+
+    @staticmethod
+    def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:
+        """Pool and fully connected layer; the paper's form has its last adaption unit here."""
+        assert isinstance(arch, GMNetArch)
+        channels = arch.stages[-1].channels
+        if not arch.groups[-1]:  # the adaption unit is a stage
+            return LinearHead(channels, num_classes)
+        return AdaptionHead(channels, num_classes)

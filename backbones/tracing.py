@@ -1,0 +1,233 @@
+"""Records what a network does to an image: its layers in order, with the shape of every value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+# Regularisers of a training recipe, which the suite's networks leave out.
+RECIPE = {'StochasticDepth', 'DropPath', 'DropBlock2d'}
+PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+MAX_STRIDE = 64
+
+
+class GraphError(ValueError):
+    """The network cannot be taken apart; says why, as the end of a sentence."""
+
+
+class _Tracer(fx.Tracer):
+    """Records layers; a module whose code depends on sizes stays whole.
+
+    Each node's ``meta['owners']`` lists the calls of modules it was recorded in, outermost first.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[tuple[int, str]] = []
+        self._calls = 0
+
+    def create_arg(self, a: Any) -> Any:
+        """An argument; a module that makes tensors of its own stays whole."""
+        if isinstance(a, Tensor) and not any(
+            a is t for t in (*self.root.parameters(), *self.root.buffers())
+        ):
+            raise GraphError('it makes tensors of its own')
+        return super().create_arg(a)
+
+    def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list[Any]]:
+        """The network and an image; whatever else it takes keeps its default."""
+        return root_fn, [self.root, self.create_proxy('placeholder', 'image', (), {})]
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node that knows its owners."""
+        node = super().create_node(*args, **kwargs)
+        node.meta['owners'] = tuple(self._open)
+        return node
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Records a layer, or what a module does, or the module where that cannot be recorded."""
+        if type(m) is nn.Identity or type(m).__name__ in RECIPE:
+            return args[0]
+        name = self.path_of_module(m)
+        if _is_layer(m):
+            return self.create_proxy('call_module', name, args, kwargs)
+        self._calls += 1
+        opened, recorded = list(self._open), len(self.graph.nodes)
+        self._open.append((self._calls, name))
+        try:
+            return forward(*args, **kwargs)
+        except Exception:  # whatever its code does with a size or a value that is not known yet
+            for node in reversed([*self.graph.nodes][recorded:]):
+                self.graph.erase_node(node)
+            return self.create_proxy('call_module', name, args, kwargs)
+        finally:
+            self._open = opened
+
+
+def _is_layer(module: nn.Module) -> bool:
+    named = isinstance(module, nn.Conv2d | nn.Linear | nn.modules.batchnorm._NormBase)
+    builtin = type(module).__module__.startswith('torch.nn') and not isinstance(module, PLAIN)
+    return named or builtin or not any(True for _ in module.children())
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of every tensor in ``meta['shape']``."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs a node."""
+        result = super().run_node(n)
+        n.meta['shape'] = tuple(result.shape) if isinstance(result, Tensor) else None
+        return result
+
+
+class Recording:
+    """A network's forward pass.
+
+    Args:
+        network: On the meta device.
+        size: Pixels of the square image that the network is made for.
+
+    Attributes:
+        nodes: The layers and operations, in order; the first is the image.
+        logits: What the network returns.
+        number: Of each node.
+        constants: Nodes that do not depend on the image: parameters and what is computed from them.
+        strides: Of each node's map; 0 for what is no map.
+        weighted: Whether each node is a convolution or a linear layer, or holds one.
+        learned: Nodes that are more than the image made smaller.
+        calls: The nodes of each call of a module.
+        live: For each node, the values there after it that later nodes use.
+
+    Raises:
+        GraphError: It cannot be recorded or run, or returns no logits.
+    """
+
+    def __init__(self, network: nn.Module, size: int):
+        self.network, self.size = network.eval(), size
+        try:
+            graph = _Tracer().trace(network)
+        except Exception as error:
+            raise GraphError(f'its code cannot be recorded ({in_a_line(error)})') from error
+        self.module = fx.GraphModule(network, graph)
+        self.module.graph.eliminate_dead_code()
+        try:
+            with torch.no_grad():
+                logits = _Shapes(self.module).run(torch.empty(1, 3, size, size, device='meta'))
+        except Exception as error:
+            raise GraphError(f'it does not run on a {size}x{size} image ({in_a_line(error)})') from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise GraphError('it does not return logits (N, classes)')
+        *self.nodes, output = self.module.graph.nodes
+        self.logits: Any = output.args[0]
+        self.number = {node: i for i, node in enumerate(self.nodes)}
+        self.constants = self._find_constants()
+        self.strides = [self._stride(node) for node in self.nodes]
+        self.weighted = [self._has_weights(node) for node in self.nodes]
+        self.learned = self._find_learned()
+        self.calls = self._find_calls()
+        self.live = self._find_live()
+
+    def _find_constants(self) -> set[fx.Node]:
+        """Nodes that do not depend on the image: parameters and what is computed from them."""
+        constants: set[fx.Node] = set()
+        for node in self.nodes:
+            if node.op != 'placeholder' and all(n in constants for n in node.all_input_nodes):
+                constants.add(node)
+        return constants
+
+    def _stride(self, node: fx.Node) -> int:
+        """Stride of a map; 0 for what is no map."""
+        shape: tuple[int, ...] = node.meta.get('shape') or ()
+        if len(shape) != 4 or node in self.constants or node.op == 'placeholder':
+            return 0
+        side = shape[1] if is_channels_last(node) else shape[2]
+        if side == 1 or (side != shape[3] and not is_channels_last(node)):
+            return 0
+        for power in range(int(math.log2(MAX_STRIDE)) + 1):
+            exact = self.size / 2**power
+            if 0.75 * exact <= side <= math.ceil(exact) + 1:
+                return 2**power
+        return 0
+
+    def _has_weights(self, node: fx.Node) -> bool:
+        """Whether it is a convolution or a linear layer, or holds one."""
+        if node.op == 'call_module':
+            return any(p.dim() > 1 for p in self.module.get_submodule(str(node.target)).parameters())
+        name = getattr(node.target, '__name__', '')
+        return node.op == 'call_function' and ('conv' in name or name == 'linear')
+
+    def _find_learned(self) -> set[fx.Node]:
+        """Nodes that are more than the image made smaller."""
+        learned: set[fx.Node] = set()
+        for i, node in enumerate(self.nodes):
+            if self.weighted[i] or learned.intersection(node.all_input_nodes):
+                learned.add(node)
+        return learned
+
+    def _find_calls(self) -> dict[tuple[int, str], list[int]]:
+        """The nodes of each call of a module."""
+        calls: dict[tuple[int, str], list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for call in node.meta['owners']:
+                calls.setdefault(call, []).append(i)
+        return calls
+
+    def is_block(self, call: tuple[int, str]) -> bool:
+        """Whether it may be a block: no plain container, and not most of the network."""
+        plain = type(self.network.get_submodule(call[1])) in PLAIN
+        return not plain and len({self.strides[i] for i in self.calls[call]} - {0}) < 3
+
+    def _find_live(self) -> list[list[fx.Node]]:
+        """For each node, which values are there after it that later nodes use."""
+        end = len(self.nodes)
+        last = {n: max((self.number.get(u, end) for u in n.users), default=-1) for n in self.nodes}
+        live: list[list[fx.Node]] = []
+        current: list[fx.Node] = []
+        for i, node in enumerate(self.nodes):
+            current = [n for n in (*current, node) if last[n] > i and n not in self.constants]
+            live.append(current)
+        return live
+
+    def open_calls(self, i: int) -> list[tuple[int, str]]:
+        """Calls that node ``i`` lies in and that go on after it."""
+        return [c for c in self.nodes[i].meta['owners'] if self.calls[c][-1] > i]
+
+    def depends(self, node: fx.Node, other: fx.Node) -> bool:
+        """Whether a value is computed from another."""
+        seen, queue = {node}, [node]
+        while queue:
+            for n in queue.pop().all_input_nodes:
+                if n is other:
+                    return True
+                if n not in seen and self.number[n] > self.number[other]:
+                    seen.add(n)
+                    queue.append(n)
+        return False
+
+    def conv(self, i: int) -> nn.Conv2d | None:
+        """The convolution that a node is, if it is one."""
+        node = self.nodes[i]
+        module = self.module.get_submodule(str(node.target)) if node.op == 'call_module' else None
+        return module if isinstance(module, nn.Conv2d) else None
+
+
+def channels_of(node: fx.Node) -> int:
+    """Channels of a map of a square image."""
+    return node.meta['shape'][3 if is_channels_last(node) else 1]
+
+
+def is_channels_last(node: fx.Node) -> bool:
+    """Whether a map of a square image is (N, H, W, C)."""
+    _, a, b, c = node.meta['shape']
+    return a == b != c
+
+
+def in_a_line(error: Exception) -> str:
+    """An error, short enough for the end of a sentence."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split())[:160]

@@ -1,0 +1,5 @@
+"""Faster R-CNN C4 for COCO: py-faster-rcnn's anchors there have a fourth, smaller scale (64 pixels)."""
+
+_base_ = ['frcnn_c4.py']
+
+model = dict(rpn_head=dict(anchor_generator=dict(scales=[4, 8, 16, 32])))

@@ -1,0 +1,3 @@
+"""RetinaNet on BCCD's small feature pyramid."""
+
+_base_ = ['retinanet_fpn_bccd.py']

@@ -1,0 +1,64 @@
+"""Shows why a detector loses AP: curves, types of error and what each costs, and the worst images.
+
+    python tools/analyze.py work_dirs/menet_frcnn_shapes
+    python tools/analyze.py work_dirs/menet_frcnn_bccd --gt BCCD --out report
+    python tools/analyze.py --gt instances_val2017.json --dt predictions.json
+
+Needs predictions.json of the run's test (tools/test.py --out). Leaves analysis.md with its pictures, and
+analysis.json with all numbers. Error types are TIDE's (arXiv:2008.08115); --gt and --dt are as in
+tools/evaluate.py.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('run_dir', nargs='?', type=Path, help='folder of a finished run of tools/train.py')
+    parser.add_argument(
+        '--gt',
+        type=Path,
+        help='COCO annotation file, or folder in VOC format (default: the data of the run)',
+    )
+    parser.add_argument('--dt', type=Path, help='default: predictions.json in the folder of the run')
+    parser.add_argument('--split', help='of a VOC folder (default: that of the run, else test)')
+    parser.add_argument(
+        '--classes', nargs='+', help='of a VOC folder without a run, in the order of the numbers'
+    )
+    parser.add_argument('--out', type=Path, help='default: analysis, beside predictions.json')
+    args = parser.parse_args()
+    if args.run_dir is None and not (args.gt and args.dt):
+        parser.error('give the folder of a run, or both --gt and --dt')
+    if args.run_dir is not None and args.classes:
+        parser.error('--classes is for files without a run; the run knows its classes')
+    return args
+
+
+def main() -> None:
+    """Analyses and says where the report lies."""
+    args = parse_args()
+    from bench.analysis_inputs import from_files, from_run
+    from bench.analysis_report import summary, write_report
+
+    if args.run_dir is None:
+        material = from_files(args.gt, args.dt, args.split or 'test', args.classes)
+        out = args.out or args.dt.parent / 'analysis'
+    else:
+        material = from_run(args.run_dir, args.gt, args.dt, args.split)
+        out = args.out or args.run_dir / 'analysis'
+    analysis = write_report(material, out)
+    for note in material.notes:
+        print(f'note: {note}', file=sys.stderr)
+    print(summary(analysis))
+    print(f'report: {out / "analysis.md"}')
+
+
+if __name__ == '__main__':
+    run_main(main)

@@ -1,0 +1,47 @@
+"""Converts a network with learned sparsity, once all its drops are made, to its test-time form.
+
+    python tools/convert_sparse.py weights/masked.safetensors --out weights/condensenetv2_a.safetensors
+    python tools/convert_sparse.py work_dirs/condensenetv2_a_shapes/epoch_3.pth --out converted.pth
+
+A weights file serves at once: it says itself which form it has, and `--init` builds the detector
+accordingly. A detector's checkpoint (its weights only, not to resume from) needs a config of that form:
+
+    _base_ = ['CONFIG.py']
+    model = dict(
+        backbone=dict(conventions=dict(sparsity='converted')),
+        roi_head=dict(shared_head=dict(conventions=dict(sparsity='converted'))),  # Faster R-CNN C4 only
+    )
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from bench.errors import run_main
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', metavar='CKPT', help='weights file or detector checkpoint')
+    parser.add_argument('--out', required=True, metavar='FILE', help='the file to write, of the same kind')
+    parser.add_argument(
+        '--half-classifier',
+        action='store_true',
+        help="keep the stronger half of the inputs of a CondenseNet's classifier; changes its function",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Converts the file."""
+    args = parse_args(argv)
+    from bench.condensing import convert_file
+
+    what = convert_file(args.checkpoint, args.out, half_classifier=args.half_classifier)
+    print(f'{args.out}: {what}, test-time form')
+
+
+if __name__ == '__main__':
+    run_main(main)

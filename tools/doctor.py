@@ -1,0 +1,49 @@
+"""Says whether the suite can run here, and what to do about each thing that is in its way.
+
+Examples:
+    python tools/doctor.py
+    python tools/doctor.py --full --json work_dirs/menet_frcnn_voc/epoch_12.pth
+
+Exit status 1 if the main job (the README's training on the embedded data set) could not run.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import doctor
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoints', nargs='*', type=Path, help='detector checkpoints to try (.pth)')
+    parser.add_argument('--data', type=Path, default=Path('data'), help='folder of the data sets')
+    parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs'), help='folder of the runs')
+    parser.add_argument('--weights', type=Path, default=Path('weights'), help='folder of weights files')
+    parser.add_argument('--full', action='store_true', help='decode every image of the data sets')
+    parser.add_argument('--json', action='store_true')
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Prints the findings; 1 if the main job could not run."""
+    args = parse_args()
+    places = doctor.Places(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
+    found = doctor.examine(places)
+    runs = not any(finding.main_job for finding in found)
+    if args.json:
+        print(json.dumps({'main_job_runs': runs, 'findings': [*map(asdict, found)]}, indent=2))
+        return 0 if runs else 1
+    for finding in found:
+        print(finding.line())
+    print(f'\nthe main job can{"" if runs else "not"} run: {doctor.MAIN_JOB}')
+    return 0 if runs else 1
+
+
+if __name__ == '__main__':
+    run_main(main)

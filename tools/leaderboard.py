@@ -1,0 +1,42 @@
+"""Makes the leaderboard of runs beside the papers' published figures: a page, Markdown, CSV and JSON.
+
+Example:
+    python tools/leaderboard.py work_dirs --out leaderboard
+    python tools/leaderboard.py work_dirs_template --out leaderboard --add friend/record.json
+
+The page, index.html, is one file that needs no network.
+"""
+
+import argparse
+from pathlib import Path
+
+from bench import leaderboard, leaderboard_files
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'runs', nargs='+', help='folders of runs, or of folders of runs, or record.json files'
+    )
+    parser.add_argument('--out', type=Path, required=True, help='the folder to write')
+    parser.add_argument(
+        '--add', nargs='+', default=[], metavar='FILE', help='records made elsewhere; marked as added'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Writes the leaderboard and says where."""
+    args = parse_args()
+    board = leaderboard.make(args.runs, args.add, args.out)
+    for path in leaderboard_files.write(board, args.out):
+        print(path)
+    print(board.summary)
+
+
+if __name__ == '__main__':
+    run_main(main)

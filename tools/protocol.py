@@ -1,0 +1,52 @@
+"""Shows the protocol of a run, or says in words how those of two runs differ.
+
+Examples:
+    python tools/protocol.py work_dirs_template/bccd_imagenet_seed0
+    python tools/protocol.py work_dirs_template/bccd_imagenet_seed0 work_dirs_template/bccd_random_seed0
+
+Rows of one protocol may be ranked together; rows of two may not.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('run', help='a record.json, or the folder of a finished run')
+    parser.add_argument('other', nargs='?', help='another one, to compare with')
+    parser.add_argument('--json', action='store_true')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the card or the differences."""
+    args = parse_args()
+    from bench import report
+    from bench.protocol_card import card
+    from bench.protocol_diff import differences, read_protocol
+
+    key, protocol = read_protocol(args.run)
+    if args.other is None:
+        if args.json:
+            rows = dict(card(protocol).rows())
+            print(json.dumps({'key': key, 'card': rows, 'protocol': protocol}, indent=2))
+        else:
+            report.show_protocol(protocol)
+        return
+    other_key, other = read_protocol(args.other)
+    found = differences(protocol, other)
+    if args.json:
+        print(json.dumps({'keys': [key, other_key], 'differences': [*map(asdict, found)]}, indent=2))
+    else:
+        report.show_differences((args.run, key), (args.other, other_key), found)
+
+
+if __name__ == '__main__':
+    run_main(main)

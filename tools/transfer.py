@@ -1,0 +1,68 @@
+"""The transfer study: does a backbone's classification accuracy, at its cost, carry over to detection?
+
+Example:
+    python tools/transfer.py --published --out transfer
+    python tools/transfer.py work_dirs --out transfer
+
+Writes report.html, report.md, plots and study.json. Own runs join the accuracy that their weights state
+with their AP; --published takes both from the papers. Given both, they stand side by side, never pooled.
+"""
+
+import argparse
+from pathlib import Path
+
+from bench import tables, transfer, transfer_report, transfer_sources, transfer_words
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'runs', nargs='*', help='folders of runs, or of folders of runs, or record.json files'
+    )
+    parser.add_argument('--published', action='store_true', help="the papers' figures")
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the report')
+    parser.add_argument(
+        '--figure',
+        default=transfer_sources.DEFAULT_FIGURE,
+        help='which test figure of own runs is AP (default: %(default)s)',
+    )
+    args = parser.parse_args()
+    if not args.runs and not args.published:
+        parser.error('name runs, or --published, or both')
+    return args
+
+
+def main() -> None:
+    """Writes the report and prints what it found."""
+    args = parse_args()
+    settings, left_out = transfer_sources.from_published() if args.published else ([], [])
+    if args.runs:
+        own, unusable = transfer_sources.from_records(tables.find_records(args.runs), args.figure)
+        settings, left_out = own + settings, unusable + left_out
+    study = transfer.make_study(settings, left_out)
+    files = transfer_report.write(study, args.out)
+    for sentence in transfer_words.pair_sentences(study):
+        print(sentence)
+    for part in study.settings:
+        print(f'\n{part.setting.title}')
+        for sentence in transfer_words.setting_sentences(part):
+            print(f'  {sentence}')
+    for contrast in study.contrasts:
+        print(f'\n{contrast.a} against {contrast.b}')
+        for sentence in transfer_words.contrast_sentences(contrast):
+            print(f'  {sentence}')
+    if study.agreements:
+        print()
+    for agreement in study.agreements:
+        print(transfer_words.agreement_sentence(agreement))
+    for item in study.left_out:
+        print(f'left out: {item.what}: {item.why}')
+    print(f'\n{files[0]}: the whole report')
+
+
+if __name__ == '__main__':
+    run_main(main)
