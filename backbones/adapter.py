@@ -185,7 +185,7 @@ def _library(source: str) -> tuple[Library, str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _on_meta(source: str, num_classes: int | None = None) -> nn.Module:
+def _on_meta(source: str, num_classes: int | None) -> nn.Module:
     """A library's network without values."""
     library, name = _library(source)
     try:
@@ -206,7 +206,7 @@ def _with_values(source: str, num_classes: int | None) -> nn.Module:
 
 @functools.lru_cache(maxsize=8)
 def _dissect(source: str) -> Dissection:
-    network = _on_meta(source)
+    network = _on_meta(source, None)
     library, name = _library(source)
     try:
         return Dissection(network, library.describe(name, network)[0])

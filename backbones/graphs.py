@@ -8,7 +8,7 @@ for the shapes, and cut where the maps change their stride. The cuts follow the 
   Containers, and modules that hold finished residual blocks of the smaller stride, are looked into.
 - Of the cuts left, the one that hands the fewest values on, then the last.
 - After the last stage come the classifier and what serves it alone: pools, and 1x1 convolutions that stand
-  alone, as in the suite's own families (MobileNetV3 ends with 160 channels, where timm's ``feature_info`` has 960).
+  alone, as in the suite's own families (timm's ``feature_info`` counts some: MobileNetV3's 960 channels).
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Dissection(Recording):
         return not self.strides[nodes[-1]] or not set(served).isdisjoint(nodes)
 
     def _serves_classifier(self, layers: list[int]) -> bool:
-        """Whether the last layer is a 1x1 convolution that stands alone."""
+        """Whether the last layer is a 1x1 convolution that stands alone, or after a whole unit."""
         node, conv = self.nodes[layers[-1]], self.conv(layers[-1])
         if conv is None or conv.kernel_size != (1, 1) or conv.groups > 1:
             return False
@@ -192,7 +192,13 @@ class Dissection(Recording):
         before = self.conv(previous)
         if before is None or before.groups > 1:
             return False  # it is the half of a separable convolution
-        return not blocks or (before.kernel_size == (1, 1) and len(self.live[previous]) == 1)
+        if not blocks:
+            return True
+        source = node.all_input_nodes
+        while len(source) == 1 and source[0] is not self.nodes[previous]:
+            source = source[0].all_input_nodes
+        unit = [c for c in self.nodes[previous].meta['owners'] if c not in node.meta['owners']]
+        return len(source) == 1 and any(sum(self.weighted[i] for i in self.calls[c]) > 1 for c in unit)
 
     def _finishes(self, node: fx.Node, value: fx.Node) -> bool:
         """Whether an operation normalises or activates a map."""

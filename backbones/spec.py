@@ -99,7 +99,7 @@ class Conventions:
     padding: str = 'symmetric'
     activation: str = 'relu'
     bn_eps: float = 1e-5
-    sparsity: str = 'masked'
+    sparsity: str = field(default='masked', repr=False)  # not an input's matter, and names tell it
 
     def __post_init__(self) -> None:
         if self.padding not in ('symmetric', 'same'):

@@ -272,7 +272,7 @@ def test_operating_point():
     assert (point.score, point.right, point.wrong, point.not_found) == (0.7, 2, 1, 1)
     assert (point.precision, point.recall) == (2 / 3, 2 / 3)
     assert point.f1 == pytest.approx(2 / 3)
-    gt, dt = make(TWO_A, [('a', FAR, 0.9), ('a', A1, 0.9)])  # equal scores are not parted
+    gt, dt = make(TWO_A, [('a', A1, 0.9), ('a', FAR, 0.9)])  # equal scores are not parted
     assert find_operating_point(dt, judge(gt, dt)).wrong == 1
     gt, dt = make(TWO_A, [])
     assert find_operating_point(dt, judge(gt, dt)).not_found == 2

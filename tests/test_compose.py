@@ -183,6 +183,12 @@ def test_a_custom_set_says_its_own_classes(tiny_set: Path) -> None:
     assert choice.name == f'{ARCH}_frcnn_fpn_tiny'
 
 
+def test_an_option_that_the_axes_are_for() -> None:
+    cfg = composed(Choice(ARCH, 'frcnn_c4', 'voc07'))
+    with pytest.raises(UserError, match='would not follow; choose them with --arch, --detector and --data'):
+        configs.merge_options(cfg, {'model.backbone.arch': 'menet_228_12x1_g3'})
+
+
 # What a network cannot do
 
 
@@ -322,6 +328,8 @@ def test_a_composed_run_from_end_to_end(
     assert record['protocol']['optimiser']['optimizer']['lr'] == 0.016
     assert f'--arch {ARCH}' in record['command']
     assert '0.016, the same for every network; times 0.125 for the batch' in ' '.join(out.split())
+    log = ''.join(file.read_text() for file in run.rglob('*.log'))
+    assert 'Scaling the original LR by 0.125' in log
     checkpoint = run / record['training']['chosen']['checkpoint']
     status, out, err = run_tool('test', *axes, checkpoint, '--init', 'none', '--cfg-options', *options)
     assert (status, err) == (0, '')

@@ -227,6 +227,7 @@ def test_undefined_figures_are_named(tmp_path):
     ('make', 'message'),
     [
         (lambda f: [run(f / 'a'), run(f / 'b', seed=1)], r'one net only \(a_1x\): a study compares nets'),
+        (lambda f: [run(f / 'a'), run(f / 'b', start='none')], r'one net only \(a_1x\)'),
         (
             lambda f: [run(f / 'a', start='none'), run(f / 'b', 'b_1x', start='none')],
             'no two of the 2 nets',
@@ -239,7 +240,15 @@ def test_undefined_figures_are_named(tmp_path):
         (lambda f: [run(f / 'a'), run(f / 'b')], 'two runs of one seed would count twice'),
         (lambda f: [run(f / 'a', ap=None)], 'no run that can be studied'),
     ],
-    ids=['one net', 'random weights', 'no accuracy', 'apart', 'twice', 'nothing'],
+    ids=[
+        'one net',
+        'one net in two settings',
+        'random weights',
+        'no accuracy',
+        'apart',
+        'twice',
+        'nothing',
+    ],
 )
 def test_refused(tmp_path, make, message):
     with pytest.raises(UserError, match=message):

@@ -103,7 +103,7 @@ def from_run(
     if gt_path is None:
         gt_path = _data_of(dataset)
     if split is None:
-        split = Path(dataset.ann_file).stem
+        split = Path(dataset.get('ann_file', 'test')).stem.removeprefix('instances_')
     name = record['dataset']['name']
     title = f'{record["arch"]} · {record["detector"]} · {name} {split} ({run_dir})'
     material = from_files(gt_path, dt_path, split, record['dataset']['classes'], title)
@@ -115,7 +115,9 @@ def _data_of(dataset: Any) -> Path:
     from bench.coco import find_annotation_file
     from bench.voc import find_set
 
-    hint = 'name the data with --gt (a folder in VOC format, or a COCO annotation file)'
+    hint = 'Name the data with --gt (a folder in VOC format, or a COCO annotation file).'
+    if 'ann_file' not in dataset:
+        raise UserError(f'the config of the run does not say where its test data is. {hint}')
     if Path(dataset.ann_file).suffix == '.json':
         return find_annotation_file(dataset.data_root, dataset.ann_file, hint)
     return find_set(dataset.data_root, dataset.ann_file, hint)[0]

@@ -116,9 +116,9 @@ def _walk(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
             yield inner, parts.get(key, ABSENT), others.get(key, ABSENT)
         else:
             yield from _walk(parts[key], others[key], inner)
-    orders = [[key for key in mine if key in parts and key in others] for mine in (parts, others)]
-    if orders[0] != orders[1] and not isinstance(one, Mapping):
-        yield f'{place}.order', *orders
+    ours, theirs = [key for key in parts if key in others], [key for key in others if key in parts]
+    if ours != theirs and isinstance(one, list):
+        yield f'{place}.order', ours, theirs
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:
@@ -129,9 +129,9 @@ def _parts(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, list):
-        types = [item.get('type') if isinstance(item, Mapping) else None for item in value]
-        if all(isinstance(kind, str) for kind in types) and len(set(types)) == len(types):
-            return dict(zip(types, value, strict=True))
+        parts = {str(item.get('type')): item for item in value if isinstance(item, Mapping)}
+        if len(parts) == len(value) and all(isinstance(item.get('type'), str) for item in value):
+            return parts
     return None
 
 

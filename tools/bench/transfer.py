@@ -160,9 +160,9 @@ def make_study(settings: Sequence[Setting], left_out: Sequence[LeftOut]) -> Stud
         elif nets:
             alone.append(LeftOut(setting.title, f'{nets[0].name} is alone; an order takes two nets'))
     agreements, contrasts = _compare_settings(settings)
-    archs = sorted({net.arch for setting in settings for net in setting.nets})
-    if len(archs) < 2 or not (studies or agreements or contrasts):
-        raise UserError(_nothing(archs, left_out))
+    names = sorted({net.name for setting in settings for net in setting.nets})
+    if len(names) < 2 or not (studies or agreements or contrasts):
+        raise UserError(_nothing(names, left_out))
     orders = [
         [(net.name, net.accuracy or 0.0, net.ap, net.cost) for net in study.nets] for study in studies
     ]
