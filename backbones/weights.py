@@ -40,7 +40,10 @@ METADATA_KEY = 'compactdet'
 # Where a user finds published weights that `tools/weights.py convert` reads.
 PUBLISHED = {
     'MENet': "the authors' files, linked from github.com/clavichord93/MENet",
+    'AdaptedNetwork': "its library's file (torchvision, timm or pytorchcv)",
     'MobileNet': "Keras' MobileNet as a PyTorch file with Keras' layer names",
+    'MobileNetV2': "TensorFlow Lite's MobileNetV2 as a PyTorch file with TensorFlow's names",
+    'ShuffleNetV2': "the authors' files, linked from github.com/megvii-model/ShuffleNet-Series",
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from mmdet.registry import MODELS
-from peers import randomise_bn
 from torch import Tensor, fx, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
@@ -17,6 +16,8 @@ from backbones.spec import UnknownArchError
 from backbones.tracing import GraphError
 from backbones.unstride import unstride
 from backbones.wiring import frcnn_fpn
+
+from peers import randomise_bn
 
 # Read from the libraries' code by hand: the last block's output before each downsampling.
 SPLITS = {

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
@@ -15,6 +14,8 @@ from backbones.condensenet import halved_classifier
 from backbones.sparsity import CondensingError, converted_state_dict, masked_convs
 from backbones.wiring import frcnn_c4, frcnn_fpn, retinanet_fpn
 from bench.costs import arch_costs, count, num_params
+
+from peers import copy_by_shape, randomise_bn
 
 CONVERTED = {'sparsity': 'converted'}
 SPARSE = [*list_archs('condensenet*'), *list_archs('sfr_*')]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
+from backbones.adapter import AdaptedArch
 from backbones.base import BN_POLICIES, Classifier, CompactBackbone
 from backbones.spec import Arch, family_of
 from bench.costs import arch_costs
@@ -65,7 +66,10 @@ def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
 
 def in_stride(arch: Arch) -> int:
     """Where the network is split into trunk and last stage."""
-    return arch.stages[-2].stride
+    split = arch.stages[-2].stride
+    if arch.split_strides is not None and split not in arch.split_strides:
+        pytest.skip(f'{arch.name} has no split at stride {split}, as its row says')
+    return split
 
 
 def trunk(network: Classifier, *strides: int) -> CompactBackbone:
@@ -89,9 +93,15 @@ def test_declared_taps_are_the_outputs(network: Classifier) -> None:
     backbone = trunk(network, *taps)
     for height, width in SIZES:
         maps = backbone(image(height, width))
-        assert [tuple(m.shape) for m in maps] == [
-            (1, channels, -(-height // stride), -(-width // stride)) for stride, channels in taps.items()
-        ]
+        assert [tuple(m.shape[:2]) for m in maps] == [(1, channels) for channels in taps.values()]
+        for stride, got in zip(taps, maps, strict=True):
+            if isinstance(network.arch, AdaptedArch):  # a library's networks may round down, or not pad
+                assert all(
+                    s // stride - 1 <= n <= -(-s // stride) + 1
+                    for s, n in zip((height, width), got.shape[2:], strict=True)
+                )
+            else:
+                assert got.shape[2:] == (-(-height // stride), -(-width // stride))
 
 
 @torch.no_grad()
@@ -218,9 +228,11 @@ def test_bn_policy_survives_train(name: str, policy: str) -> None:
         for mode in (False, True):
             half.train(mode)
             layers = batch_norms(half)
-            assert layers
+            assert layers or isinstance(
+                get_arch(name), AdaptedArch
+            )  # AlexNet, VGG and SqueezeNet have none
             assert all(layer.training == (mode and policy == 'train') for layer in layers)
-            assert {p.requires_grad for layer in layers for p in layer.parameters()} == {policy != 'frozen'}
+            assert {p.requires_grad for layer in layers for p in layer.parameters()} <= {policy != 'frozen'}
         assert half.training
         assert all(m.weight.requires_grad for m in half.modules() if isinstance(m, nn.Conv2d))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from backbones import Conventions, Preprocessing, StageHead, build_classifier, get_arch, list_archs
@@ -91,7 +93,8 @@ def test_a_trunk_alone_is_converted_and_starts_a_detectors_halves(random_state, 
     layers = {mine: name for name, mine in fmt.layers(arch).items()}
     theirs = renamed(ours, layers)
     torch.save(theirs, tmp_path / 'x.pth')
-    convert_file(tmp_path / 'x.pth', arch.name, tmp_path / 'x.safetensors')
+    info = convert_file(tmp_path / 'x.pth', arch.name, tmp_path / 'x.safetensors')
+    assert info.pretraining.data == 'not stated'
     half = StageHead(arch, init_cfg=dict(type='ClassifierWeights', checkpoint=tmp_path / 'x.safetensors'))
     half.init_weights()
     assert all(torch.equal(value, ours[key]) for key, value in half.state_dict().items() if key in ours)
@@ -125,6 +128,35 @@ def test_a_folded_mobilenetv2_computes_the_same(tmp_path):
     assert all(is_counter(key) for key in loaded.missing_keys)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(other(x), network(x), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_librarys_file_serves_an_adapted_network(tmp_path, suffix):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18().eval()
+    file, out = tmp_path / f'resnet18.{suffix}', tmp_path / 'out.safetensors'
+    (torch.save if suffix == 'pth' else lambda state, path: save_file(state, path))(
+        theirs.state_dict(), file
+    )
+    info = convert_file(file, 'torchvision:resnet18', out)
+    assert (info.arch, info.source) == (
+        'torchvision:resnet18',
+        f"torchvision's resnet18, file resnet18.{suffix}",
+    )
+    ours = build_classifier('torchvision:resnet18').eval()
+    ours.load_state_dict(w.read_weights(out)[0])
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(ours(x), theirs(x))
+
+
+def test_a_librarys_file_of_another_network_is_refused(tmp_path):
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=r'does not fit torchvision:resnet18: 96 entries unused'):
+        convert(tmp_path / 'x.pth', 'torchvision:resnet18')
+    (tmp_path / 'y.safetensors').write_bytes(b'no')
+    with pytest.raises(UserError, match=r'y\.safetensors cannot be read: '):
+        convert(tmp_path / 'y.safetensors', 'torchvision:resnet18')
 
 
 def test_a_file_that_does_not_fit_is_refused_with_the_list(in_their_format, tmp_path):

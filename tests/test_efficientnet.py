@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 from torch import nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
 from backbones.base import config_type
 from bench.costs import arch_costs, count, num_params
+
+from peers import copy_by_shape, randomise_bn
 
 torchvision = pytest.importorskip('torchvision.models.efficientnet')
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier
 from backbones.espnetv2 import EESP, StridedEESPUnit, dilations
 from bench.costs import arch_costs, count, num_params
+
+from peers import copy_by_shape, randomise_bn
 
 espnetv2 = pytest.importorskip('pytorchcv.models.espnetv2')
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peers import randomise_bn
 
 from backbones import build_backbone, get_arch
 from backbones.base import CompactBackbone
+
+from peers import randomise_bn
 
 GOLDEN = json.loads((Path(__file__).parent / 'golden/complexity.json').read_text())
 CHEAPEST = {row['family']: row['arch'] for row in sorted(GOLDEN, key=lambda row: -row['macs'])}

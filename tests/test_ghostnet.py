@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 
 from backbones import StageHead, build_classifier, get_arch, list_archs
 from backbones.ghostnet import GhostBottleneck, GhostModule
 from bench.costs import arch_costs, count, num_params
+
+from peers import copy_by_shape, randomise_bn
 
 ghostnet = pytest.importorskip('timm.models.ghostnet')
 

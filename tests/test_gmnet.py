@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from peers import layers_in_order, randomise_bn
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
 from backbones.gmnet import AdaptionUnit, BasicUnit, Paths
 from bench.costs import arch_costs
+
+from peers import layers_in_order, randomise_bn
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,6 +12,8 @@ from backbones.base import config_type
 from backbones.igcv3 import InterleavedUnit, Unit
 from backbones.layers import ConvBN
 from bench.costs import arch_costs
+
+from peers import copy_by_shape, randomise_bn
 
 TENSORFLOW = dict(padding='same', bn_eps=1e-3)
 

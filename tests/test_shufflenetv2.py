@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from peers import copy_by_shape, randomise_bn
 from torch import Tensor, nn
 
 from backbones import Preprocessing, build_backbone, build_classifier, get_arch, list_archs
@@ -18,6 +17,8 @@ from backbones.shufflenetv2plus import XceptionBranch
 from backbones.sparsity import SparseFeatureReactivation, converted_state_dict
 from bench.costs import arch_costs, count
 from bench.verify import find_images, load_image
+
+from peers import copy_by_shape, randomise_bn
 
 CONVERTED = {'sparsity': 'converted'}
 SFR = list_archs('sfr_shufflenetv2*')

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from peers import copy_by_shape, randomise_bn
 from torch import nn
 from torchvision.models import resnet
 
@@ -10,6 +9,8 @@ from backbones import build_classifier, skeleton
 from backbones.layers import ConvBN
 from backbones.skeleton import Bottleneck, VGGUnit
 from bench.costs import arch_costs
+
+from peers import copy_by_shape, randomise_bn
 
 MMACS = {
     'vgg15_38m': 37.58,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import randomise_bn
 from torch import nn
 
 from backbones.sparsity import (
@@ -17,6 +16,8 @@ from backbones.sparsity import (
     SparseFeatureReactivation,
     converted_state_dict,
 )
+
+from peers import randomise_bn
 
 # Drops
 

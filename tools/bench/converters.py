@@ -10,9 +10,12 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones import Arch, build_classifier, get_arch, list_archs
+from backbones.adapter import AdaptedArch, adapted_entries
 from backbones.spec import UnknownArchError
 from backbones.weights import (
     Pretraining,
@@ -28,8 +31,6 @@ from backbones.weights import (
 from bench.errors import UserError
 from bench.formats import FORMATS, Format
 
-IMAGENET = 'ImageNet (ILSVRC 2012)'
-
 # Top-1 and top-5 as published, by the file's sha256: a format does not prove who trained the weights.
 PUBLISHED_ACCURACY = {
     # 108-MENet-8x1-group-3.pth.tar
@@ -43,7 +44,8 @@ def convert(
     """Reads a published file as the weights of a network, under this suite's names.
 
     Args:
-        file: A PyTorch file in one of ``FORMATS``; no code in it is executed.
+        file: A PyTorch file in one of ``FORMATS``, or the state dict of an adapted network as its library
+            saves it (also as safetensors); no code in it is executed.
         arch_name: The network it holds.
         top1: ImageNet validation accuracy in per cent as published, where this module does not know it.
         top5: The same for top-5.
@@ -53,10 +55,13 @@ def convert(
     """
     try:
         arch = get_arch(arch_name)
-        theirs = find_state_dict(load_pickle_safely(file), file)
+        content = load_file(file) if is_safetensors(file) else load_pickle_safely(file)
+        theirs = find_state_dict(content, file)
     except (WeightsError, UnknownArchError) as error:
         raise UserError(str(error)) from error
-    name, fmt = find_format(theirs, file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f'{file} cannot be read: {error}') from error
+    name, fmt = library_format(arch) if isinstance(arch, AdaptedArch) else find_format(theirs, file)
     if arch.family != fmt.family:
         raise UserError(f'{file} is one of {name}, so holds a {fmt.family}; {arch.name} is a {arch.family}')
     state_dict, problems = fit(theirs, arch, fmt)
@@ -72,7 +77,7 @@ def convert(
     known = PUBLISHED_ACCURACY.get(sha256, (None, None))
     try:
         pretraining = Pretraining(
-            data=IMAGENET, recipe=fmt.recipe, top1=top1 or known[0], top5=top5 or known[1]
+            data=fmt.data, recipe=fmt.recipe, top1=top1 or known[0], top5=top5 or known[1]
         )
     except WeightsError as error:
         raise UserError(str(error)) from error
@@ -140,6 +145,35 @@ def find_format(theirs: dict[str, Tensor], file: str | Path) -> tuple[str, Forma
     raise UserError(
         f'{file} is in no known format (its entries: {first}, ...); known: {"; ".join(FORMATS)}'
     )
+
+
+def is_safetensors(file: str | Path) -> bool:
+    """Whether a file's name says that it holds tensors alone."""
+    return Path(file).suffix == '.safetensors'
+
+
+def library_format(arch: AdaptedArch) -> tuple[str, Format]:
+    """The format of a network that an adapter took from a library: the library's own state dict."""
+    entries = adapted_entries(arch)
+
+    def prepare(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            entries.get(key) or key: value
+            for key, value in theirs.items()
+            if entries.get(key, key) is not None
+        }
+
+    layers = {ours.rpartition('.')[0] for ours in entries.values() if ours}
+    library, _, name = arch.source.partition(':')
+    fmt = Format(
+        family=arch.family,
+        marker='',
+        layers=lambda _: {layer: layer for layer in layers},
+        source=f"{library}'s {name}",
+        preprocessing=arch.preprocessing,
+        prepare=prepare,
+    )
+    return f"{library}'s files", fmt
 
 
 @functools.cache

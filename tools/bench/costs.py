@@ -49,7 +49,7 @@ ELEMENTWISE: dict[Any, Callable[..., int]] = {
 # On the meta device, PyTorch finds the result's shape of these in Python code that takes milliseconds.
 KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
     aten.native_batch_norm: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
-    **{op: torch.empty_like for op in (aten.relu, aten.sigmoid, aten.hardswish, aten.silu)},
+    **dict.fromkeys((aten.relu, aten.sigmoid, aten.hardswish, aten.silu), torch.empty_like),
     **{op: lambda x: x for op in (aten.relu_, aten.hardtanh_, aten.hardswish_, aten.silu_, aten.sigmoid_)},
 }
 

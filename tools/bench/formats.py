@@ -13,6 +13,7 @@ from torch import Tensor
 from backbones import Arch, Conventions, Preprocessing
 from backbones.shufflenetv2 import RAW_BGR
 
+IMAGENET = 'ImageNet (ILSVRC 2012)'
 TENSORFLOW_EPS = 1e-3  # of its batch normalisation
 
 # Layers of an ME module: the authors' names and ours.
@@ -145,6 +146,7 @@ class Format:
         prepare: Makes such a file's entries those of a network with batch normalisation and 1000 classes,
             where they are not.
         trunk_only: The files have no classifier.
+        data: What the weights were trained on.
     """
 
     family: str
@@ -156,6 +158,7 @@ class Format:
     conventions: Conventions = field(default_factory=Conventions)
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     trunk_only: bool = False
+    data: str = IMAGENET
 
 
 FORMATS = {
@@ -198,5 +201,6 @@ FORMATS = {
         source='a ShuffleNetV2 trunk without classifier',
         preprocessing=Preprocessing('bgr', (0, 0, 0), (255, 255, 255)),
         trunk_only=True,
+        data='not stated',  # such files do not say, and without a classifier nobody can measure
     ),
 }

@@ -1,0 +1,114 @@
+"""One network a family learns eight images by heart, from random weights, through the real wiring.
+
+Losses that are finite and gradients that are there (test_matrix.py) say nothing of what the maps hold:
+a map of the wrong stage or stride, images told apart by nothing or BN that prediction measures otherwise
+pass there, and fail here. Controls break a working network in just these ways and must fail the gate.
+The second half is of weights: what ImageNet's are worth on BCCD, by the committed records.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from torch import nn
+
+from backbones import get_arch, list_archs
+from backbones.spec import family_of
+from backbones.wiring import detectors
+from bench import shapes
+from bench.compose import Choice, composed
+from bench.metric import DetectionMetric
+from bench.mmdetection import MODELS
+
+GATE = 0.9  # AP50 of VOC's rule, area under the curve
+STEPS, WARMUP, RATE = 120, 15, 0.004
+# Objects of the size that the shapes' anchors have, each seen whole; the least image that strides of 32
+# leave more than a few cells of.
+SPEC = shapes.Spec(images={'train': 8}, image_size=128, min_size=40, max_size=80, max_objects=2, crowding=0)
+ROOT = Path(__file__).parents[1]
+
+Break = Callable[[nn.Module], None]
+
+
+def cheapest() -> dict[str, str]:
+    """Of each family, the network with the fewest multiply-adds that can do C4, else any detector."""
+    entries = json.loads((ROOT / 'tests/golden/complexity.json').read_text())
+    macs = {entry['arch']: entry['backbone_macs'] for entry in reversed(entries)}
+    families: dict[str, list[tuple[bool, int, str]]] = {}
+    for arch in list_archs():
+        if able := detectors(arch):
+            entry = ('frcnn_c4' not in able, macs[arch], arch)
+            families.setdefault(get_arch(arch).family, []).append(entry)
+    return {family: min(entries)[2] for family, entries in families.items()}
+
+
+CHEAPEST = cheapest()
+FIRST = min(CHEAPEST.values(), key=lambda arch: (arch != 'shufflenet_0.25x_g8', arch))
+PREACTIVATION = [arch for arch in CHEAPEST.values() if family_of(get_arch(arch)).preactivation]
+PAIRS = [
+    *((arch, detectors(arch)[0]) for arch in CHEAPEST.values()),
+    *((arch, 'frcnn_fpn') for arch in (FIRST, *PREACTIVATION)),
+    (FIRST, 'retinanet_fpn'),
+]
+
+
+@pytest.fixture(autouse=True)
+def mmdet_scope() -> Iterator[None]:
+    """Where a runner looks classes up."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield
+
+
+def drawn() -> dict[str, list]:
+    """All images of the set with their objects, as a data loader gives them."""
+    data: dict[str, list] = dict(inputs=[], data_samples=[])
+    size = (SPEC.image_size,) * 2
+    for number in range(SPEC.images['train']):
+        image, things = shapes.draw_image(SPEC, 'train', number)
+        meta = dict(img_id=number, img_shape=size, ori_shape=size, scale_factor=(1, 1))
+        sample = DetDataSample(metainfo=meta)
+        boxes = torch.tensor([thing.box for thing in things], dtype=torch.float32)
+        labels = torch.tensor([[*shapes.CLASSES].index(thing.name) for thing in things])
+        first_pixel = torch.tensor([1.0, 1, 0, 0])  # continuous, from 1-based and inclusive
+        sample.gt_instances = InstanceData(bboxes=boxes - first_pixel, labels=labels)
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=labels[:0])
+        data['inputs'].append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
+        data['data_samples'].append(sample)
+    return data
+
+
+def overfitted(arch: str, detector: str, broken: Break = lambda model: None) -> float:
+    """AP50 on the images that a detector was trained on."""
+    torch.manual_seed(0)
+    model = MODELS.build(composed(Choice(arch, detector, 'shapes')).model)
+    model.init_weights()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # so few steps must do for the statistics that prediction takes
+    broken(model)
+    optimiser = torch.optim.AdamW(model.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda i: min((i + 1) / WARMUP, (1 + math.cos(math.pi * i / STEPS)) / 2),
+    )
+    data = model.data_preprocessor(drawn(), training=True)
+    model.train()
+    for _ in range(STEPS):
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10)
+        optimiser.step()
+        schedule.step()
+    model.eval()
+    metric = DetectionMetric()
+    metric.dataset_meta = dict(classes=[*shapes.CLASSES])
+    with torch.no_grad():
+        metric.process(None, [sample.to_dict() for sample in model.test_step(drawn())])
+    return metric.compute_metrics(metric.results)['voc/ap50_area']
