@@ -160,10 +160,12 @@ def _imagenet(
     depths: tuple[int, ...],
     growths: tuple[int, ...],
     factor: int,
+    *,
     mflops: float,
     params_m: float,
     half_classifier: bool = False,
 ) -> CondenseNetArch:
+    """Five dense blocks at strides 2 to 32: their depths and growth rates."""
     return CondenseNetArch(
         paper='arXiv:2104.04382, Tables 12 to 14 (arXiv:1711.09224)',
         factor=factor,
@@ -177,9 +179,11 @@ def _imagenet(
 
 
 ARCHS = {
-    'condensenet_a': _imagenet((2, 4, 6, 8, 4), (8, 8, 16, 32, 64), 8, 56, 0.9),
-    'condensenet_b': _imagenet((2, 4, 6, 8, 6), (6, 12, 24, 48, 96), 6, 132, 2.1),
-    'condensenet_c': _imagenet((4, 6, 8, 10, 8), (8, 16, 32, 64, 128), 8, 274, 2.9, half_classifier=True),
+    'condensenet_a': _imagenet((2, 4, 6, 8, 4), (8, 8, 16, 32, 64), 8, mflops=56, params_m=0.9),
+    'condensenet_b': _imagenet((2, 4, 6, 8, 6), (6, 12, 24, 48, 96), 6, mflops=132, params_m=2.1),
+    'condensenet_c': _imagenet(
+        (4, 6, 8, 10, 8), (8, 16, 32, 64, 128), 8, mflops=274, params_m=2.9, half_classifier=True
+    ),
     'condensenet_86_cifar': CondenseNetArch(
         paper='arXiv:1711.09224, section 4.1; arXiv:2104.04382, Table 6',
         factor=4,

@@ -83,7 +83,7 @@ class WideHead(nn.Sequential):
                 pool=nn.AdaptiveAvgPool2d(1),
                 se=SqueezeExcite(channels, channels // 16, bias=False),
                 flatten=nn.Flatten(),
-                expand=nn.Linear(channels, wide),
+                hidden=nn.Linear(channels, wide),
                 act=nn.Hardswish(inplace=True),
                 fc=nn.Linear(wide, num_classes),
             )
@@ -98,9 +98,11 @@ def _imagenet(
     growths: tuple[int, ...],
     factor: int,
     wide: int,
+    *,
     mflops: float,
     params_m: float,
 ) -> CondenseNetV2Arch:
+    """Five blocks at strides 2 to 32: their depths and growth rates."""
     return CondenseNetV2Arch(
         paper='arXiv:2104.04382, Tables 1, 2 and 14',
         factor=factor,
@@ -113,7 +115,8 @@ def _imagenet(
     )
 
 
-def _cifar(depth: int, mflops: float, params_m: float) -> CondenseNetV2Arch:
+def _cifar(depth: int, *, mflops: float, params_m: float) -> CondenseNetV2Arch:
+    """Three blocks of one depth at strides 1 to 4."""
     return CondenseNetV2Arch(
         paper='arXiv:2104.04382, section 4.3 and Table 6',
         factor=4,
@@ -127,11 +130,11 @@ def _cifar(depth: int, mflops: float, params_m: float) -> CondenseNetV2Arch:
 
 
 ARCHS = {
-    'condensenetv2_a': _imagenet((1, 1, 4, 6, 8), (8, 8, 16, 32, 64), 8, 828, 46, 2.0),
-    'condensenetv2_b': _imagenet((2, 4, 6, 8, 6), (6, 12, 24, 48, 96), 6, 1024, 146, 3.6),
-    'condensenetv2_c': _imagenet((4, 6, 8, 10, 8), (8, 16, 32, 64, 128), 8, 1024, 309, 6.1),
-    'condensenetv2_110_cifar': _cifar(12, 41, 0.48),
-    'condensenetv2_146_cifar': _cifar(16, 62, 0.78),
+    'condensenetv2_a': _imagenet((1, 1, 4, 6, 8), (8, 8, 16, 32, 64), 8, 828, mflops=46, params_m=2.0),
+    'condensenetv2_b': _imagenet((2, 4, 6, 8, 6), (6, 12, 24, 48, 96), 6, 1024, mflops=146, params_m=3.6),
+    'condensenetv2_c': _imagenet((4, 6, 8, 10, 8), (8, 16, 32, 64, 128), 8, 1024, mflops=309, params_m=6.1),
+    'condensenetv2_110_cifar': _cifar(12, mflops=41, params_m=0.48),
+    'condensenetv2_146_cifar': _cifar(16, mflops=62, params_m=0.78),
 }
 
 

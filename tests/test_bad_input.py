@@ -197,7 +197,7 @@ BAD_OPTIONS = {
         'would not follow; write a config instead, with _base_ = ',
     ),
     'amp': (['--amp'], '--amp needs a CUDA GPU'),
-    'launcher': (['--launcher', 'pytorch'], '--launcher pytorch needs CUDA GPUs'),
+    'launcher': (['--launcher', 'slurm'], '--launcher slurm: start this command with srun'),
     'absent weights': (['--init', 'no.safetensors'], 'no.safetensors is not there'),
     'no weights': (['--init', __file__], f'{__file__} is not a safetensors file'),
 }

@@ -45,7 +45,7 @@ def main() -> None:
     from mmengine.dist import is_main_process
     from mmengine.registry import init_default_scope
 
-    from bench import report, runner, training
+    from bench import distributed, report, runner, training
     from bench.compose import Choice
     from bench.files import check_writable
     from bench.mmdetection import DATASETS
@@ -60,6 +60,7 @@ def main() -> None:
         cfg_options=args.cfg_options,
     )
     cfg = training.compose(options)
+    distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.out is not None:
         check_writable(args.out)
@@ -69,7 +70,8 @@ def main() -> None:
         evaluator['out'] = str(args.out)
     runner.read_checkpoint(args.checkpoint)  # before anything is made for it
     init_default_scope(cfg.default_scope)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    with distributed.main_first():  # the embedded set is drawn
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
     work_dir = training.open_work_dir(cfg.work_dir)
     tester = runner.SafeRunner.from_cfg(cfg)
     tester.use_datasets({'test': dataset})
@@ -85,6 +87,7 @@ def main() -> None:
         print(f'{len(dataset)} images in {runner.duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
         if args.out is not None:
             print(f"detections: {args.out} (categories are numbered in the table's order)")
+    distributed.stop()
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ Example:
     python tools/train.py det_configs/menet_frcnn_shapes.py
     python tools/train.py det_configs/menet_frcnn_voc.py --init weights/menet_352_12x1_g8.safetensors
     python tools/train.py --arch ghostnet_1x --detector retinanet_fpn --dataset voc07 --lr 0.0005
+    torchrun --nproc-per-node 2 tools/train.py det_configs/menet_frcnn_shapes.py --launcher pytorch
 
 Without a config file the run is composed of the same pieces as the configs are.
 """
@@ -72,7 +73,9 @@ def _rate(text: str) -> float:
 def main() -> None:
     """Trains and shows the result, or shows what would be trained."""
     args = parse_args()
-    from bench import report, training
+    from mmengine.dist import is_main_process
+
+    from bench import distributed, report, training
 
     print_config = vars(args).pop('print_config')
     if print_config:
@@ -80,7 +83,9 @@ def main() -> None:
         return
     command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     path = training.train(training.Options(**vars(args), command=command))
-    report.show(path)
+    if is_main_process():
+        report.show(path)
+    distributed.stop()
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Runs a tool's ``main`` and ends the process.
 
     Exit status 0 on success, 1 with one line on an error that the user can mend. Any other exception is
-    a defect of the suite and keeps its traceback.
+    a defect of the suite and keeps its traceback. Of several processes one says the line.
     """
     try:
         status = main() or 0
@@ -25,9 +25,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         status = 1
     except Exception as error:
         line = user_line(error)
-        if line is None:
+        distributed = sys.modules.get('bench.distributed')  # loaded by the tools that several processes run
+        if line is None and not (distributed and distributed.another_failed()):
             raise
-        print(f'error: {line}', file=sys.stderr)
+        if line is not None and (distributed is None or distributed.speaks()):
+            print(f'error: {line}', file=sys.stderr)
         status = 1
     sys.exit(status)
 

@@ -51,6 +51,8 @@ class DetectionMetric(BaseMetric):
         voc_ious: Sequence[float] = (0.5,),
         **kwargs: Any,
     ) -> None:
+        # Over the process group, on a CPU too; the other way is files that all machines must share.
+        kwargs.setdefault('collect_device', 'gpu')
         super().__init__(**kwargs)
         self.out = out
         self.voc_ious = tuple(voc_ious)

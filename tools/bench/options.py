@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from backbones.weights import how_to_get
 from backbones.wiring import halves, set_init
 from bench import configs
 from bench.compose import Choice, composed
+from bench.distributed import check_launcher
 from bench.errors import UserError
 
 
@@ -100,21 +100,6 @@ def set_lr(cfg: Config, lr: float) -> None:
     if 'lr' not in optimizer:
         raise UserError(f'--lr {lr:g}: {cfg.filename} has no optim_wrapper.optimizer.lr; leave --lr out')
     cfg.optim_wrapper.optimizer.lr = lr
-
-
-def check_launcher(launcher: str) -> None:
-    """Refuses a launcher that cannot work here.
-
-    Raises:
-        UserError: There is no GPU, or the launcher's own program did not start this process.
-    """
-    if launcher == 'none':
-        return
-    if not torch.cuda.is_available():
-        raise UserError(f'--launcher {launcher} needs CUDA GPUs, and this machine shows none; leave it out')
-    variable, program = {'pytorch': ('RANK', 'torchrun'), 'slurm': ('SLURM_PROCID', 'srun')}[launcher]
-    if variable not in os.environ:
-        raise UserError(f'--launcher {launcher}: start this command with {program}, which sets {variable}')
 
 
 def check_classes(cfg: Config) -> None:

@@ -112,6 +112,10 @@ def protocol_of(
         'selection': _selection(whole),
         'hooks': [h for h in whole.get('custom_hooks') or [] if h['type'] in HOOKS_THAT_TRAIN],
     }
+    if world_size > 1 and _trains_bn(
+        whole.get('model')
+    ):  # no SyncBN: each process has statistics of its own
+        protocol['bn_images'] = loader.get('batch_size', 1)
     scaling = whole.get('auto_scale_lr') or {}
     if scaling.get('enable'):
         protocol['auto_scale_lr'] = scaling
@@ -146,6 +150,13 @@ def parse_lr_choice(text: str, lr: float | None) -> dict[str, Any]:
     if lr not in among:
         raise ValueError(f'{text!r}: --lr must name the one of them that was chosen, it is {lr}')
     return {'split': split, 'among': among}
+
+
+def _trains_bn(model: Any) -> bool:
+    """Whether a part of a detector takes its BN statistics from the batch."""
+    if not isinstance(model, Mapping):
+        return False
+    return model.get('bn_policy') == 'train' or any(_trains_bn(part) for part in model.values())
 
 
 def _plain(value: Any) -> Any:

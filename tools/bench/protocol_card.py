@@ -197,6 +197,8 @@ def _bn_policy(protocol: Protocol) -> str:
     policy = text_of(backbone.get('bn_policy'))
     if head is not None and head != policy:
         policy = f'{policy}, RoI subnet {head}'
+    if images := protocol.get('bn_images'):
+        policy += f'; statistics over the {images} images of each process (no SyncBN), averaged each epoch'
     frozen = backbone.get('frozen_stages', -1)
     return policy + ('; nothing else frozen' if frozen < 0 else f'; stem and {frozen} stages frozen')
 

@@ -24,6 +24,7 @@ WORDS = {
     'hooks*': 'what changes the training as it goes',
     'amp': 'mixed precision',
     'batch_size': 'images a step',
+    'bn_images': 'images that share BN statistics',
     'evaluator*.version': 'version of the evaluator',
     'selection*': 'which checkpoint is tested',
     'lr_choice*': 'how the learning rate was chosen',

@@ -10,17 +10,22 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
+import torch
+from mmengine.dist import barrier, is_main_process, master_only
+from mmengine.hooks import Hook, SyncBuffersHook
 from mmengine.logging import MMLogger
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.weights import load_pickle_safely, preprocessing_of
+from bench import distributed
 from bench.errors import UserError
 
 PROGRESS_EVERY_S = 10
@@ -33,6 +38,33 @@ class SafeRunner(Runner):
     MMEngine's own falls back to unpickling anything, runs the config text that it finds in a checkpoint
     it resumes from, lets a missing parameter pass with a warning, and writes in place.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Joins the launcher's processes, on a machine without a GPU too.
+
+        Raises:
+            UserError: As ``distributed.start``.
+        """
+        distributed.start(self._launcher, env_cfg)
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """MMEngine's, but without a device id where there is no GPU."""
+        with warnings.catch_warnings():  # new PyTorch has another name for it, which old ones lack
+            warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated', FutureWarning)
+            if self.distributed and not torch.cuda.is_available():
+                return MMDistributedDataParallel(module=model, broadcast_buffers=False)
+            return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's, and the averaging of BN statistics where there are several processes."""
+        super().register_hooks(*args, **kwargs)
+        if self.distributed:
+            self.register_hook(SyncBuffersHook())
+
+    def _init_model_weights(self) -> None:
+        super()._init_model_weights()  # the same in every process
+        distributed.seed_apart(self.seed)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """MMEngine's logger; its console handler shows warnings only."""
@@ -86,10 +118,12 @@ class SafeRunner(Runner):
         if 'best_ckpt' in self.message_hub.runtime_info:
             best = Path(self.message_hub.get_info('best_ckpt'))
             here = Path(self.work_dir) / best.name
-            if not here.exists():
+            if is_main_process() and not here.exists():
                 copy_whole(best if best.exists() else Path(filename).with_name(best.name), here)
+            barrier()
             self.message_hub.update_info('best_ckpt', str(here))
 
+    @master_only
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
@@ -229,7 +263,7 @@ class ProgressHook(Hook):
             )
         now, done = time.monotonic(), runner.iter + 1
         last = done == runner.max_iters
-        if not last and now - self._said < PROGRESS_EVERY_S:
+        if not is_main_process() or (not last and now - self._said < PROGRESS_EVERY_S):
             return
         self._said = now
         left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)

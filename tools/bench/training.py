@@ -13,12 +13,12 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.registry import init_default_scope
 
 from backbones import get_arch
 from backbones.weights import WeightsError, read_info
-from bench import configs, costs, environment, protocol, records, report
+from bench import configs, costs, distributed, environment, protocol, records, report
 from bench.base_dataset import dataset_facts
 from bench.errors import UserError
 from bench.mmdetection import DATASETS
@@ -36,6 +36,9 @@ def show(options: Options) -> None:
         WeightsError: The same.
     """
     cfg = compose(options)
+    distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
+    if not is_main_process():
+        return
     print(configs.resolved_text(cfg))
     try:
         start = init_class(cfg)
@@ -55,6 +58,7 @@ def train(options: Options) -> Path:
         WeightsError: The initial weights are absent or do not fit.
     """
     cfg = compose(options)
+    distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     check_init(cfg)
     record_path = Path(cfg.work_dir) / 'record.json'
     if record_path.exists():
@@ -66,17 +70,20 @@ def train(options: Options) -> Path:
         (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
     init_default_scope(cfg.default_scope)
     # Every split is read before the first step: a damaged test set is not found at the end.
-    built = {
-        name: DATASETS.build(loader.dataset)
-        for name in ('train', 'val', 'test')
-        if (loader := cfg.get(f'{name}_dataloader'))
-    }
+    with distributed.main_first():  # the embedded set is drawn
+        built = {
+            name: DATASETS.build(loader.dataset)
+            for name in ('train', 'val', 'test')
+            if (loader := cfg.get(f'{name}_dataloader'))
+        }
     splits = {name: split_facts(dataset) for name, dataset in built.items()}
     work_dir = open_work_dir(cfg.work_dir)
     runner = SafeRunner.from_cfg(cfg)
     runner.use_datasets(built)
     if is_main_process():
         report.show_protocol(protocol.protocol_of(cfg, splits, init_class(cfg), get_world_size()))
+        if line := learning_rate_line(cfg, get_world_size()):
+            print(line)
         images = splits['train']['images']
         print(f'{cfg.model.backbone.arch}: training on {images} images; log in {work_dir}', flush=True)
 
@@ -87,11 +94,14 @@ def train(options: Options) -> Path:
     init = init_facts(unwrapped(runner))
     metrics: dict[str, Any] = {'val': last_validation(runner)}
     if training['chosen']:
+        barrier()  # the first process wrote it
         runner.load_checkpoint(str(work_dir / training['chosen']['checkpoint']))
         metrics['val'] = runner.val()
     start = time.perf_counter()
     metrics['test'] = runner.test()
     wall_s = time.perf_counter() - start
+    if not is_main_process():
+        return record_path
     num_images, test_set = splits['test']['images'], built['test']
     record = {
         'schema_version': records.SCHEMA_VERSION,
@@ -117,8 +127,7 @@ def train(options: Options) -> Path:
         'costs': cost_facts(runner),
         'metrics': {name: flat(values) for name, values in metrics.items()},
     }
-    if is_main_process():
-        records.write(record_path, record)
+    records.write(record_path, record)
     return record_path
 
 
@@ -133,7 +142,7 @@ def open_work_dir(work_dir: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f'.writable.{os.getpid()}'
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # on another machine a process may have the same number
     except OSError as error:
         raise UserError(
             f'cannot write in the work dir {path}: {error.strerror}; choose another --work-dir'
@@ -182,9 +191,28 @@ def training_facts(runner: SafeRunner, wall_s: float) -> dict[str, Any]:
         'epochs': runner.epoch,
         'images_per_s': batch_size * len(step_s) / float(step_s.sum()) if len(step_s) else None,
         'batch_size': batch_size,
+        'processes': get_world_size(),
+        'batch_size_per_process': runner.cfg.train_dataloader.batch_size,
         'peak_memory_bytes': environment.peak_memory_bytes(),
         'chosen': chosen,
     }
+
+
+def learning_rate_line(cfg: Config, world_size: int) -> str | None:
+    """Says how the learning rate follows from the images a step; None where there is nothing to say."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    base, rate = scaling.get('base_batch_size'), cfg.optim_wrapper.optimizer.get('lr')
+    per_process = cfg.train_dataloader.batch_size
+    batch = per_process * world_size
+    if rate is None or batch == base or (base is None and world_size == 1):
+        return None
+    images = f'{batch} images a step ({world_size} x {per_process})'
+    if base is None:
+        return f'learning rate {rate:g}, not scaled to {images}: the schedule names no auto_scale_lr'
+    if not scaling.get('enable'):
+        hint = '--cfg-options auto_scale_lr.enable=True scales it'
+        return f'learning rate {rate:g}, not scaled to {images}; it is for {base}; {hint}'
+    return f'learning rate {rate * batch / base:g}: {rate:g} for {base} images, scaled to {images}'
 
 
 def last_validation(runner: SafeRunner) -> dict[str, float] | None:
