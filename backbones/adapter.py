@@ -10,7 +10,8 @@ timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactd
 Deviations from the libraries: stochastic depth is left out; an average pool over the whole map of the
 native image size pools the whole map of any size; classifiers used in training only (GoogLeNet's) are left
 out. Weights start as the suite's do, but for what the libraries set otherwise (layer scales, position
-tables, filters). Sizes of maps are the library's: of an odd image some networks round down.
+tables, filters). Sizes of maps are the library's: of an odd image some networks round down, and NASNet-A
+takes sides that are multiples of 32 only (which detectors pad to).
 """
 
 from __future__ import annotations
