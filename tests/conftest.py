@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from backbones.weights import WeightsInfo
 
 
+@pytest.fixture(autouse=True)
+def no_default_scope_is_left() -> Iterator[None]:
+    """A runner leaves MMEngine's default scope set, in which the next test would look classes up."""
+    yield
+    if 'mmengine' in sys.modules:
+        from mmengine.registry import DefaultScope
+
+        DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(scope='session')
 def shared() -> Path:
     """The folder of real data and weights beside the checkout; absent on a fresh machine."""

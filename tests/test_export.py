@@ -1,4 +1,4 @@
-"""The backbones leave Python: torch.compile and ONNX, one network of each family."""
+"""The backbones leave Python: torch.compile and ONNX, one network of each family (most of them slow)."""
 
 import json
 import warnings
@@ -14,6 +14,11 @@ from backbones.base import CompactBackbone
 GOLDEN = json.loads((Path(__file__).parent / 'golden/complexity.json').read_text())
 CHEAPEST = {row['family']: row['arch'] for row in sorted(GOLDEN, key=lambda row: -row['macs'])}
 SIZE = (64, 96)
+ALWAYS = ('MENet', 'CondenseNetV2')
+NETWORKS = [
+    pytest.param(arch, id=family, marks=[] if family in ALWAYS else pytest.mark.slow)
+    for family, arch in CHEAPEST.items()
+]
 
 
 def backbone(name: str) -> CompactBackbone:
@@ -34,7 +39,7 @@ def assert_same(maps: list[torch.Tensor], expected: tuple[torch.Tensor, ...]) ->
         assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
 
 
-@pytest.mark.parametrize('name', CHEAPEST.values(), ids=CHEAPEST)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_compiles_as_one_graph(name: str) -> None:
     """Without a break in the graph. The generated code is PyTorch's part, so none is generated here."""
     torch.compiler.reset()
@@ -43,7 +48,7 @@ def test_compiles_as_one_graph(name: str) -> None:
     assert_same(compiled(image), model(image))
 
 
-@pytest.mark.parametrize('name', CHEAPEST.values(), ids=CHEAPEST)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_runs_as_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip('onnxscript')
     runtime = pytest.importorskip('onnxruntime')

@@ -185,6 +185,8 @@ def test_the_committed_records():
     assert means == {
         'BCCD · frcnn_c4 · ImageNet (ILSVRC 2012) weights': 84.9,
         'BCCD · frcnn_c4 · random weights': 52.4,
+        'BCCD · frcnn_fpn · ImageNet (ILSVRC 2012) weights': 87.4,
+        'BCCD · retinanet_fpn · ImageNet (ILSVRC 2012) weights': 68.0,
         'shapes · frcnn_c4 · random weights': 74.3,
         'shapes · frcnn_c4 · random weights, stem and 2 stages frozen': 33.8,
     }

@@ -224,7 +224,7 @@ def test_runs_that_do_not_serve(run_dir: Path, broken_run: Callable[..., Path], 
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
-        ("default_scope = 'mmdet'", "default_scope = __import__('os').getcwd()", 'is not a plain value'),
+        ("'mmdet'", "__import__('os').getcwd()", 'is not a plain value'),
         ('in_channels=432', 'in_channels=430', r'epoch_3\.pth does not fit this config'),
         ('roi_feat_size=7', 'roi_feet_size=7', "no key 'roi_feet_size'; did you mean roi_feat_size"),
         ('103.53', '100', r'epoch_3\.pth was trained with .* but this config gives'),
