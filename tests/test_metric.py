@@ -60,6 +60,33 @@ def test_metric_equals_the_evaluator_and_its_file(metric, voc):
     assert evaluate(gt, read_predictions(metric.out, gt)) == metric.last
 
 
+def test_intervals_are_the_bootstraps_of_the_last_evaluation(metric):
+    assert metric.image_intervals() == {}
+    rng = np.random.default_rng(0)
+    for number in range(30):  # every second image has its dog found
+        x, y = rng.uniform(0, 50, 2)
+        box = (x, y, x + 30, y + 30)
+        found = [(box, 0, rng.uniform())] if number % 2 else []
+        metric.process(None, [sample(f'{number:06}', [(box, 0)], [], found)])
+    figures = metric.evaluate(size=30)
+    intervals = metric.image_intervals(200)
+    assert metric.image_intervals(200) == intervals  # seeded
+    low, high = intervals['voc/ap50_area_low95'], intervals['voc/ap50_area_high95']
+    assert figures['voc/ap50_area'] == pytest.approx(0.5)
+    # A share of 30 images at 1/2: its standard error is sqrt(1/4 / 30) = 0.091.
+    assert low == pytest.approx(0.5 - 1.96 * 0.091, abs=0.04)
+    assert high == pytest.approx(0.5 + 1.96 * 0.091, abs=0.04)
+    assert {name.rpartition('_')[0] for name in intervals} <= figures.keys()
+
+
+def test_intervals_stay_within_what_ap_can_be(metric):
+    box = (0.0, 0.0, 10.0, 10.0)
+    for number in range(6):
+        metric.process(None, [sample(f'{number:06}', [(box, 0)], [], [(box, 0, 0.5)] if number else [])])
+    metric.evaluate(size=6)
+    assert all(0 <= end <= 1 for end in metric.image_intervals(200).values())
+
+
 def test_metric_of_nothing(metric):
     metric.process(None, [sample(1, [], [], []), sample(2, [], [], [])])
     assert metric.evaluate(size=2) == {}

@@ -11,10 +11,15 @@ from bench.errors import UserError
 PROTOCOL = {'model': {'backbone': {'frozen_stages': -1}}, 'batch_size': 4}
 
 
-def run(folder, seed, ap, **changes):
+def run(folder, seed, ap, more=(), **changes):
     record = example_record()
     record.update({'seed': seed, 'protocol': PROTOCOL} | changes)
-    record['metrics']['test'] = {'voc/ap50_11point': ap, 'voc/ap50_area': ap / 2, 'coco/ap': ap / 4}
+    record['metrics']['test'] = {
+        'voc/ap50_11point': ap,
+        'voc/ap50_area': ap / 2,
+        'coco/ap': ap / 4,
+        **dict(more),
+    }
     folder.mkdir(parents=True)
     records.write(folder / 'record.json', record)
     return folder / 'record.json'
@@ -33,8 +38,22 @@ def test_mean_and_spread_over_seeds(tmp_path):
 
 def test_one_seed_has_no_spread(tmp_path):
     (row,) = tables.rows([run(tmp_path / 'a', 0, 0.5)])
-    assert row['coco/ap'] == {'mean': 0.125, 'sd': None}
+    assert row['coco/ap'] == {'mean': 0.125, 'sd': None, 'images': None}
     assert tables.percent(row['coco/ap']) == '12.5'
+
+
+def test_the_interval_over_images_has_a_column_of_its_own(tmp_path):
+    ends = [
+        {'voc/ap50_11point_low95': low, 'voc/ap50_11point_high95': high}
+        for low, high in ((0.4, 0.6), (0.5, 0.8))
+    ]
+    for seed, more in enumerate(ends):
+        run(tmp_path / str(seed), seed, 0.55, more=more)
+    (row,) = tables.rows(tables.find_records([str(tmp_path)]))
+    assert row['voc/ap50_11point']['images'] == pytest.approx([0.45, 0.7])
+    assert row['coco/ap']['images'] is None
+    assert tables.figures(row) == ['55.0 ± 0.0', '45.0 to 70.0', '27.5 ± 0.0', '13.8 ± 0.0']
+    assert tables.markdown([row], tmp_path).splitlines()[2].split(' | ')[5] == '45.0 to 70.0'
 
 
 def test_archs_and_protocols_are_not_mixed(tmp_path):

@@ -190,14 +190,12 @@ def _figure(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     values = [test.get(name) for test in tests]
     if None in values:
         return {'mean': None, 'values': values}
-    ends = [(test.get(f'{name}_low95'), test.get(f'{name}_high95')) for test in tests]
-    known = all(None not in pair for pair in ends)
     return {
         'mean': statistics.fmean(values),
         'values': values,
         'sd': statistics.stdev(values) if len(values) > 1 else None,
         'seeds_interval': ranking.t_interval(values),
-        'images_interval': [statistics.fmean(end) for end in zip(*ends, strict=True)] if known else None,
+        'images_interval': tables.images_interval(name, tests),
     }
 
 

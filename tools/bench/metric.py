@@ -10,11 +10,13 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from bench.bootstrap import bootstrap, interval, list_figures
 from bench.evaluation import (
     evaluate,
     format_table,
     make_annotations,
     make_detections,
+    match,
     read_coco,
 )
 from bench.files import write_whole
@@ -40,6 +42,7 @@ class DetectionMetric(BaseMetric):
 
     Attributes:
         last: The whole result of the last evaluation, as `evaluate` returns it.
+        evaluated: Its ground truth and detections.
     """
 
     default_prefix = ''  # names carry their rule: voc/..., coco/...
@@ -58,6 +61,7 @@ class DetectionMetric(BaseMetric):
         self.voc_ious = tuple(voc_ious)
         self.ann_file = ann_file
         self.last: dict[str, Any] | None = None
+        self.evaluated: tuple[Annotations, Detections] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps what evaluation needs of a batch, as plain arrays.
@@ -101,9 +105,30 @@ class DetectionMetric(BaseMetric):
         dt = _detections(by_id, gt, classes)
         if self.out is not None:
             write_predictions(self.out, gt, dt)
+        self.evaluated = gt, dt
         self.last = evaluate(gt, dt, self.voc_ious)
         print_log(f'\n{format_table(self.last)}', logger='current')
         return flatten(self.last)
+
+    def image_intervals(self, num: int = 1000) -> dict[str, float]:
+        """How much the last evaluation's figures owe to its images: 95 % bootstrap intervals.
+
+        Args:
+            num: Resamples of the images.
+
+        Returns:
+            ``{'coco/ap_low95': x, 'coco/ap_high95': y, ...}`` for each AP that is a mean over classes;
+            nothing before an evaluation.
+        """
+        if self.evaluated is None:
+            return {}
+        tables = match(*self.evaluated, self.voc_ious)
+        found = {}
+        for name, samples in bootstrap(tables, list_figures(self.voc_ious), num).items():
+            ends = interval(samples)
+            # Taking the resamples' bias off may carry an end past what AP can be.
+            found |= {f'{name}_low95': max(ends.low, 0.0), f'{name}_high95': min(ends.high, 1.0)}
+        return found
 
     def _coco_file(self) -> str | None:
         return self.ann_file or (self.dataset_meta or {}).get('ann_file')

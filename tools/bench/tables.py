@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ FIGURES = {
     'voc/ap50_area': 'VOC area AP50',
     'coco/ap': 'COCO AP',
 }
+# Over seeds and over images are different things: each has its column.
+HEADS = (FIGURES[MAIN_FIGURE], 'its 95 % over images', *list(FIGURES.values())[1:])
 
 
 def find_records(places: Sequence[str]) -> list[Path]:
@@ -44,8 +46,10 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     Returns:
         Per group: what it is (``arch, detector, dataset, init, frozen_stages, protocol``), its ``seeds``
         and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1] (None where a run
-        lacks it), and the standard deviation (n - 1; None for one seed). Rows of one protocol
-        stand together, best first, and may be ranked; rows of two may not.
+        lacks it), the standard deviation (n - 1; None for one seed) and ``images``, the ends of its
+        95 % interval over test images, which all seeds share, averaged over seeds (None where a record
+        has none). Rows of one protocol stand together, best first, and may be ranked; rows of two may
+        not.
 
     Raises:
         UserError: A record is not valid, or two of a group have the same seed.
@@ -74,11 +78,13 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             'records': [str(path) for path, _ in runs],
         }
         for figure in FIGURES:
-            values = [record['metrics']['test'].get(figure) for _, record in runs]
+            tests = [record['metrics']['test'] for _, record in runs]
+            values = [test.get(figure) for test in tests]
             defined = None not in values  # a test split without an object of any class has no AP
             row[figure] = {
                 'mean': statistics.fmean(values) if defined else None,
                 'sd': statistics.stdev(values) if defined and len(values) > 1 else None,
+                'images': images_interval(figure, tests),
             }
         table.append(row)
     best: dict[str, float] = {}
@@ -91,6 +97,12 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return sorted(table, key=place)
 
 
+def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """A figure's 95 % interval over test images: the ends that the runs' records hold, averaged."""
+    ends = [[test.get(f'{figure}_{end}95') for test in tests] for end in ('low', 'high')]
+    return None if None in [*ends[0], *ends[1]] else [statistics.fmean(end) for end in ends]
+
+
 def _rank(row: dict[str, Any]) -> float:
     """What rows are ordered by; one without the figure comes last."""
     mean = row[MAIN_FIGURE]['mean']
@@ -99,7 +111,7 @@ def _rank(row: dict[str, Any]) -> float:
 
 def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
     """The rows as a Markdown table, in per cent, with a link to each record."""
-    head = ['data', 'detector', 'network', 'starts from', *FIGURES.values(), 'protocol', 'seeds']
+    head = ['data', 'detector', 'network', 'starts from', *HEADS, 'protocol', 'seeds']
     lines = [head, ['---'] * len(head)]
     for row in table:
         links = ' '.join(
@@ -112,7 +124,7 @@ def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
                 row['detector'],
                 f'`{row["arch"]}`',
                 starts_from(row),
-                *(percent(row[figure]) for figure in FIGURES),
+                *figures(row),
                 f'`{row["protocol"]}`',
                 links,
             ]
@@ -123,13 +135,12 @@ def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
 def show(table: Sequence[dict[str, Any]]) -> None:
     """Prints the rows on the console, in per cent; the dividing lines part protocols."""
     view = Table(box=box.SIMPLE_HEAD)
-    for name in ('data', 'detector', 'network', 'starts from', *FIGURES.values(), 'seeds'):
-        view.add_column(name, justify='right' if name in FIGURES.values() else 'left')
+    for name in ('data', 'detector', 'network', 'starts from', *HEADS, 'seeds'):
+        view.add_column(name, justify='right' if name in HEADS else 'left')
     for row, following in zip(table, [*table[1:], None], strict=True):
-        figures = (percent(row[figure]) for figure in FIGURES)
         seeds = ' '.join(map(str, row['seeds']))
         view.add_row(
-            row['dataset'], row['detector'], row['arch'], starts_from(row), *figures, seeds,
+            row['dataset'], row['detector'], row['arch'], starts_from(row), *figures(row), seeds,
             end_section=following is not None and following['protocol'] != row['protocol'],
         )  # fmt: skip
     Console().print(view)
@@ -142,7 +153,18 @@ def starts_from(row: dict[str, Any]) -> str:
     return start + (f', stem and {frozen} stages frozen' if frozen >= 0 else '')
 
 
-def percent(figure: dict[str, float | None]) -> str:
+def figures(row: dict[str, Any]) -> list[str]:
+    """What stands under ``HEADS``: means and spreads over seeds, the main figure's interval over images."""
+    texts = [percent(row[figure]) for figure in FIGURES]
+    ends = row[MAIN_FIGURE]['images']
+    return [
+        *texts[:1],
+        '-' if ends is None else '{:.1f} to {:.1f}'.format(*(100 * x for x in ends)),
+        *texts[1:],
+    ]
+
+
+def percent(figure: dict[str, Any]) -> str:
     """``73.1 ± 0.8``: mean and standard deviation over seeds, in per cent."""
     mean, sd = figure['mean'], figure['sd']
     if mean is None:
