@@ -123,7 +123,7 @@ class DetectionMetric(BaseMetric):
         if self.evaluated is None:
             return {}
         tables = match(*self.evaluated, self.voc_ious)
-        found = {}
+        found: dict[str, float] = {}
         for name, samples in bootstrap(tables, list_figures(self.voc_ious), num).items():
             ends = interval(samples)
             # Taking the resamples' bias off may carry an end past what AP can be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -99,8 +100,9 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """A figure's 95 % interval over test images: the ends that the runs' records hold, averaged."""
-    ends = [[test.get(f'{figure}_{end}95') for test in tests] for end in ('low', 'high')]
-    return None if None in [*ends[0], *ends[1]] else [statistics.fmean(end) for end in ends]
+    ends = [[test.get(f'{figure}_{end}95', math.nan) for test in tests] for end in ('low', 'high')]
+    means = [statistics.fmean(end) for end in ends]
+    return None if any(map(math.isnan, means)) else means
 
 
 def _rank(row: dict[str, Any]) -> float:
