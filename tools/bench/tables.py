@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -100,9 +99,10 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """A figure's 95 % interval over test images: the ends that the runs' records hold, averaged."""
-    ends = [[test.get(f'{figure}_{end}95', math.nan) for test in tests] for end in ('low', 'high')]
-    means = [statistics.fmean(end) for end in ends]
-    return None if any(map(math.isnan, means)) else means
+    ends: list[list[float | None]]
+    ends = [[test.get(f'{figure}_{end}95') for test in tests] for end in ('low', 'high')]
+    known = [[value for value in end if value is not None] for end in ends]
+    return [statistics.fmean(end) for end in known] if known == ends else None
 
 
 def _rank(row: dict[str, Any]) -> float:
