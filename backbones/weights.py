@@ -12,11 +12,9 @@ detector that feeds its images in another way than the weights were trained with
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,29 +24,20 @@ import numpy as np
 import safetensors.torch
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import HOOKS, WEIGHT_INITIALIZERS
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, StageHead
-from backbones.spec import Conventions, Preprocessing
+from backbones.base import Classifier, CompactBackbone, StageHead
+from backbones.safe_files import WeightsError as WeightsError
+from backbones.safe_files import file_sha256 as file_sha256
+from backbones.safe_files import load_pickle_safely as load_pickle_safely
+from backbones.spec import Conventions, Preprocessing, family_of, get_arch
 
 METADATA_KEY = 'compactdet'
-# Where a user finds published weights that `tools/weights.py convert` reads.
-PUBLISHED = {
-    'MENet': "the authors' files, linked from github.com/clavichord93/MENet",
-    'AdaptedNetwork': "its library's file (torchvision, timm or pytorchcv)",
-    'MobileNet': "Keras' MobileNet as a PyTorch file with Keras' layer names",
-    'MobileNetV2': "TensorFlow Lite's MobileNetV2 as a PyTorch file with TensorFlow's names",
-    'ShuffleNetV2': "the authors' files, linked from github.com/megvii-model/ShuffleNet-Series",
-}
-
-
-class WeightsError(ValueError):
-    """A weights file that cannot serve; says which, why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +124,13 @@ def is_counter(key: str) -> bool:
     return key.endswith('.num_batches_tracked')
 
 
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
     """Writes a weights file: whole or not at all, and the same bytes for the same input.
 
     Raises:
         WeightsError: The file cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     tensors = {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state_dict.items()
     }
@@ -203,7 +187,7 @@ def _read(path: str | Path, *, tensors: bool) -> tuple[dict[str, Tensor], Weight
         )
     try:
         info = WeightsInfo.from_json(metadata[METADATA_KEY])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f'{path}: its metadata does not fit this version: {error}') from error
     return state_dict, info
 
@@ -223,48 +207,38 @@ def convert_command(
     return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
 
 
-def _history_method(owner: object, name: str) -> object:
-    """What ``getattr`` becomes while a checkpoint is read: MMEngine's logs name their statistics by it."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
-    raise WeightsError(f'builtins.getattr of {name!r}')
-
-
-# All that the files of MMEngine's runner need beyond tensors. NumPy 1 and 2 name theirs differently.
-_NUMPY = {'_reconstruct': np.zeros(1).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
-_SAFE_GLOBALS: list[Any] = [
-    HistoryBuffer,
-    (_history_method, 'builtins.getattr'),
-    Counter,
-    np.ndarray,
-    np.dtype,
-    *((f, f'numpy.{core}.multiarray.{name}') for name, f in _NUMPY.items() for core in ('core', '_core')),
-    *{type(np.dtype(code)) for code in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'bool')},
-]
-
-
-def load_pickle_safely(path: str | Path) -> Any:
-    """Reads a PyTorch file onto the CPU without executing code from it, whatever it holds.
-
-    Tensors, plain containers and what MMEngine's runner stores in its checkpoints are read.
+@functools.lru_cache(maxsize=64)
+def classifier_shapes(
+    arch: str, num_classes: int | None = None, sparsity: str = 'masked'
+) -> Mapping[str, Tensor]:
+    """The entries of a network with its classifier, without values; ``arch`` is a name.
 
     Raises:
-        WeightsError: The file is absent, truncated, no PyTorch file, or asks for any other code.
+        UnknownArchError: No such arch.
     """
-    try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
-    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
-        asked = re.search(r'GLOBAL ([\w.]+)|unrecognized function (.+)|(builtins\.getattr.*)', str(error))
-        if asked:
-            name = next(filter(None, asked.groups()))
-            message = f'{path} contains code ({name}), which was not executed; get it from another source'
-        else:
-            reason = ' '.join(str(error).split())[:120] or type(error).__name__
-            message = f'{path} is truncated or no PyTorch file ({reason})'
-        raise WeightsError(message) from error
+    with torch.device('meta'):
+        conventions = {} if sparsity == 'masked' else {'sparsity': sparsity}
+        return Classifier(arch, num_classes, conventions=conventions).state_dict()
+
+
+def num_classes_of(state_dict: Mapping[str, Tensor], arch: str) -> int | None:
+    """How many classes a network's entries tell apart; None where they are those of a trunk.
+
+    The classifier's entries are those whose shape depends on the number of classes.
+
+    Raises:
+        UnknownArchError: No such arch.
+    """
+    some, more = _head_shapes(arch, 2), _head_shapes(arch, 3)
+    return next((len(state_dict[k]) for k in some if some[k] != more[k] and k in state_dict), None)
+
+
+@functools.cache
+def _head_shapes(arch: str, num_classes: int) -> dict[str, torch.Size]:
+    row = get_arch(arch)
+    with torch.device('meta'):
+        head = family_of(row).make_head(row, num_classes, Conventions())
+    return {f'head.{key}': value.shape for key, value in head.state_dict().items()}
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -324,11 +298,12 @@ class ClassifierWeights:
 
 def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
     """What to say where a network's weights file is not there."""
-    source = PUBLISHED.get(family)
     out = path or f'weights/{arch}.safetensors'
-    make = f'make it from {source}: {convert_command(arch=arch, out=out)}' if source else f'put it at {out}'
+    whose = "its library's, or who publishes them" if family == 'AdaptedNetwork' else 'who publishes them'
     return (
-        f'{arch} needs its ImageNet weights, but {path or "no file"} is not there; {make}; or train from '
+        f'{arch} needs its ImageNet weights, but {path or "no file"} is not there; {whose}: '
+        f'`python tools/weights.py list {arch}`, which `get` downloads; make it from a file that you have: '
+        f'{convert_command(arch=arch, out=out)}; or put it at {out}; or train from '
         'random weights: `--init none` (tools/train.py), or init_cfg=None in the config'
     )
 

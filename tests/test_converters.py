@@ -39,8 +39,8 @@ def renamed(entries, layers):
 def in_their_format(random_state):
     """Makes a file's content as the network's authors would publish it, from random weights of ours."""
 
-    def make(arch, fmt_family='MENet', prefix=''):
-        fmt = next(f for f in FORMATS.values() if f.family == fmt_family)
+    def make(arch, name="the MENet authors' PyTorch files", prefix=''):
+        fmt = FORMATS[name]
         theirs = {ours: name for name, ours in fmt.layers(get_arch(arch)).items()}
         ours = random_state(arch, conventions=fmt.conventions)
         return {prefix + key: value for key, value in renamed(ours, theirs).items()}, ours
@@ -66,7 +66,7 @@ def test_every_menet_of_the_authors_format_is_converted_whole(in_their_format, a
 
 @pytest.mark.parametrize('arch', list_archs('mobilenet_*'))
 def test_every_mobilenet_of_keras_is_converted_whole(in_their_format, arch, tmp_path):
-    theirs, ours = in_their_format(arch, 'MobileNet')
+    theirs, ours = in_their_format(arch, "Keras' MobileNet as a PyTorch file")
     theirs['features.conv1.bn.num_batches_tracked'] = torch.tensor(0)
     torch.save(theirs, tmp_path / 'x.pth')
     state, info = convert(tmp_path / 'x.pth', arch, top1=70, top5=90)
@@ -78,7 +78,7 @@ def test_every_mobilenet_of_keras_is_converted_whole(in_their_format, arch, tmp_
 
 @pytest.mark.parametrize('arch', list_archs('shufflenetv2_*'))
 def test_every_shufflenetv2_of_the_authors_is_converted_whole(in_their_format, arch, tmp_path):
-    theirs, ours = in_their_format(arch, 'ShuffleNetV2')
+    theirs, ours = in_their_format(arch, "the ShuffleNetV2 authors' PyTorch files")
     torch.save(theirs, tmp_path / 'x.pth')
     state, info = convert(tmp_path / 'x.pth', arch)
     assert info.preprocessing == Preprocessing('bgr', (0, 0, 0), (1, 1, 1))
@@ -121,7 +121,7 @@ def test_a_folded_mobilenetv2_computes_the_same(tmp_path):
         else:
             theirs[f'x;{name}.weight'] = torch.cat([torch.ones(1, 1280), layer.weight])[..., None, None]
             theirs[f'x;{name}.bias'] = torch.cat([torch.ones(1), layer.bias])
-    entries = fmt.prepare(theirs)
+    entries = fmt.prepare(theirs, network.arch)
     other = build_classifier('mobilenetv2_1x', 4, conventions=fmt.conventions).eval()
     loaded = other.load_state_dict(renamed(entries, fmt.layers(network.arch)), strict=False)
     assert not loaded.unexpected_keys
@@ -170,7 +170,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_list(in_their_format, tmp_
     assert str(caught.value) == (
         f'{tmp_path}/x.pth does not fit {ARCH}: 1 entries missing: features.stage_2_3.s_conv.weight; '
         '1 entries unused: features.stage_2_9.compress.weight; '
-        '1 entries misshapen: head.fc.weight (1001, 432) instead of (1000, 432)'
+        '1 entries misshapen: head.fc.bias (1000,) instead of (1001,)'
     )
     assert not (tmp_path / 'out.safetensors').exists()
 

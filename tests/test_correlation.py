@@ -125,6 +125,19 @@ def test_the_same_twice():
     assert estimate(kendall, X, Y) == estimate(kendall, X, Y)
 
 
+def test_many_nets_are_drawn_less_often():
+    drawn = []
+
+    def first(x, axis=-1):
+        drawn.append(x.shape)
+        return x[..., 0]
+
+    for n, resamples in ((6, correlation.RESAMPLES), (33, correlation.RESAMPLES_OF_MANY)):
+        drawn.clear()
+        estimate(first, np.arange(n))
+        assert sum(shape[0] for shape in drawn if len(shape) == 2 and shape[1] == n) == resamples
+
+
 def test_resamples_without_an_order_are_left_out_and_counted():
     x = np.array([1.0, 1, 1, 1, 2, 3])  # four nets tie: (4/6)**6 of the resamples hold only these
     made = estimate(spearman, x, np.array([1.0, 3, 2, 4, 6, 5]))

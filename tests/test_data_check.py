@@ -1,6 +1,7 @@
 """tools/data.py check and stats: a set is read to the last file, and described."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ IMAGE_DAMAGE = {
     'pixels': (flip, 'image-truncated'),
     'size': (lambda path: picture(path, 0, (30, 40)), 'image-size'),
     'folder': (lambda path: (path.unlink(), path.mkdir()), ('image-unreadable', 'image-missing')),
+    'pipe': (lambda path: (path.unlink(), os.mkfifo(path)), 'image-unreadable'),
 }
 
 
@@ -87,6 +89,20 @@ VOC_DAMAGE = {
     'no objects': (f'{SIZE}</annotation>', ['no-boxes']),
     'no size': ('<annotation/>', ['field']),
     'other size': (XML.format('dog', 1, 1, 9, 9).replace('>40<', '>50<'), ['image-size']),
+    'name twice': (XML.format('dog</name><name>cat', 1, 2, 20, 30), ['field', 'no-boxes']),
+    'side twice': (XML.format('dog', '1</xmin><xmin>7', 2, 20, 30), ['field', 'no-boxes']),
+    'box twice': (
+        XML.format('dog', 1, 2, 20, '30</ymax></bndbox><bndbox><xmin>3</xmin><ymax>9'),
+        ['field', 'no-boxes'],
+    ),
+    'width twice': (
+        XML.format('dog', 1, 2, 20, 30).replace('<width>', '<width>9</width><width>'), ['field'],
+    ),
+    'object in object': (
+        XML.format('dog', 1, 2, 20, 30).replace('</object>', '<object/></object>'), ['field', 'no-boxes'],
+    ),
+    'underscore': (XML.format('dog', '1_0', 2, 20, 30), ['field', 'no-boxes']),
+    'capitals': (XML.format('Dog', 1, 2, 20, 30), ['class-alike']),
 }  # fmt: skip
 
 
@@ -158,6 +174,65 @@ def test_damaged_coco_annotations(coco: Path, change: Callable, kind: str) -> No
     change(data)
     path.write_text(json.dumps(data))
     assert found(coco) == {kind: [('train2017', '-')], 'no-boxes': [('train2017', '2')]}
+
+
+def add(key: str, **values: Any) -> Callable[[dict], None]:
+    return lambda data: data[key].append(values)
+
+
+def mix_ids(data: dict) -> None:
+    data['images'][1]['id'] = data['annotations'][1]['image_id'] = 'two'
+
+
+OTHER_COCO_DAMAGE = {
+    'a width of an image': (set_entry('images', 1, width=None), {'field': '-'}),
+    'a name that no disk holds': (set_entry('images', 1, file_name='a' * 5000), {'field': '-'}),
+    'no name': (set_entry('images', 1, file_name='.'), {'field': '-'}),
+    'a number of 400 digits': (
+        set_entry('annotations', 1, bbox=[10**400, 1, 2, 3]), {'field': '-', 'no-boxes': '2'},
+    ),
+    'numbers and text': (mix_ids, {'field': '-'}),
+    'no images': (lambda data: data.update(images=[], annotations=[]), {'annotation-unreadable': '-'}),
+    'a file under two names': (
+        add('images', id=9, file_name='./000000000001.jpg', width=40, height=30), {'duplicate-id': '-'},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'kinds'), OTHER_COCO_DAMAGE.values(), ids=OTHER_COCO_DAMAGE)
+def test_one_damage_is_one_problem(coco: Path, change: Callable, kinds: dict[str, str]) -> None:
+    path = coco / 'annotations/instances_train2017.json'
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    problems = found(coco)
+    assert problems == {kind: [('train2017', image)] for kind, image in kinds.items()}
+    assert all(len(problem.problem) < 500 and problem.file for problem in check(layout_of(coco)))
+
+
+def test_a_file_that_is_cut_is_named_with_its_cure(coco: Path) -> None:
+    path = coco / 'annotations/instances_train2017.json'
+    path.write_text(path.read_text()[:99])
+    (only,) = check(layout_of(coco))
+    assert (only.file, only.cure) == (str(path), 'write it anew')
+    assert only.problem.startswith('not JSON (')
+
+
+def test_lists_of_ids_stay_in_the_set(voc: Path) -> None:
+    main = voc / 'ImageSets/Main'
+    (main / 'train.txt').write_text('a\nb\nc\n../../a\n/etc/a\nb c\n')
+    (main / '._train.txt').write_bytes(b'\0\5\26\7')  # what macOS leaves
+    assert found(voc) == {'split-unreadable': [('train', '-')] * 3}
+    (main / 'a_b.txt').mkdir()
+    assert found(voc)['split-unreadable'][0] == ('a_b', '-')
+
+
+@pytest.mark.parametrize('ending', ['Jpg', 'webp', 'tif'])
+def test_images_of_other_endings(voc: Path, ending: str) -> None:
+    Image.open(voc / 'JPEGImages/b.jpg').save(voc / f'JPEGImages/b.{ending}')
+    (voc / 'JPEGImages/b.jpg').unlink()
+    picture(voc / 'JPEGImages/b.c.jpg', 8)  # of another id
+    assert found(voc) == {}
 
 
 def test_coco_ids(coco: Path) -> None:

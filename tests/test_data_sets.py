@@ -282,6 +282,19 @@ def test_import_custom(voc: Path, coco: Path, tmp_path: Path, run_tool: Callable
     status, _, err = run_tool('data', 'import', 'custom', tmp_path / 'mine', '--root', data, '--name', 'x')
     assert status == 1
     assert not (data / 'x').exists()
+    with zipfile.ZipFile(tmp_path / 'deep.zip', 'w') as archive:
+        for path in sorted(voc.rglob('*')):
+            archive.write(path, Path('one/two') / path.relative_to(voc))
+    assert run_tool('data', 'import', 'custom', tmp_path / 'deep.zip', '--root', data)[0] == 0
+    assert tree(data / 'deep') == tree(voc)
+    with zipfile.ZipFile(tmp_path / 'other.zip', 'w') as archive:
+        archive.writestr('one/x.txt', '')
+    status, _, err = run_tool('data', 'import', 'custom', tmp_path / 'other.zip', '--root', data)
+    assert (status, 'other.zip' in err, '.unpack' in err) == (1, True, False)
+    before = tree(voc)
+    status, _, err = run_tool('data', 'import', 'custom', voc, '--root', voc, '--name', 'inner')
+    assert (status, 'itself' in err, tree(voc)) == (1, True, before)
+    assert run_tool('data', 'import', 'custom', voc, '--root', data, '--name', '../out')[0] == 2
 
 
 def test_the_table_of_sources() -> None:

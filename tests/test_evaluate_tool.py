@@ -33,6 +33,7 @@ GOOD = {'image_id': 0, 'category_id': 1, 'bbox': [0, 0, 10, 10], 'score': 0.5}
         (json.dumps([GOOD | {'bbox': [0, 0, -1, 5]}]), 'entry 0: bbox .* negative width'),
         (json.dumps([GOOD | {'bbox': [0, 0, 5]}]), 'entry 0: bbox is .* must be 4 finite numbers'),
         (json.dumps([GOOD | {'bbox': [0, 0, 5, float('inf')]}]), 'must be 4 finite numbers'),
+        (json.dumps([GOOD | {'bbox': [0, 0, 1e200, 1e200]}]), 'must be 4 finite numbers'),  # area: infinite
         (json.dumps([GOOD | {'bbox': [0, 0, 5, 10**400]}]), 'must be 4 finite numbers'),
     ],
 )
@@ -55,7 +56,7 @@ def test_an_absent_file_is_named(tmp_path):
     [
         (lambda gt: gt.pop('annotations'), 'has no "annotations"'),
         (lambda gt: gt['images'].append({'id': 0}), 'images: id 0 is there twice'),
-        (lambda gt: gt['images'].append({'name': 'x'}), 'images must be a list of objects with "id"'),
+        (lambda gt: gt['images'].append({'name': 'x'}), 'entry 6: .* has no "id", a whole number or text'),
         (lambda gt: gt['images'].append({'id': 'x'}), 'ids mix numbers and text'),
         (lambda gt: gt['annotations'][2].update(image_id=99), 'annotations, entry 2: image_id 99'),
         (lambda gt: gt['annotations'][2].update(category_id=2), 'annotations, entry 2: category_id 2'),
@@ -95,6 +96,19 @@ def test_classes_of_other_sets_are_the_sorted_names(voc):
     assert list(read_voc(voc).classes) == ['RBC', 'cat', 'dog']
     with pytest.raises(UserError, match="class 'RBC' is not one of dog, cat"):
         read_voc(voc, classes=['dog', 'cat'])
+
+
+def test_the_kit_above_the_folder_and_what_is_no_set(voc, tmp_path):
+    kit = tmp_path / 'kit'
+    (kit / 'VOC2007').parent.mkdir()
+    (kit / 'VOC2007').symlink_to(voc)
+    assert list(read_voc(kit).image_ids) == ['000001', '000002']
+    with pytest.raises(
+        UserError, match=r"kit/none' is no data set in VOC format .* COCO's annotation file"
+    ):
+        read_voc(kit / 'none')
+    with pytest.raises(UserError, match='classes dog, cat, dog: one is there twice'):
+        read_voc(voc, classes=['dog', 'cat', 'dog'])
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "x">]><annotation>&b;</annotation>'

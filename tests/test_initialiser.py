@@ -128,7 +128,7 @@ def test_conventions_of_the_file_must_be_the_networks(random_state, weights_info
     [
         (
             'menet_352_12x1_g8',
-            ['clavichord93/MENet', 'weights.py convert FILE --arch menet_352_12x1_g8 --out absent'],
+            ['weights.py list menet_', 'weights.py convert FILE --arch menet_352_12x1_g8 --out absent'],
         ),
         ('shufflenet_1x_g3', ['put it at absent']),
     ],

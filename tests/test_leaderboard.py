@@ -313,6 +313,15 @@ def test_the_page_is_whole_and_holds_hostile_text_as_text(tmp_path):
     )
 
 
+def test_half_a_character_is_no_end_of_it(tmp_path):
+    path = run(tmp_path / 'runs', 'net', 0, 0.5)
+    record = json.loads(path.read_text())
+    record['hardware'] |= {'cpu': 'a \ud800 b', 'gpu': None}
+    path.write_text(json.dumps(record))  # as an escape, which JSON allows
+    files = leaderboard_files.write(board(tmp_path / 'runs'), tmp_path / 'out')
+    assert 'a ? b' in files[2].read_text(encoding='utf-8')
+
+
 def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     seeds(tmp_path, HOSTILE, 0.8, 0.9)
     seeds(tmp_path, '=cmd()', 0.5, 0.6)

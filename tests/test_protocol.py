@@ -258,6 +258,14 @@ def test_the_tool_compares_two(run_tool: Any) -> None:
     assert (status, out.count('the same protocol (c5416e6583d8): the two may be ranked')) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    'odd', [{'loop': 2.5}, {'schedule': {'a': 1}}, {'model': {'test_cfg': 'x'}}, {'evaluator': [{'a': 1}]}]
+)
+def test_a_protocol_from_elsewhere_is_refused(odd: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r'not of the form that tools/train\.py writes'):
+        card(odd)
+
+
 def test_where_there_is_no_record(run_tool: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'record\.json: no such record; name a record\.json'):
         read_protocol(tmp_path)

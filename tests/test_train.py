@@ -203,7 +203,7 @@ def test_random_weights_are_trained_whole() -> None:
 
 @pytest.mark.parametrize(
     ('config', 'source'),
-    [('menet_frcnn_voc', 'clavichord93/MENet'), ('shufflenet_frcnn_voc', 'put it at weights/')],
+    [('menet_frcnn_voc', 'weights.py list menet_'), ('shufflenet_frcnn_voc', 'put it at weights/')],
 )
 def test_no_config_trains_from_random_weights_in_silence(
     run_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, source: str

@@ -54,6 +54,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--files is for coco, not {args.set}')
     if args.verb == 'import' and args.set == 'custom' and len(args.paths) > 1:
         parser.error('a custom set is one folder or archive')
+    if args.verb == 'import' and args.name is not None and Path(args.name).name != args.name:
+        parser.error('--name must be a name, not a path')
     return args
 
 
@@ -63,7 +65,7 @@ def main() -> int:
     from bench import acquire, data_check, data_stats, datasets, shapes  # late: these load MMDetection
 
     if args.verb in ('check', 'stats'):
-        classes = args.classes.split(',') if args.classes else None
+        classes = [name.strip() for name in (args.classes or '').split(',') if name.strip()]
         layout = datasets.find_layout(args.set, args.root, classes).only(args.split)
         if args.verb == 'check':
             return int(data_check.report(layout, decode=not args.quick, as_json=args.json) > 0)

@@ -1,10 +1,13 @@
-"""Weights files: make them from published ones, look inside, measure their accuracy.
+"""Weights files: find published ones, make this suite's from them, look inside, measure their accuracy.
 
+    python tools/weights.py list 'menet_*'
+    python tools/weights.py get mobilenetv2_1x
     python tools/weights.py convert 108-MENet-8x1-group-3.pth.tar \
         --arch menet_108_8x1_g3 --out weights/menet_108_8x1_g3.safetensors
     python tools/weights.py inspect weights/menet_108_8x1_g3.safetensors
     python tools/weights.py verify weights/menet_108_8x1_g3.safetensors --images imagenet/val
 
+`get` downloads a file, checks it and converts it; what only a browser can download, `convert` takes.
 Published files are read without executing code from them. `verify` takes a folder with a sub-folder for
 each class, or images that are named for their class and a list of the classes.
 """
@@ -12,12 +15,16 @@ each class, or images that are named for their class and a list of the classes.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from pathlib import Path
 
-from backbones.weights import WeightsError, file_sha256, read_weights
-from bench.converters import convert_file
+from backbones.weights import WeightsError, file_sha256
+from bench.converters import IMAGES_AS, convert_file
 from bench.errors import UserError, run_main
+from bench.formats import TENSORFLOW
+from bench.known_weights import as_json, find, known_weights, select
+from bench.obtain_weights import get
 from bench.verify import accuracy, find_images
+from bench.weights_views import inspect_file, show_known
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,16 +32,35 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(dest='verb', required=True, metavar='convert|inspect|verify')
+    verbs = parser.add_subparsers(dest='verb', required=True, metavar='list|get|convert|inspect|verify')
+
+    known = argparse.ArgumentParser(add_help=False)
+    known.add_argument(
+        '--known', type=Path, metavar='FILE', help='a JSON list of more published weights: your own'
+    )
+    listed = verbs.add_parser('list', help='published weights: whose, how accurate, where', parents=[known])
+    listed.add_argument('pattern', nargs='?', default='*', help='of the arch or the publisher')
+    listed.add_argument('--format', choices=('table', 'json'), default='table')
+    listed.add_argument('--dir', type=Path, default=Path('weights'), help='where yours are')
+
+    fetch = verbs.add_parser('get', help='download published weights and convert them', parents=[known])
+    fetch.add_argument('name', help='a name that `list` shows, or an arch: then the first that can be had')
+    fetch.add_argument('--out', type=Path, metavar='DIR', default=Path('weights'))
+    fetch.add_argument('--keep', action='store_true', help='keep the downloaded file in DIR/downloads')
 
     convert = verbs.add_parser('convert', help='a published PyTorch file -> a weights file of this suite')
     convert.add_argument('file', help='the published file')
     convert.add_argument('--arch', required=True, help='the network it holds')
     convert.add_argument('--out', required=True, help='the file to write, .safetensors')
-    convert.add_argument(
-        '--top1', type=float, help='its published ImageNet accuracy in per cent, to be recorded'
-    )
+    convert.add_argument('--top1', type=float, help='its published accuracy in per cent, to be recorded')
     convert.add_argument('--top5', type=float, help='the same for top-5')
+    convert.add_argument('--data', help='what it was trained on, if that is not what its authors published')
+    convert.add_argument(
+        '--tensorflow', action='store_true', help="TensorFlow trained it (timm's tf_...): padding, epsilon"
+    )
+    convert.add_argument(
+        '--images-as', choices=IMAGES_AS, help='how it saw images, where the file and its format err'
+    )
 
     inspect = verbs.add_parser('inspect', help='what a weights file holds')
     inspect.add_argument('file')
@@ -48,30 +74,39 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def inspect_file(file: str) -> None:
-    """Prints what a weights file says of itself and what it holds."""
-    state_dict, info = read_weights(file)
-    no_parameters = ('.running_mean', '.running_var', '.num_batches_tracked')
-    summary = asdict(info) | {
-        'num_entries': len(state_dict),
-        'params': sum(v.numel() for k, v in state_dict.items() if not k.endswith(no_parameters)),
-        'sha256': file_sha256(file),
-    }
-    print(json.dumps(summary, indent=2))
+def run(args: argparse.Namespace) -> None:
+    """Runs a verb."""
+    if args.verb == 'list':
+        rows = [as_json(row, args.dir) for row in select(known_weights(args.known), args.pattern)]
+        print(json.dumps(rows, indent=1)) if args.format == 'json' else show_known(rows)
+    elif args.verb == 'get':
+        row = find(known_weights(args.known), args.name)
+        out = args.out / f'{row.arch}.safetensors'
+        downloaded = get(row, out, keep=args.keep)
+        print(f'{out}: {row.name}\nsha256 {file_sha256(out)} (downloaded file: {downloaded})')
+    elif args.verb == 'convert':
+        info = convert_file(
+            args.file,
+            args.arch,
+            args.out,
+            top1=args.top1,
+            top5=args.top5,
+            data=args.data,
+            preprocessing=IMAGES_AS[args.images_as] if args.images_as else None,
+            conventions=TENSORFLOW if args.tensorflow else None,
+        )
+        print(f'{args.out}: {info.arch}, from {info.source}\nsha256 {file_sha256(args.out)}')
+    elif args.verb == 'inspect':
+        print(json.dumps(inspect_file(args.file), indent=2))
+    else:
+        result = accuracy(args.file, find_images(args.images, args.class_index))
+        print('top-1 {top1:.2f} %, top-5 {top5:.2f} % of {num_images} images'.format(**result))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a verb."""
-    args = parse_args(argv)
+    """Reads the command line and runs it."""
     try:
-        if args.verb == 'convert':
-            info = convert_file(args.file, args.arch, args.out, top1=args.top1, top5=args.top5)
-            print(f'{args.out}: {info.arch}, from {info.source}')
-        elif args.verb == 'inspect':
-            inspect_file(args.file)
-        else:
-            result = accuracy(args.file, find_images(args.images, args.class_index))
-            print('top-1 {top1:.2f} %, top-5 {top5:.2f} % of {num_images} images'.format(**result))
+        run(parse_args(argv))
     except WeightsError as error:
         raise UserError(str(error)) from error
 

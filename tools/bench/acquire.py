@@ -47,7 +47,7 @@ def get(name: str, data: Path, *, variant: str | None = None, keep: bool = False
     archives_need = sum(sizes) if keep else max(sizes, default=0)
     need_space(data, unpacks + max(0, archives_need - there), f'data set {name!r}')
     for archive in wanted:
-        with _bar(archive.name) as progress:
+        with bar(archive.name) as progress:
             path = fetch(
                 archive.urls,
                 data / 'downloads' / archive.name,
@@ -113,15 +113,20 @@ def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
         layout_of(path)
         _place(path, target, 'link' if link else 'copy')
         return
-    with _bar(path.name) as progress, unpacked(path, target.parent, progress=progress) as folder:
+    with bar(path.name) as progress, unpacked(path, target.parent, progress=progress) as folder:
+        _place(_set_in(folder, path), target, 'move')
+
+
+def _set_in(folder: Path, archive: Path) -> Path:
+    """The data set in what was unpacked: the folder, or the only one in it, and so on."""
+    try:
+        layout_of(folder)
+    except UserError as error:
         inner = [entry for entry in folder.iterdir() if not entry.name.startswith(('.', '__MACOSX'))]
-        found = inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
-        try:
-            layout_of(found)
-        except UserError:
-            layout_of(folder)
-            found = folder
-        _place(found, target, 'move')
+        if len(inner) == 1 and inner[0].is_dir():
+            return _set_in(inner[0], archive)
+        raise UserError(str(error).replace(str(folder), str(archive))) from error
+    return folder
 
 
 def _bring_archive(
@@ -129,8 +134,8 @@ def _bring_archive(
 ) -> None:
     home = data / SOURCES[name].home
     with (
-        _bar(f'unpacking {path.name}') as bar,
-        unpacked(path, home, members=members, progress=bar) as folder,
+        bar(f'unpacking {path.name}') as progress,
+        unpacked(path, home, members=members, progress=progress) as folder,
     ):
         _bring_folder(name, folder, data, how='move', said=path, subset=subset)
 
@@ -200,6 +205,10 @@ def _place(source: Path, target: Path, how: str) -> None:
             if target.exists():
                 raise UserError(f"'{target}' is there already; remove it to have a link in its place")
             target.symlink_to(source.resolve(), target_is_directory=True)
+        elif target.resolve().is_relative_to(source.resolve()):
+            raise UserError(
+                f"'{target}' is in '{source}' itself; name another --root, or use the set as it is"
+            )
         else:
             size = sum(file.stat().st_size for file in source.rglob('*') if file.is_file())
             need_space(target.parent, size, f"a copy of '{source}' (or use --link)")
@@ -244,7 +253,7 @@ def _finish(name: str, data: Path, *, subset: bool) -> None:
 
 
 @contextlib.contextmanager
-def _bar(text: str) -> Iterator[downloads.Progress]:
+def bar(text: str) -> Iterator[downloads.Progress]:
     """A bar of bytes on the terminal (standard error)."""
     columns = (
         TextColumn('{task.description}'),

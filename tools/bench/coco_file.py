@@ -4,15 +4,16 @@ Format: cocodataset.org, "Data format", object detection. Masks are left aside. 
 1/100 pixel, so up to one pixel beyond the border is let be.
 """
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bench.errors import UserError
 from bench.files import load_json
 from bench.problems import DataError, Report, stop, unknown_class
 
+LIMIT = 1e100  # of a number: areas stay finite
 OUTSIDE = 1.0  # pixels that a box may reach beyond the border
 
 
@@ -55,15 +56,24 @@ def read_coco_file(
         DataError: The file is absent, not JSON, not in COCO's format, or an entry is wrong.
     """
     path = Path(path)
-    data = load_json(path)
+    try:
+        data = load_json(path)
+    except UserError as error:
+        problem, _, cure = str(error).removeprefix(f'{path}: ').partition('); ')
+        problem = f'{problem})' if cure else problem
+        raise DataError(problem, cure or 'get it anew', file=path, kind='annotation-unreadable') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             problem, cure = f'has no list "{key}": not a COCO annotation file', 'write it anew'
             raise DataError(problem, cure, file=path, kind='annotation-unreadable')
     reader = _Reader(path, report, classes, frozenset(drop_empty))
+    if not data['images']:
+        raise DataError('has no images', 'write it anew', file=path, kind='annotation-unreadable')
     categories = reader.categories(data['categories'])
     images = reader.images(data['images'])
-    objects, dropped = reader.annotations(data['annotations'], images, categories)
+    listed = (entry.get('id') for entry in data['images'] if isinstance(entry, dict))
+    told = {image_id for image_id in listed if type(image_id) in (int, str)}  # of those, what is wrong
+    objects, dropped = reader.annotations(data['annotations'], images, categories, told)
     return CocoFile(path, dict(sorted(categories.items())), images, objects, dropped)
 
 
@@ -81,7 +91,7 @@ class _Reader:
         found: dict[int, str] = {}
         for i, entry in enumerate(entries):
             number, name = (entry.get('id'), entry.get('name')) if isinstance(entry, dict) else (None, None)
-            if type(number) is not int or not isinstance(name, str) or not name:
+            if type(number) is not int or not isinstance(name, str) or not name.strip():
                 self.say('field', f'categories, entry {i}', f'{entry!r} has no "id" and "name"', 'add them')
             elif number in found or name in found.values():
                 problem = f'id {number} or name {name!r} is there twice'
@@ -92,23 +102,29 @@ class _Reader:
 
     def images(self, entries: list[Any]) -> dict[int | str, dict[str, Any]]:
         found: dict[int | str, dict[str, Any]] = {}
-        files: set[str] = set()
+        files: set[PurePosixPath] = set()
         for i, entry in enumerate(entries):
             where = f'images, entry {i}'
             if problem := _image_problem(entry):
                 self.say('field', where, problem, 'mend the file')
             elif entry['id'] in found:
                 self.say('duplicate-id', where, f'image id {entry["id"]!r} is there twice', 'keep one')
-            elif entry['file_name'] in files:
+            elif PurePosixPath(entry['file_name']) in files:
                 problem = f'file_name {entry["file_name"]!r} is there twice'
                 self.say('duplicate-id', where, problem, 'keep one')
             else:
-                files.add(entry['file_name'])
+                files.add(PurePosixPath(entry['file_name']))
                 found[entry['id']] = entry
+        if len({type(image_id) for image_id in found}) > 1:
+            self.say('field', 'images', 'their ids mix numbers and text', 'use one kind')
         return found
 
     def annotations(
-        self, entries: list[Any], images: Mapping[Any, dict], categories: Mapping[int, str]
+        self,
+        entries: list[Any],
+        images: Mapping[Any, dict],
+        categories: Mapping[int, str],
+        told: Collection[Any] = (),
     ) -> tuple[dict[int | str, list[dict]], dict[int | str, list[int]]]:
         objects: dict[int | str, list[dict]] = {image_id: [] for image_id in images}
         dropped: dict[int | str, list[int]] = {}
@@ -131,6 +147,8 @@ class _Reader:
                 dropped.setdefault(image_id, []).append(number)
                 continue
             for problem in problems:
+                if problem[0] == 'image-unknown' and type(image_id) in (int, str) and image_id in told:
+                    continue
                 self.say(problem[0], where, *problem[1:])
             if not any(kind not in ('box-rounded', 'id-zero') for kind, *_ in problems):
                 entry.pop('segmentation', None)  # most of the memory
@@ -139,7 +157,7 @@ class _Reader:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e300
+    return type(value) in (int, float) and abs(value) < LIMIT  # false for NaN; huge integers compare well
 
 
 def _image_problem(entry: Any) -> str | None:
@@ -148,7 +166,13 @@ def _image_problem(entry: Any) -> str | None:
     if type(entry.get('id')) not in (int, str):
         return f'"id" is {entry.get("id")!r}, must be a whole number or a text'
     name = entry.get('file_name')
-    if not isinstance(name, str) or not name or name.startswith('/') or '..' in Path(name).parts:
+    if (
+        not isinstance(name, str)
+        or not Path(name).name
+        or {'/', '..'} & {*Path(name).parts}
+        or max(map(len, name.encode(errors='replace').split(b'/'))) > 255  # no disk holds such a name
+        or '\0' in name
+    ):
         return f'"file_name" is {name!r}, must be a path below the folder of images'
     for side in ('width', 'height'):
         if type(entry.get(side)) is not int or entry[side] < 1:
@@ -175,7 +199,7 @@ def _annotation_problems(
             'add the image or remove it',
         )
     if type(category) is not int or category not in categories:
-        known = ', '.join(f'{number} {name}' for number, name in list(categories.items())[:5])
+        known = ', '.join([f'{number} {name}' for number, name in categories.items()][:5]) or 'none'
         problem = f'unknown class: category_id {category!r} is not among the categories ({known}, ...)'
         yield 'class-unknown', problem, mend
     elif classes is not None and categories[category] not in classes:

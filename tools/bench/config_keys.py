@@ -23,6 +23,7 @@ VARIABLES = {
     'test_pipeline': 'set val_dataloader.dataset.pipeline and test_dataloader.dataset.pipeline',
     'vis_backends': 'set visualizer.vis_backends',
     'norm_cfg': 'set model.backbone.norm_cfg and the like',
+    'recipe': 'set train_dataloader.batch_size and the like, or choose another --recipe',
 }
 
 _RPN_TEST = ('nms_pre', 'max_per_img', 'nms', 'min_bbox_size')

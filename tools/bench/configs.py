@@ -10,6 +10,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import importlib
 import inspect
 import itertools
 import traceback
@@ -18,8 +19,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-import mmdet.registry
-import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
@@ -78,7 +77,8 @@ def resolved_text(cfg: Config) -> str:
     """
     resolved = copy.deepcopy(cfg)
     # With `resume`, `load_from` is the checkpoint to go on from; else it is where training starts.
-    for key in ('work_dir', 'launcher', 'resume', *(['load_from'] if cfg.get('resume') else [])):
+    starts = cfg.get('load_from') and not cfg.get('resume')
+    for key in ('work_dir', 'launcher', 'resume', *([] if starts else ['load_from'])):
         resolved.pop(key, None)
     return resolved.pretty_text
 
@@ -230,9 +230,13 @@ def _owners(kind: Any) -> list[Callable[..., Any]] | None:
     if not isinstance(kind, str):
         return [kind] if callable(kind) else []
     scope, _, name = kind.rpartition('.')
-    if scope not in ('', 'mmdet', 'mmengine', 'mmcv'):
+    if scope == 'mmpretrain':
+        sources = _registries('mmpretrain')
+    elif scope in ('', 'mmdet', 'mmengine', 'mmcv'):
+        sources = _sources()
+    else:
         return None
-    return [source[name] for source in _sources() if callable(source.get(name))]
+    return [source[name] for source in sources if callable(source.get(name))]
 
 
 @functools.cache
@@ -242,8 +246,13 @@ def _sources() -> list[Mapping[str, Any]]:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
-    registries = [r for m in (mmdet.registry, mmengine.registry) for r in vars(m).values()]
-    return [vars(mmcv.ops), *(r.module_dict for r in registries if isinstance(r, Registry))]
+    return [vars(mmcv.ops), *_registries('mmdet'), *_registries('mmengine')]
+
+
+def _registries(package: str) -> list[Mapping[str, Any]]:
+    """The classes of each of a package's registries by name, as far as they are imported."""
+    found = vars(importlib.import_module(f'{package}.registry')).values()
+    return [registry.module_dict for registry in found if isinstance(registry, Registry)]
 
 
 def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

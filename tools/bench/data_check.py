@@ -19,7 +19,7 @@ from bench.coco_file import read_coco_file
 from bench.datasets import Layout
 from bench.errors import UserError
 from bench.images import check_image
-from bench.problems import DataError, Problem
+from bench.problems import DataError, Problem, brief
 from bench.voc import NO_AREA, find_set, image_file, parse_annotation, read_split
 
 # A split that is made of others holds their images by design.
@@ -65,6 +65,7 @@ def check(
             text = f'the split has {count} images, the published one has {wanted}'
             cure = 'get the official files; of a part on purpose, take figures for nothing else'
             problems.append(Problem.of(DataError(text, cure, file=file, kind='count'), split))
+    problems += _alike(items)
     problems += _boxes(items)
     problems += _in_two_splits(items)
     problems += _images(items, decode, advance)
@@ -130,6 +131,20 @@ def _read_coco(layout: Layout, split: str, file: str, problems: list[Problem]) -
         for (i, image), place in zip(images.items(), files, strict=True)
         for here in [annotations.objects[i]]
     ]
+
+
+def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
+    """Classes that only capitals tell apart: most likely one, misspelt."""
+    spelt: dict[str, dict[str, tuple[str, Item]]] = {}
+    for split, rows in items.items():
+        for item in rows:
+            for name, _ in item.boxes:
+                spelt.setdefault(name.casefold(), {}).setdefault(name, (split, item))
+    for names in spelt.values():
+        for name, (split, item) in list(names.items())[1:]:
+            text = f'class {name!r} differs from {next(iter(names))!r} in capitals only'
+            error = DataError(text, 'spell it one way, if they are one', file=item.path, kind='class-alike')
+            yield Problem.of(error, split, item.image_id)
 
 
 def _boxes(items: dict[str, list[Item]]) -> Iterator[Problem]:
@@ -229,5 +244,6 @@ def problem_table(problems: list[Problem], most: int = 100) -> Table:
     for problem in sorted(problems, key=lambda problem: problem.severity)[:most]:
         cure = f'; {problem.cure}' if problem.cure else ''
         text = f'{problem.file}: {problem.problem}{cure}' if problem.file else f'{problem.problem}{cure}'
-        table.add_row(problem.severity, *map(escape, (problem.split, problem.image, text)))
+        cells = (problem.split, brief(problem.image, 150), text)
+        table.add_row(problem.severity, *(escape(cell.encode(errors='replace').decode()) for cell in cells))
     return table

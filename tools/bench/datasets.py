@@ -74,7 +74,7 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
             if not files:
                 raise UserError(f"no split file in '{root / prefix}'; write one image id a line")
             return Layout(root, 'voc', {file.stem: str(prefix / file.name) for file in files}, named)
-    found = sorted({*root.glob('annotations/*.json'), *root.glob('*/*.json'), *root.glob('*.json')})
+    found = sorted({*root.glob('*/[!.]*.json'), *root.glob('[!.]*.json')})
     boxes = [file for file in found if file.name.startswith('instances_')] or found
     splits = {_split_name(file): str(file.relative_to(root)) for file in boxes}
     if not splits:

@@ -40,8 +40,10 @@ from bench.bootstrap import AREAS, COCO_IOUS, class_figures, mean_over_classes, 
 from bench.errors import UserError
 from bench.files import load_json
 from bench.matching import Annotations, Detections, MatchTable, Pairs, find_pairs, match_coco, match_voc
+from bench.problems import brief
 
 VERSION = 1  # raised whenever a figure can change; part of a run's protocol
+LIMIT = 1e100  # of what a file may hold: sums and areas stay finite
 VOC_CLASSES = (
     'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
     'pottedplant sheep sofa train tvmonitor'
@@ -207,7 +209,7 @@ def _columns(
         plain = False
     if plain:
         box, number = columns[2:]
-        if np.isfinite(box).all() and np.isfinite(number).all() and (box[:, 2:] >= 0).all():
+        if (abs(box) < LIMIT).all() and (abs(number) < LIMIT).all() and (box[:, 2:] >= 0).all():
             return columns
     keys = ['image_id', 'category_id', 'bbox', *([number_key] if number_key else [])]
     for i, entry in enumerate(entries):
@@ -236,18 +238,18 @@ def _problem(
         known = {'image_id': images, 'category_id': labels, 'category': names}.get(key)
         if known is not None:
             if isinstance(value, list | dict) or value not in known:
-                some = ', '.join(map(repr, list(known)[:3]))
+                some = ', '.join(map(repr, list(known)[:3])) or 'none'
                 hint = '; of a VOC set, name every class with --classes' if key == 'category' else ''
-                return f'{key} {value!r} is not in the ground truth, which has {some}, ...{hint}'
+                return f'{key} {brief(repr(value))} is not in the ground truth, which has {some}, ...{hint}'
             continue
         numbers = value if key == 'bbox' else [value]
         length = 4 if key == 'bbox' else 1
         if (
             not isinstance(numbers, list)
             or len(numbers) != length
-            or not all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers)
+            or not all(type(x) in (int, float) and abs(x) < LIMIT for x in numbers)
         ):
-            return f'{key} is {value!r}, must be {length} finite number{"s" * (length > 1)}'
+            return f'{key} is {brief(repr(value))}, must be {length} finite number{"s" * (length > 1)}'
         if key == 'bbox' and min(value[2:]) < 0:
             return f'bbox {value} has a negative width or height; it is [x, y, width, height]'
     return None
@@ -255,10 +257,13 @@ def _problem(
 
 def _unique(entries: Any, key: str, what: str) -> list[Any]:
     """The values of one key of every entry, checked to be there and different."""
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get(key), int | str) for entry in entries
-    ):
-        raise UserError(f'{what} must be a list of objects with "{key}"')
+    if not isinstance(entries, list):
+        raise UserError(f'{what} is a {type(entries).__name__}, must be a list of objects with "{key}"')
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or type(entry.get(key)) not in (int, str):
+            raise UserError(
+                f'{what}, entry {i}: {brief(repr(entry))} has no "{key}", a whole number or text'
+            )
     values = [entry[key] for entry in entries]
     if len(set(values)) != len(values):
         twice = Counter(values).most_common(1)[0][0]
@@ -295,7 +300,7 @@ def read_coco(path: str | Path) -> Annotations:
     areas = [entry.get('area', entry['bbox'][2] * entry['bbox'][3]) for entry in entries]
     crowd = [entry.get('iscrowd', 0) for entry in entries]
     for i, (area, flag) in enumerate(zip(areas, crowd, strict=True)):
-        if type(area) not in (int, float) or not 0 <= area < 1e300 or flag not in (0, 1):
+        if type(area) not in (int, float) or not 0 <= area < LIMIT or flag not in (0, 1):
             raise UserError(f'{what}, entry {i}: area {area!r} must be a number, iscrowd {flag!r} 0 or 1')
     return make_annotations(
         image_ids,
@@ -316,7 +321,7 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
     Boxes without area (``xmax <= xmin``), a known defect, are left out and listed in ``notes``.
 
     Args:
-        folder: The folder that holds ``Annotations``.
+        folder: The folder that holds ``Annotations``, or its ``VOC2007`` does (the development kit).
         split: Name of a file in ``ImageSets/Main``.
         classes: None for VOC's 20 if every name is one of them, else the sorted names.
 
@@ -326,6 +331,15 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
     from bench.voc import parse_annotation, read_split  # late: loads MMDetection, which takes seconds
 
     folder = Path(folder)
+    if classes is not None and len(set(classes)) < len(classes):
+        raise UserError(f'classes {", ".join(classes)}: one is there twice; name each once')
+    kit = folder / 'VOC2007'
+    folder = kit if (kit / 'ImageSets').is_dir() and not (folder / 'ImageSets').is_dir() else folder
+    if not (folder / 'ImageSets' / 'Main').is_dir():
+        raise UserError(
+            f"'{folder}' is no data set in VOC format (no folder ImageSets/Main): name such a folder, or "
+            "COCO's annotation file"
+        )
     image_ids = sorted(read_split(folder / 'ImageSets' / 'Main' / f'{split}.txt'))
     files = [folder / 'Annotations' / f'{image_id}.xml' for image_id in image_ids]
     parts = [parse_annotation(file, drop_empty=True) for file in files]

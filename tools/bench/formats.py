@@ -4,131 +4,31 @@ A row says how a file is recognised, whose networks it holds, the name of each o
 suite, and what its weights were trained with.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from backbones import Arch, Conventions, Preprocessing
 from backbones.shufflenetv2 import RAW_BGR
+from bench import author_names, layer_names
+from bench.rearranging import (
+    TENSORFLOW_EPS,
+    indices_by_channel,
+    masks_by_group,
+    reversed_channels,
+    unfold_bn,
+    with_bias,
+)
 
 IMAGENET = 'ImageNet (ILSVRC 2012)'
-TENSORFLOW_EPS = 1e-3  # of its batch normalisation
+NOT_STATED = 'not stated'
+HALVES = Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+TENSORFLOW = Conventions(padding='same', bn_eps=TENSORFLOW_EPS)
+EPS = Conventions(bn_eps=TENSORFLOW_EPS)
 
-# Layers of an ME module: the authors' names and ours.
-ME_MODULE = {
-    'compress': 'reduce.conv',
-    'bn_compress': 'reduce.bn',
-    'depthwise': 'depthwise.conv',
-    'bn_depthwise': 'depthwise.bn',
-    'expand': 'expand.conv',
-    'bn_expand': 'expand.bn',
-    's_merge': 'merge.conv',
-    's_bn_merge': 'merge.bn',
-    's_conv': 'evolve.conv',
-    's_bn_conv': 'evolve.bn',
-    's_evolve': 'match.conv',
-    's_bn_evolve': 'match.bn',
-}
-
-
-def menet_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a MENet: ``{the authors' name: ours}``."""
-    layers = {'features.init.conv': 'stem.0.conv', 'features.init.bn': 'stem.0.bn'}
-    for number, stage in enumerate(arch.stages, 1):
-        for i in range(stage.depth):
-            for theirs, ours in ME_MODULE.items():
-                layers[f'features.stage_{number}_{i + 1}.{theirs}'] = f'stage{stage.stride}.{i}.{ours}'
-    return layers | {'classifier': 'head.fc'}
-
-
-def keras_mobilenet_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a MobileNet: ``{Keras' name: ours}``; Keras counts the blocks from 1 to 13."""
-    units = [f'stage{stage.stride}.{i}' for stage in arch.stages for i in range(stage.depth)]
-    blocks = {'features.conv1': 'stem'}
-    for number, unit in enumerate(units, 1):
-        blocks[f'features.conv_dw_{number}'] = f'{unit}.depthwise'
-        blocks[f'features.conv_pw_{number}'] = f'{unit}.pointwise'
-    layers = {
-        f'{theirs}.{leaf}': f'{ours}.{leaf}' for theirs, ours in blocks.items() for leaf in ('conv', 'bn')
-    }
-    return layers | {'fc': 'head.fc'}
-
-
-def tflite_mobilenetv2_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a MobileNetV2: ``{TensorFlow's name: ours}``; blocks count from 0, unnumbered."""
-    units = [f'stage{stage.stride}.{i}' for stage in arch.stages for i in range(stage.depth)]
-    blocks = {'Conv': 'stem', 'Conv_1': 'head.conv'}
-    for number, unit in enumerate(units):
-        for part in ('expand', 'depthwise', 'project')[number == 0 :]:
-            blocks[f'expanded_conv_{number}.{part}'.replace('_0.', '.')] = f'{unit}.{part}'
-    layers = {
-        f'MobilenetV2.{theirs}.{leaf}': f'{ours}.{leaf}'
-        for theirs, ours in blocks.items()
-        for leaf in ('conv', 'bn')
-    }
-    return layers | {'MobilenetV2.Logits.Conv2d_1c_1x1': 'head.fc'}
-
-
-def unfold_bn(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A TFLite file's entries, whose convolutions hold their BN, as a network that has BN.
-
-    The BN passes on what it gets and adds the bias: its scale undoes its epsilon. An operation's name
-    there is two names, ``FUSED;LAYER``. The logits are a 1x1 convolution with a class 0, the background.
-    """
-    entries = {}
-    for key, value in theirs.items():
-        layer, _, leaf = key.rpartition(';')[2].rpartition('.')
-        if '.Logits.' in layer:
-            entries[f'{layer}.{leaf}'] = value.flatten(1)[1:] if leaf == 'weight' else value[1:]
-        elif leaf == 'weight':
-            entries[f'{layer}.conv.weight'] = value
-        else:
-            entries[f'{layer}.bn.weight'] = torch.full_like(value, (1 + TENSORFLOW_EPS) ** 0.5)
-            entries[f'{layer}.bn.bias'] = value
-            entries[f'{layer}.bn.running_mean'] = torch.zeros_like(value)
-            entries[f'{layer}.bn.running_var'] = torch.ones_like(value)
-    return entries
-
-
-# Layers of a unit of ShuffleNetV2's: the authors' names and ours.
-SHUFFLEV2_UNIT = {
-    'branch_main.0': 'main.reduce.conv',
-    'branch_main.1': 'main.reduce.bn',
-    'branch_main.3': 'main.depthwise.conv',
-    'branch_main.4': 'main.depthwise.bn',
-    'branch_main.5': 'main.expand.conv',
-    'branch_main.6': 'main.expand.bn',
-    'branch_proj.0': 'proj.depthwise.conv',
-    'branch_proj.1': 'proj.depthwise.bn',
-    'branch_proj.2': 'proj.pointwise.conv',
-    'branch_proj.3': 'proj.pointwise.bn',
-}
-
-
-def _shufflenetv2_layers(arch: Arch, blocks: list[str]) -> dict[str, str]:
-    """Stem and units, whose names there are given in order."""
-    layers = {'first_conv.0': 'stem.0.conv', 'first_conv.1': 'stem.0.bn'}
-    units = [(stage.stride, i) for stage in arch.stages for i in range(stage.depth)]
-    for block, (stride, i) in zip(blocks, units, strict=True):
-        for theirs, ours in SHUFFLEV2_UNIT.items():
-            if i == 0 or theirs.startswith('branch_main'):
-                layers[f'{block}.{theirs}'] = f'stage{stride}.{i}.{ours}'
-    return layers
-
-
-def megvii_shufflenetv2_layers(arch: Arch) -> dict[str, str]:
-    """Every layer of a ShuffleNetV2: ``{the authors' name: ours}``; they count units from 0 to 15."""
-    depth = sum(stage.depth for stage in arch.stages)
-    head = {'conv_last.0': 'head.conv.conv', 'conv_last.1': 'head.conv.bn', 'classifier.0': 'head.fc'}
-    return _shufflenetv2_layers(arch, [f'features.{i}' for i in range(depth)]) | head
-
-
-def shufflenetv2_trunk_layers(arch: Arch) -> dict[str, str]:
-    """The same of a file that has a trunk alone, its units under stage2 to stage4."""
-    blocks = [f'stage{n}.{i}' for n, stage in enumerate(arch.stages, 2) for i in range(stage.depth)]
-    return _shufflenetv2_layers(arch, blocks)
+Rearrange = Callable[[dict[str, Tensor], Arch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,71 +36,190 @@ class Format:
     """A published file format.
 
     Attributes:
-        family: The registered class that builds its networks.
-        marker: Regular expression for the beginning of entries that only this format has.
-        layers: Every layer of a network: ``{their name: ours}``.
+        families: The registered classes that build its networks.
+        marker: Regular expression for the beginning of entries that only this format has among those of
+            its families.
+        layers: Every layer of a network: ``{their name: ours}``. None: they come in the order of this
+            suite's own, whatever their layer_names.
         source: Where such weights come from, in a line.
         recipe: How they were trained, where it is known.
         preprocessing: What they were trained with.
         conventions: The same.
-        prepare: Makes such a file's entries those of a network with batch normalisation and 1000 classes,
-            where they are not.
+        other_conventions: Those of single networks, by name.
+        prepare: Makes such a file's entries, under its names, those of a network like this suite's, where
+            they are not.
+        finish: The same, of entries under this suite's layer_names.
         trunk_only: The files have no classifier.
+        num_classes: Classes that such a file has, if that is fixed.
         data: What the weights were trained on.
     """
 
-    family: str
+    families: tuple[str, ...]
     marker: str
-    layers: Callable[[Arch], dict[str, str]]
+    layers: layer_names.Layers | None
     source: str
     recipe: str | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     conventions: Conventions = field(default_factory=Conventions)
-    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    other_conventions: dict[str, Conventions] = field(default_factory=dict)
+    prepare: Rearrange | None = None
+    finish: Rearrange | None = None
     trunk_only: bool = False
+    num_classes: int | None = None
     data: str = IMAGENET
+
+    def conventions_of(self, arch: Arch) -> Conventions:
+        """What a network has to compute for the weights of such a file."""
+        return self.other_conventions.get(arch.name, self.conventions)
 
 
 FORMATS = {
     "the MENet authors' PyTorch files": Format(
-        family='MENet',
+        families=('MENet',),
         marker=r'features\.stage_\d_\d\.s_merge\.',
-        layers=menet_layers,
+        layers=author_names.menet,
         source="the MENet authors' format (clavichord93/MENet, arXiv:1803.09127)",
         recipe='as published: SGD, 120 epochs, batch 256, rate 0.1, divided by 10 each 30, decay 4e-5',
     ),
     # Keras left out TensorFlow's class 0, the background; a classifier of 1001 classes is refused.
     "Keras' MobileNet as a PyTorch file": Format(
-        family='MobileNet',
+        families=('MobileNet',),
         marker=r'features\.conv_dw_\d+\.conv\.',
-        layers=keras_mobilenet_layers,
+        layers=author_names.keras_mobilenet,
         source="Keras' MobileNet v1 (TensorFlow), converted to PyTorch (arXiv:1704.04861)",
-        preprocessing=Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+        preprocessing=HALVES,
         conventions=Conventions(padding='same', activation='relu6', bn_eps=TENSORFLOW_EPS),
+        num_classes=1000,
     ),
     "TensorFlow Lite's MobileNetV2 as a PyTorch file": Format(
-        family='MobileNetV2',
+        families=('MobileNetV2',),
         marker=r'MobilenetV2\.Conv\.Conv2D_Fold;',
-        layers=tflite_mobilenetv2_layers,
+        layers=author_names.tflite_mobilenetv2,
         source='MobileNetV2 of TensorFlow Lite, dequantised, BN folded (arXiv:1801.04381)',
-        preprocessing=Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-        conventions=Conventions(padding='same', bn_eps=TENSORFLOW_EPS),
+        preprocessing=HALVES,
+        conventions=TENSORFLOW,
         prepare=unfold_bn,
+        num_classes=1000,
+    ),
+    "the ShuffleNet authors' PyTorch files": Format(
+        families=('ShuffleNet',),
+        marker=r'features\.\d+\.branch_main_1\.0\.weight',
+        layers=author_names.megvii_shufflenet,
+        source="the ShuffleNet authors' later code (megvii-model/ShuffleNet-Series, arXiv:1707.01083)",
+        preprocessing=RAW_BGR,
+        finish=functools.partial(reversed_channels, inverse_shuffle=True),
     ),
     "the ShuffleNetV2 authors' PyTorch files": Format(
-        family='ShuffleNetV2',
+        families=('ShuffleNetV2',),
         marker=r'features\.\d+\.branch_main\.0\.weight',
-        layers=megvii_shufflenetv2_layers,
+        layers=author_names.megvii_shufflenetv2,
         source="the ShuffleNetV2 authors' format (megvii-model/ShuffleNet-Series, arXiv:1807.11164)",
         preprocessing=RAW_BGR,
     ),
     'trunks of ShuffleNetV2 with numbered stages': Format(
-        family='ShuffleNetV2',
+        families=('ShuffleNetV2',),
         marker=r'stage2\.0\.branch_main\.0\.weight',
-        layers=shufflenetv2_trunk_layers,
+        layers=author_names.shufflenetv2_trunk,
         source='a ShuffleNetV2 trunk without classifier',
         preprocessing=Preprocessing('bgr', (0, 0, 0), (255, 255, 255)),
         trunk_only=True,
-        data='not stated',  # such files do not say, and without a classifier nobody can measure
+        data=NOT_STATED,  # such files do not say, and without a classifier nobody can measure
+    ),
+    "the ShuffleNetV2+ authors' PyTorch files": Format(
+        families=('ShuffleNetV2Plus',),
+        marker=r'LastSE\.SE_opr\.',
+        layers=author_names.megvii_shufflenetv2plus,
+        source="the ShuffleNetV2+ authors' format (megvii-model/ShuffleNet-Series)",
+        preprocessing=RAW_BGR,
+    ),
+    "the CondenseNet authors' files (both papers), training form": Format(
+        families=('CondenseNet', 'CondenseNetV2'),
+        marker=r'features\.denseblock_1\.denselayer_1\.conv_1\._mask',
+        layers=author_names.condensenet,
+        source="the authors' format (ShichenLiu/CondenseNet, jianghaojun/CondenseNetV2), training form",
+        prepare=masks_by_group,
+    ),
+    "the CondenseNet authors' files (both papers), test-time form": Format(
+        families=('CondenseNet', 'CondenseNetV2'),
+        marker=r'features\.denseblock_1\.denselayer_1\.conv_1\.index',
+        layers=lambda arch: author_names.condensenet(arch) | {'choice': 'head'},
+        source="the authors' format (ShichenLiu/CondenseNet, jianghaojun/CondenseNetV2), test-time form",
+        conventions=Conventions(sparsity='converted'),
+        prepare=indices_by_channel,
+    ),
+    "the GhostNet authors' and timm's files": Format(
+        families=('GhostNet',),
+        marker=r'blocks\.0\.0\.ghost1\.primary_conv\.0\.weight',
+        layers=author_names.ghostnet,
+        source="the GhostNet authors' format (huawei-noah/Efficient-AI-Backbones, arXiv:1911.11907)",
+    ),
+    "torchvision's MobileNetV2": Format(
+        families=('MobileNetV2',),
+        marker=r'features\.1\.conv\.0\.0\.weight',
+        layers=layer_names.torchvision_mobilenetv2,
+        source="torchvision's mobilenet_v2",
+    ),
+    "torchvision's MobileNetV3": Format(
+        families=('MobileNetV3',),
+        marker=r'features\.1\.block\.0\.0\.weight',
+        layers=layer_names.torchvision_mobilenetv3,
+        source="torchvision's mobilenet_v3",
+        conventions=EPS,
+    ),
+    "torchvision's EfficientNet": Format(
+        families=('EfficientNet',),
+        marker=r'features\.1\.0\.block\.0\.0\.weight',
+        layers=layer_names.torchvision_efficientnet,
+        source="torchvision's efficientnet",
+        other_conventions={f'efficientnet_b{i}': EPS for i in (5, 6, 7)},
+    ),
+    "timm's MobileNet": Format(
+        families=('MobileNet',),
+        marker=r'blocks\.0\.0\.conv_dw\.weight',
+        layers=layer_names.timm_efficientnet,
+        source="timm's mobilenetv1",
+        preprocessing=HALVES,
+        conventions=Conventions(activation='relu6'),
+    ),
+    "timm's MobileNetV2, MobileNetV3, EfficientNet": Format(
+        families=('MobileNetV2', 'MobileNetV3', 'EfficientNet'),
+        marker=r'blocks\.0\.0\.conv_dw\.weight',
+        layers=layer_names.timm_efficientnet,
+        source="timm's format",
+    ),
+    "mmpretrain's MobileNetV2": Format(
+        families=('MobileNetV2',),
+        marker=r'backbone\.layer1\.0\.conv\.0\.conv\.weight',
+        layers=layer_names.openmmlab_mobilenetv2,
+        source="mmpretrain's MobileNetV2",
+    ),
+    "mmpretrain's MobileNetV3": Format(
+        families=('MobileNetV3',),
+        marker=r'backbone\.layer1\.depthwise_conv\.conv\.weight',
+        layers=layer_names.openmmlab_mobilenetv3,
+        source="mmpretrain's MobileNetV3",
+        conventions=EPS,
+    ),
+    "mmpretrain's EfficientNet": Format(
+        families=('EfficientNet',),
+        marker=r'backbone\.layers\.1\.0\.depthwise_conv\.conv\.weight',
+        layers=layer_names.openmmlab_efficientnet,
+        source="mmpretrain's EfficientNet",
+        conventions=TENSORFLOW,
+    ),
+    "mmpretrain's ShuffleNet": Format(
+        families=('ShuffleNet',),
+        marker=r'backbone\.layers\.0\.0\.g_conv_1x1_compress\.conv\.weight',
+        layers=layer_names.openmmlab_shufflenet,
+        source="mmpretrain's ShuffleNetV1",
+        finish=functools.partial(reversed_channels, inverse_shuffle=False),
+    ),
+    "pytorchcv's files": Format(
+        families=('MENet', 'ShuffleNet', 'MobileNet', 'MobileNetV2', 'IGCV3', 'CondenseNet'),
+        marker=r'features\.init_block\.',
+        layers=None,
+        source="pytorchcv's format",
+        other_conventions={'condensenet_c': Conventions(sparsity='converted')},
+        finish=with_bias,
     ),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import cv2
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bench.problems import DataError
 
@@ -19,6 +19,8 @@ def check_image(path: str | Path, width: int, height: int, *, decode: bool = Fal
         DataError: The file is absent, not an image, truncated, or of another size.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError('a folder, a pipe or a device')
         with Path(path).open('rb') as file, Image.open(file) as image:
             size, turned = image.size, image.getexif().get(274, 1) != 1  # 274: EXIF orientation
             truncated = False
@@ -31,7 +33,8 @@ def check_image(path: str | Path, width: int, height: int, *, decode: bool = Fal
         cure = 'get it, or take its id out of the split'
         raise DataError('no such image', cure, file=path, kind='image-missing') from error
     except Exception as error:  # Pillow's readers raise many kinds on broken files
-        problem = f'not a readable image ({error})'
+        reason = 'of no known kind' if isinstance(error, UnidentifiedImageError) else error
+        problem = f'not a readable image ({getattr(error, "strerror", None) or reason})'
         raise DataError(problem, 'get the file anew', file=path, kind='image-unreadable') from error
     if truncated:
         problem = 'truncated: its data never ends'

@@ -37,7 +37,7 @@ def write(board: Board, out: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"cannot make the folder '{out}' ({error.strerror})") from error
     for name, text in zip(NAMES, texts, strict=True):
-        write_whole(out / name, text)
+        write_whole(out / name, text.encode(errors='replace'))  # half a character, which no file takes
     return [out / name for name in NAMES]
 
 

@@ -52,14 +52,27 @@ def compose(options: Options) -> Config:
     """
     choice = options.config
     cfg = composed(choice) if isinstance(choice, Choice) else configs.load(choice)
+    if cfg.get('model', {}).get('type') == 'mmpretrain.ImageClassifier':
+        raise UserError(f'{cfg.filename} is a pretraining: `python tools/pretrain.py {cfg.filename}`')
+    set_common(cfg, options)
+    if options.init is not None:
+        set_init(cfg.model, None if options.init == 'none' else options.init)
+    check_classes(cfg)
+    return cfg
+
+
+def set_common(cfg: Config, options: Options) -> None:
+    """Puts into a config what a command line says of any training, in place.
+
+    Raises:
+        UserError: Something of it cannot be used.
+    """
     configs.merge_options(cfg, options.cfg_options)
     check_launcher(options.launcher)
     cfg.launcher = options.launcher
     if options.data_root is not None:
         for dataset in datasets(cfg):
             dataset.data_root = options.data_root
-    if options.init is not None:
-        set_init(cfg.model, None if options.init == 'none' else options.init)
     if options.lr is not None:
         set_lr(cfg, options.lr)
     if options.lr_choice is not None:
@@ -75,8 +88,6 @@ def compose(options: Options) -> Config:
     if options.resume is not None:
         cfg.resume = True
         cfg.load_from = None if options.resume == 'auto' else options.resume
-    check_classes(cfg)
-    return cfg
 
 
 def datasets(cfg: Config) -> Iterator[Any]:

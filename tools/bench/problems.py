@@ -22,9 +22,14 @@ class DataError(UserError):
     """
 
     def __init__(self, problem: str, cure: str = '', *, file: str | Path = '', kind: str = '') -> None:
-        self.problem, self.cure, self.file, self.kind = problem, cure, str(file), kind
-        text = f'{problem}; {cure}' if cure else problem
+        self.problem, self.cure, self.file, self.kind = brief(problem), cure, str(file), kind
+        text = f'{self.problem}; {cure}' if cure else self.problem
         super().__init__(f'{file}: {text}' if file else text)
+
+
+def brief(text: str, most: int = 300) -> str:
+    """A text that may quote a value of any length: both ends of it."""
+    return text if len(text) <= most else f'{text[: most - 100]} ... {text[-100:]}'
 
 
 Report = Callable[[DataError], None]
@@ -36,7 +41,9 @@ def stop(error: DataError) -> None:
 
 
 # Kinds that are worth a word but do not keep a set from being used.
-WARNINGS = frozenset({'no-boxes', 'same-pixels', 'duplicate-box', 'box-rounded', 'known-defect'})
+WARNINGS = frozenset(
+    {'no-boxes', 'same-pixels', 'duplicate-box', 'box-rounded', 'known-defect', 'class-alike'}
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bench import records
+from bench.errors import UserError
 
 Protocol = Mapping[str, Any]
 
@@ -48,7 +49,21 @@ class Card:
 
 
 def card(protocol: Protocol) -> Card:
-    """Reads a protocol's card off it; '-' stands for what it does not say."""
+    """Reads a protocol's card off it; '-' stands for what it does not say.
+
+    Raises:
+        UserError: It is not of the form that tools/train.py writes.
+    """
+    try:
+        return _card(protocol)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f'the protocol is not of the form that tools/train.py writes ({type(error).__name__}: '
+            f'{error}): it can be compared with another, but not told'
+        ) from error
+
+
+def _card(protocol: Protocol) -> Card:
     train, test = _get(protocol, 'model.train_cfg') or {}, _get(protocol, 'model.test_cfg') or {}
     last = test.get('rcnn', test)
     return Card(

@@ -1,7 +1,8 @@
 """``record.json``: what one training run was and what it measured, checked and immutable.
 
-The schema (``work_dirs_template/record.schema.json``, JSON Schema 2020-12) is applied on writing
-and on reading; NaN and infinity are refused. Two keys are computed from the record's own content:
+The schema (``work_dirs_template/record.schema.json``, for a pretraining ``pretraining.schema.json``; JSON
+Schema 2020-12) is applied on writing and on reading; NaN and infinity are refused. Two keys are computed
+from the record's own content:
 
 - ``protocol``: all that must be equal for two rows to be ranked together (see ``bench.protocol``);
 - ``run``: that, and the architecture, the seed, the initial weights and the resolved config. What
@@ -23,7 +24,10 @@ from bench.errors import UserError
 from bench.files import write_whole
 
 SCHEMA_VERSION = 1
-SCHEMA_FILE = Path(__file__).parents[2] / 'work_dirs_template' / 'record.schema.json'
+SCHEMAS = Path(__file__).parents[2] / 'work_dirs_template'
+SCHEMA_FILE = SCHEMAS / 'record.schema.json'
+PRETRAINING = 'pretraining'  # the `kind` of such a record; a detector's has none
+PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
 KEY_LENGTH = 12  # hexadecimal digits: 48 bits, no collision among any thinkable number of runs
 
 Record = dict[str, Any]
@@ -93,19 +97,25 @@ def write(path: Path | str, record: Record) -> Record:
     return finished
 
 
-def read(path: Path | str) -> Record:
+def read(path: Path | str, kind: str | None = None) -> Record:
     """Reads a record and checks it: schema, finite numbers, and keys that fit the content.
 
+    Args:
+        path: The file.
+        kind: What it has to be the record of: None is a detector, ``PRETRAINING`` the other.
+
     Raises:
-        UserError: names the file and, in JSON path notation, the place of what is wrong.
+        UserError: names the file and, in JSON path notation, the place of what is wrong; or it is the
+            record of the other kind.
     """
     path = Path(path)
-    try:
-        record = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_unique)
-    except OSError as error:
-        raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not a JSON file: {error}') from error
+    record = _load(path)
+    if _kind(record) != kind and PRETRAINING in (_kind(record), kind):
+        is_one = _kind(record) == PRETRAINING
+        raise UserError(
+            f'{path}: the record of a {"pretraining" if is_one else "detector"}; give that of a '
+            f'{"detector (tools/train.py)" if is_one else "pretraining (tools/pretrain.py)"}'
+        )
     _check(record, str(path))
     stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
     actual = {**_keys(record), 'config.sha256': text_sha256(record['config']['text'])}
@@ -117,6 +127,27 @@ def read(path: Path | str) -> Record:
                 'edited after the run; restore it or run again'
             )
     return record
+
+
+def is_pretraining(path: Path) -> bool:
+    """Whether a file is the record of a pretraining, sound or not."""
+    try:
+        return _kind(_load(path)) == PRETRAINING
+    except UserError:  # whoever reads it says why
+        return False
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_unique)
+    except OSError as error:
+        raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not a JSON file: {error}') from error
+
+
+def _kind(record: Any) -> str | None:
+    return record.get('kind') if isinstance(record, dict) else None
 
 
 def _keys(record: Record) -> dict[str, str]:
@@ -141,20 +172,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
+def _validator(file: Path) -> jsonschema.Draft202012Validator:
     try:
-        schema = json.loads(SCHEMA_FILE.read_text(encoding='utf-8'))
+        schema = json.loads(file.read_text(encoding='utf-8'))
     except OSError as error:
-        raise UserError(
-            f'{SCHEMA_FILE}: {error.strerror}; records need the checkout: pip install -e .'
-        ) from error
+        raise UserError(f'{file}: {error.strerror}; records need the checkout: pip install -e .') from error
     return jsonschema.Draft202012Validator(schema)
 
 
 def _check(record: Any, name: str) -> None:
     for place in _not_finite(record, '$'):
         raise UserError(f'{name}: {place} is NaN or infinite; say null where there is no figure')
-    errors = sorted(_validator().iter_errors(record), key=lambda e: (len(e.path), e.json_path))
+    schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
+    errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
     if errors:
         raise UserError(f'{name}: {errors[0].json_path}: {_reason(errors[0])}')
 

@@ -6,28 +6,50 @@ results; the environment, the config and every figure are in the run's log file.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
+import inspect
 import logging
-import math
-import shutil
+import re
+import signal
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import barrier, is_main_process, master_only
-from mmengine.hooks import Hook, SyncBuffersHook
+from mmengine.dist import barrier, broadcast_object_list, is_main_process, master_only
+from mmengine.hooks import CheckpointHook, Hook, SyncBuffersHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import HOOKS, RUNNERS
-from mmengine.runner import Runner
-from torch import Tensor, nn
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
 
-from backbones.weights import load_pickle_safely, preprocessing_of
+from backbones.weights import WeightsError, preprocessing_of
 from bench import distributed
+from bench.checkpoint_hook import SafeCheckpointHook, check_processes
+from bench.checkpoints import (
+    best_files,
+    bring_best,
+    check_fit,
+    newest_valid,
+    part_of,
+    read_checkpoint,
+    read_resumable,
+    refuse_later,
+    refuse_unfinished,
+    settle,
+)
 from bench.errors import UserError
+from bench.loops import ResumableEpochLoop, ResumableIterLoop
+from bench.stopping import Interrupted, StopSignals, shield_worker
 
+LOOPS_OF = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
 PROGRESS_EVERY_S = 10
 
 
@@ -103,58 +125,193 @@ class SafeRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """MMEngine's; its CheckpointHook is replaced by the suite's."""
+        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', CheckpointHook):
+            others = sorted(
+                hook.keys() - inspect.signature(SafeCheckpointHook).parameters.keys() - {'type'}
+            )
+            if others := [name for name in others if name != 'priority']:
+                raise UserError(
+                    f'default_hooks.checkpoint: leave out {", ".join(others)}: checkpoints lie in the work '
+                    'dir, under names of their own, with all that a resume needs'
+                )
+            hook = dict(hook, type='SafeCheckpointHook')
+        super().register_hook(hook, priority)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """MMEngine's; its loops are replaced by those that go on in the middle of an epoch."""
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            kind = loop.pop('type', None) or (
+                'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+            )
+            loop['type'] = LOOPS_OF.get(getattr(kind, '__name__', kind), kind)
+        return super().build_train_loop(loop)
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        """MMEngine's; its workers outlive a signal to stop, which goes to the whole group."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        loader.worker_init_fn = functools.partial(shield_worker, then=loader.worker_init_fn)
+        return loader
+
+    @functools.cached_property
+    def signals(self) -> StopSignals:
+        """The signals to stop that came."""
+        return StopSignals()
+
+    def train(self) -> nn.Module:
+        """MMEngine's, with a clear line for what ends a training early.
+
+        Raises:
+            UserError: The folder holds an unfinished training that is not to be resumed; a worker of a
+                data loader died; the disk is full; or as the loop.
+            SystemExit: A signal to stop came: status 128 + its number.
+        """
+        if not self._resume:
+            refuse_unfinished(Path(self.work_dir))
+        with self._clear_lines():
+            return super().train()
+
+    def val(self) -> dict[str, float]:
+        """MMEngine's, with the clear lines of ``train``."""
+        with self._clear_lines():
+            return super().val()
+
+    def test(self) -> dict[str, float]:
+        """MMEngine's, with the clear lines of ``train``."""
+        with self._clear_lines():
+            return super().test()
+
+    @contextlib.contextmanager
+    def _clear_lines(self) -> Iterator[None]:
+        try:
+            with self.signals:
+                yield
+        except Interrupted as stopped:
+            self._stop(stopped.args[0])
+        except RuntimeError as error:  # PyTorch's own word for it
+            found = re.search(r'DataLoader worker .*?(?:is killed by signal: (\w+)|exited)', str(error))
+            if found is None:
+                raise
+            if found[1] == 'Terminated':  # it was told to stop before it was shielded, as this process was
+                self._stop(signal.SIGTERM)
+            how = f' (killed: {found[1]})' if found[1] else ''
+            cure = 'more shared memory (/dev/shm)' if found[1] == 'Bus' else 'more memory'
+            raise UserError(
+                f'a worker of a data loader died{how}: give the run {cure}, or lower num_workers of the '
+                f"config's dataloaders; {self.last_state()}"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f'{error.strerror} in {self.work_dir}: make room; {self.last_state()}'
+            ) from error
+
+    def _stop(self, number: int) -> NoReturn:
+        if is_main_process():
+            name, done = signal.Signals(number).name, f'step {self.iter}/{self.max_iters}'
+            print(f'error: stopped by {name} at {done}; {self.last_state()}', file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+    def last_state(self) -> str:
+        """Says how to go on after an error."""
+        hooks = [hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook)]
+        if not hooks or not hooks[0].last:
+            return 'no checkpoint was saved yet'
+        return f'{Path(self.work_dir) / hooks[0].last} is whole: --resume goes on from it'
+
+    def load_or_resume(self) -> None:
+        """Loads or resumes, once; ``resume`` without ``load_from`` takes the newest valid checkpoint.
+
+        Raises:
+            UserError: There are checkpoints, but none is valid; or as ``resume``.
+        """
+        if self._has_loaded or not self._resume or self._load_from is not None:
+            super().load_or_resume()
+            return
+        found = [newest_valid(Path(self.work_dir)) if is_main_process() else None]
+        broadcast_object_list(found)
+        if found[0] is not None:
+            self.resume(str(found[0]))
+        elif is_main_process():
+            print(f'no checkpoint in {self.work_dir} yet: starts from the beginning', flush=True)
+        self._has_loaded = True
+
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Goes on from a checkpoint that a training saved.
+        """Goes on from a checkpoint that a training saved, in the middle of an epoch too.
 
         The best checkpoint so far comes along into this run's folder: MMEngine would go on using the other
         run's file, and delete it as soon as there is a better one.
 
         Raises:
             WeightsError: The file is absent, cut short, or holds code.
-            UserError: It is not what a training goes on from, or the best checkpoint is gone.
+            UserError: It is not what a training goes on from, it does not fit this config, the best
+                checkpoint is gone, or the work dir holds later ones.
         """
-        read_resumable(filename)
-        super().resume(filename, *args, **kwargs)
-        if 'best_ckpt' in self.message_hub.runtime_info:
-            best = Path(self.message_hub.get_info('best_ckpt'))
-            here = Path(self.work_dir) / best.name
-            if is_main_process() and not here.exists():
-                copy_whole(best if best.exists() else Path(filename).with_name(best.name), here)
-            barrier()
-            self.message_hub.update_info('best_ckpt', str(here))
+        checkpoint = read_resumable(filename)
+        meta, progress = checkpoint['meta'], checkpoint.get('progress')
+        if self._load_from is not None:
+            refuse_later(Path(self.work_dir), meta['epoch'], meta['iter'])
+        seed = self._randomness_cfg.get('seed')
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{filename} does not fit this config's optimizer or schedule: {error}"
+            ) from error
+        said = []
+        if seed is not None and meta.get('seed', seed) != seed:
+            said.append(f'seed {meta["seed"]}, as in the checkpoint, not {seed}')
+        if progress is None:
+            said.append('the checkpoint holds no random numbers: another course than without the stop')
+        else:
+            self.train_loop.go_on(progress)
+            for hook in self.hooks:
+                if isinstance(hook, SafeCheckpointHook):
+                    hook.go_on(progress['files'])
+            if differences := check_processes(progress):
+                said.append(f'bits may differ from a run without the stop: {differences}')
+        if is_main_process():
+            bring_best(checkpoint, Path(filename), Path(self.work_dir))
+            print('; '.join([f'goes on from {filename}', *said]), flush=True)
+        barrier()
+        for key, best in best_files(checkpoint).items():
+            self.message_hub.update_info(key, str(Path(self.work_dir) / best.name))
 
     @master_only
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, meta: dict | None = None, **kwargs: Any
     ) -> None:
-        """Writes a checkpoint beside its place, then moves it there.
+        """Writes a checkpoint beside its place, reads it back from the disk, then moves it there.
 
         Raises:
-            UserError: It could not be written; nothing of it is left.
+            UserError: A weight is not finite, or it could not be written; nothing of it is left, and what
+                stood in its place is as it was.
         """
-        meta = dict(meta or {}, inputs=inputs_of(unwrapped(self)))
-        part = Path(out_dir) / f'{filename}.part'
+        path = Path(out_dir) / filename
+        model = unwrapped(self)
+        for name, weight in model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise UserError(
+                    f'{name} is not finite after iteration {self.iter}: the training diverged and {path} '
+                    f'is not saved; lower optim_wrapper.optimizer.lr; {self.last_state()}'
+                )
+        meta = dict(meta or {}, inputs=inputs_of(model))
+        part = part_of(path)
         try:
             super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
-            part.replace(part.with_name(filename))
-        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+            settle(part, path)
+        except (
+            OSError,
+            RuntimeError,
+            WeightsError,
+        ) as error:  # torch.save turns a full disk into a RuntimeError
+            raise UserError(f'cannot write the checkpoint {path}: {error}; {self.last_state()}') from error
+        finally:
             part.unlink(missing_ok=True)
-            raise UserError(f'cannot write the checkpoint {part.with_name(filename)}: {error}') from error
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copies a file beside its place, then moves it there.
-
-    Raises:
-        UserError: It cannot be read or written; nothing of it is left.
-    """
-    part = target.with_name(f'{target.name}.part')
-    try:
-        shutil.copyfile(source, part)
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f'cannot copy {source} to {target}: {error.strerror}') from error
 
 
 def unwrapped(runner: Runner) -> Any:
@@ -162,65 +319,14 @@ def unwrapped(runner: Runner) -> Any:
     return getattr(runner.model, 'module', runner.model)
 
 
-def read_checkpoint(filename: str | Path) -> dict[str, Any]:
-    """Reads a detector's checkpoint without executing anything in it.
-
-    Raises:
-        WeightsError: The file is absent, cut short, or holds code.
-        UserError: It is not a detector's checkpoint.
-    """
-    checkpoint = load_pickle_safely(filename)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        raise UserError(f'{filename} is no detector checkpoint: it holds no state_dict')
-    if not all(isinstance(value, Tensor) for value in checkpoint['state_dict'].values()):
-        raise UserError(f'{filename} is no detector checkpoint: its state_dict holds more than tensors')
-    if not isinstance(checkpoint.setdefault('meta', {}), dict):
-        raise UserError(f'{filename} is no detector checkpoint: its meta is no dict')
-    return checkpoint
-
-
-def read_resumable(filename: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint that a training can go on from, as ``read_checkpoint`` does.
-
-    Raises:
-        WeightsError: The file is absent, cut short, or holds code.
-        UserError: It is not a detector's checkpoint, or holds no training's state.
-    """
-    checkpoint = read_checkpoint(filename)
-    missing = [key for key in ('optimizer', 'message_hub') if key not in checkpoint]
-    missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint['meta']]
-    if missing:
-        raise UserError(
-            f'{filename} is no checkpoint to go on from: it holds no {", ".join(missing)}; '
-            'give one that the training saved at an interval (epoch_N.pth)'
-        )
-    return checkpoint
-
-
-def check_fit(filename: str | Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Compares two state dicts by names and shapes.
-
-    Raises:
-        UserError: They differ; the message lists the first differences and counts them.
-    """
-    problems = [f'{name} is missing' for name in wanted.keys() - found.keys()]
-    problems += [f'{name} is not part of the model' for name in found.keys() - wanted.keys()]
-    problems += [
-        f'{name} is {tuple(found[name].shape)}, the model has {tuple(wanted[name].shape)}'
-        for name in wanted.keys() & found.keys()
-        if found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        shown = '; '.join(sorted(problems)[:4])
-        raise UserError(
-            f'{filename} does not fit this config ({len(problems)} differences): {shown}. '
-            'Is it from another arch or another number of classes?'
-        )
-
-
 def inputs_of(model: Any) -> str:
-    """How a detector presents images to its network, in words."""
-    return f'{preprocessing_of(model.data_preprocessor)}, {model.backbone.conventions}'
+    """How a model presents images to its network, in words; what it does not say is left out."""
+    said = []
+    if hasattr(model, 'data_preprocessor'):
+        said.append(preprocessing_of(model.data_preprocessor))
+    if hasattr(model, 'backbone') and hasattr(model.backbone, 'conventions'):
+        said.append(model.backbone.conventions)
+    return ', '.join(map(str, said))
 
 
 def check_inputs(filename: str | Path, model: Any, meta: Mapping[str, Any]) -> None:
@@ -251,25 +357,17 @@ class ProgressHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Prints a line, if it is time for one.
-
-        Raises:
-            UserError: The loss is not finite.
-        """
-        if outputs is not None and not math.isfinite(loss := float(outputs['loss'].detach())):
-            raise UserError(
-                f'the loss is {loss} at iteration {runner.iter + 1}: the training diverged; '
-                'lower optim_wrapper.optimizer.lr'
-            )
+        """Prints a line, if it is time for one."""
         now, done = time.monotonic(), runner.iter + 1
         last = done == runner.max_iters
         if not is_main_process() or (not last and now - self._said < PROGRESS_EVERY_S):
             return
         self._said = now
         left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)
+        loss = f' · loss {float(outputs["loss"].detach()):.3f}' if outputs else ''
         epoch = f'epoch {runner.epoch + 1}/{runner.max_epochs} · ' if runner.max_epochs else ''
         print(
-            f'{epoch}step {done}/{runner.max_iters} · loss {loss:.3f} · {duration(left_s)} left to train',
+            f'{epoch}step {done}/{runner.max_iters}{loss} · {duration(left_s)} left to train',
             flush=True,
         )
 

@@ -26,16 +26,18 @@ HEADS = (FIGURES[MAIN_FIGURE], 'its 95 % over images', *list(FIGURES.values())[1
 
 
 def find_records(places: Sequence[str]) -> list[Path]:
-    """The ``record.json`` files in folders, at any depth; a file stands for itself.
+    """The ``record.json`` files of detectors in folders, at any depth; a file stands for itself.
 
     Raises:
         UserError: A place holds none.
     """
     found: list[Path] = []
     for place in map(Path, places):
-        files = [place] if place.is_file() else sorted(place.rglob('record.json'))
+        every = [place] if place.is_file() else sorted(place.rglob('record.json'))
+        files = [path for path in every if path == place or not records.is_pretraining(path)]
         if not files:
-            raise UserError(f'{place}: no record.json there; a run of tools/train.py leaves one')
+            only = ' but of pretrainings' if every else ''
+            raise UserError(f'{place}: no record.json there{only}; a run of tools/train.py leaves one')
         found += files
     return found
 

@@ -20,11 +20,12 @@ from backbones import get_arch
 from backbones.weights import WeightsError, read_info
 from bench import configs, costs, distributed, environment, protocol, records, report
 from bench.base_dataset import dataset_facts
+from bench.checkpoints import read_checkpoint, read_resumable, refuse_unfinished
 from bench.errors import UserError
 from bench.metric import DetectionMetric
 from bench.mmdetection import DATASETS
 from bench.options import Options, check_init, compose
-from bench.runner import SafeRunner, read_checkpoint, read_resumable, unwrapped
+from bench.runner import SafeRunner, unwrapped
 
 REPO = Path(__file__).parents[2]
 
@@ -51,6 +52,8 @@ def show(options: Options) -> None:
 def train(options: Options) -> Path:
     """Trains, evaluates on the test split and writes ``record.json``; returns its path.
 
+    To resume a run that is finished is to return its path.
+
     Where the config chooses a checkpoint by a figure on the validation split, that one is evaluated,
     else the last.
 
@@ -63,10 +66,14 @@ def train(options: Options) -> Path:
     check_init(cfg)
     record_path = Path(cfg.work_dir) / 'record.json'
     if record_path.exists():
+        if cfg.get('resume') and records.read(record_path)['config']['text'] == configs.resolved_text(cfg):
+            return record_path  # whoever starts it again and again need not know
         raise UserError(
             f'{record_path} is the record of a finished run, which is never overwritten; '
             'give this run its own --work-dir, or move the old folder away'
         )
+    if not cfg.get('resume'):
+        refuse_unfinished(Path(cfg.work_dir))
     if cfg.get('load_from'):  # a bad checkpoint is found before anything is made for it
         (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
     init_default_scope(cfg.default_scope)
@@ -89,9 +96,8 @@ def train(options: Options) -> Path:
         print(f'{cfg.model.backbone.arch}: training on {images} images; log in {work_dir}', flush=True)
 
     git = environment.git_state(REPO)  # of the code that trains, not of what the checkout is by its end
-    start = time.perf_counter()
     runner.train()
-    training = training_facts(runner, time.perf_counter() - start)
+    training = training_facts(runner)
     init = init_facts(unwrapped(runner))
     metrics: dict[str, Any] = {'val': last_validation(runner)}
     if training['chosen']:
@@ -167,8 +173,8 @@ def split_facts(dataset: Any) -> dict[str, Any]:
     }
 
 
-def training_facts(runner: SafeRunner, wall_s: float) -> dict[str, Any]:
-    """What the training took and which checkpoint it chose.
+def training_facts(runner: SafeRunner) -> dict[str, Any]:
+    """What the training took, all its parts together, and which checkpoint it chose.
 
     ``images_per_s`` counts the time of training steps and their data; validation and saving are in
     ``wall_s`` only.
@@ -188,14 +194,14 @@ def training_facts(runner: SafeRunner, wall_s: float) -> dict[str, Any]:
             'value': float(hub.get_info('best_score')),
         }
     return {
-        'wall_s': wall_s,
+        'wall_s': runner.train_loop.wall_s(),
         'iterations': runner.iter,
         'epochs': runner.epoch,
         'images_per_s': batch_size * len(step_s) / float(step_s.sum()) if len(step_s) else None,
         'batch_size': batch_size,
         'processes': get_world_size(),
         'batch_size_per_process': runner.cfg.train_dataloader.batch_size,
-        'peak_memory_bytes': environment.peak_memory_bytes(),
+        'peak_memory_bytes': runner.train_loop.peak_memory_bytes(),
         'chosen': chosen,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -52,7 +53,8 @@ def scatter(study: SettingStudy) -> dict[str, bytes]:
     Returns:
         The picture as 'png' and as 'svg', the same bytes for the same study.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # drawn as a box; the tables have the name
         figure = Figure(figsize=SIZE)
         FigureCanvasAgg(figure)
         axes = figure.add_axes(FRAME)

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench import transfer_plots, transfer_words
-from bench.correlation import EXACT_ORDERS, MIN_NETS, RESAMPLES, Fit
+from bench.correlation import EXACT_ORDERS, MANY, MIN_NETS, RESAMPLES, RESAMPLES_OF_MANY, Fit
 from bench.errors import UserError
 from bench.files import write_whole
 from bench.transfer import SettingStudy, Study
@@ -25,7 +25,8 @@ METHOD = (
     'never pooled: a pair of nets counts within its setting only.',
     'ρ is Spearman\'s rank correlation, τ is Kendall\'s τ-b; ρ given the multiply-adds is the rank partial '
     'correlation, 0 where cost orders the nets exactly as AP or accuracy does. In brackets: 95 % BCa '
-    f'bootstrap intervals from {RESAMPLES:,} resamples of the nets; none below {MIN_NETS} nets. They say '
+    f'bootstrap intervals from {RESAMPLES:,} resamples of the nets ({RESAMPLES_OF_MANY:,} of more than '
+    f'{MANY}); none below {MIN_NETS} nets. They say '
     'how far the figure depends on which nets were measured, not on seeds.',
     'How often a random order is as clear: counted over all orders of up to 8 nets, over '
     f'{EXACT_ORDERS:,} random ones beyond.',
@@ -90,6 +91,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     for name, kinds in pictures.items():
         files |= {f'{name}.{kind}': content for kind, content in kinds.items()}
     for file, content in files.items():
+        if isinstance(content, str):  # a record may hold half a character, which no file takes
+            content = content.encode(errors='replace')
         write_whole(folder / file, content)
     return [folder / file for file in files]
 

@@ -92,8 +92,12 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224) -> Ten
     return torch.from_numpy(normalised.transpose(2, 0, 1)).float()
 
 
-def ranks(weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32) -> Iterator[Tensor]:
+def ranks(
+    weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32, size: int = 224
+) -> Iterator[Tensor]:
     """For each batch of images the rank of the right class, 0 the best: (N,) each.
+
+    ``size`` is what the network gets: see ``load_image``.
 
     Raises:
         WeightsError: The weights cannot be read.
@@ -116,7 +120,7 @@ def ranks(weights: str | Path, images: list[tuple[Path, int]], batch_size: int =
     model.eval()
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        inputs = torch.stack([load_image(path, info.preprocessing) for path, _ in batch])
+        inputs = torch.stack([load_image(path, info.preprocessing, size) for path, _ in batch])
         with torch.inference_mode():
             logits = model(inputs)
         if not logits.isfinite().all():

@@ -17,7 +17,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from glob import escape
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
@@ -33,7 +34,15 @@ from bench.problems import DataError, Report, stop, unknown_class
 
 SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 NO_AREA = ('box-no-area', 'box-inverted')
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.JPG', '.JPEG', '.PNG')
+IMAGE_SUFFIXES = (
+    '.jpg',
+    '.jpeg',
+    '.png',
+    '.bmp',
+    '.JPG',
+    '.JPEG',
+    '.PNG',
+)  # the first that is there counts
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,11 @@ def parse_annotation(
     for number, element in enumerate(root.findall('object'), start=1):
         where = f'object {number}: '
         try:
+            if element.find('.//object') is not None:
+                problem = f'{where}an <object> stands in it'
+                raise DataError(problem, 'put it behind it', file=path, kind='field')
             name = _text(element, 'name', path, where)
-            flag = element.findtext('difficult', default='0').strip()
+            flag = _text(element, 'difficult', path, where, default='0')
             if flag not in ('0', '1'):
                 problem = f'{where}<difficult> is {flag!r}, must be 0 or 1'
                 raise DataError(problem, 'mend the file', file=path, kind='field')
@@ -162,8 +174,12 @@ def _parse_xml(path: Path) -> Element:
     return root
 
 
-def _text(element: Element, tag: str, path: Path, where: str = '') -> str:
-    text = element.findtext(tag, default='').strip()
+def _text(element: Element, tag: str, path: Path, where: str = '', default: str = '') -> str:
+    found = element.findall(tag)
+    if len(found) > 1:
+        problem = f'{where}<{tag}> is there {len(found)} times'
+        raise DataError(problem, 'keep one', file=path, kind='field')
+    text = (found[0].text or '').strip() if found else default
     if not text:
         raise DataError(f'{where}<{tag}> is missing or empty', 'add it', file=path, kind='field')
     return text
@@ -172,7 +188,7 @@ def _text(element: Element, tag: str, path: Path, where: str = '') -> str:
 def _number(element: Element, tag: str, path: Path, where: str = '') -> float:
     text = _text(element, tag, path, where)
     try:
-        value = float(text)
+        value = float(text.replace('_', '?'))  # Python would read 1_0 as 10
     except ValueError:
         value = float('nan')
     if not np.isfinite(value):
@@ -213,26 +229,38 @@ def read_split(path: Path, report: Report = stop) -> list[str]:
         cure = 'write one image id a line'
         raise DataError('the split is empty', cure, file=path, kind='split-unreadable')
     for image_id, count in counts.items():
-        if len(image_id.split()) > 1:
+        if not _is_id(image_id):
             problem = f'line {image_id!r} must be one image id'
-            report(DataError(problem, 'write one image id a line', file=path, kind='split-unreadable'))
+            cure = 'write one image id a line: a name without spaces, below JPEGImages and without ending'
+            report(DataError(problem, cure, file=path, kind='split-unreadable'))
         if count > 1:
             problem = f'image id {image_id!r} is there {count} times'
             report(DataError(problem, 'keep one line', file=path, kind='duplicate-id'))
-    return [image_id for image_id in counts if len(image_id.split()) == 1]
+    return [image_id for image_id in counts if _is_id(image_id)]
+
+
+def _is_id(line: str) -> bool:
+    return len(line.split()) == 1 and '\0' not in line and not {'/', '..'} & {*PurePosixPath(line).parts}
 
 
 def split_files(folder: Path) -> list[Path]:
     """The split files of a set. (VOC's kit has one more a class, with a flag behind each id.)"""
-    files = sorted((folder / 'ImageSets' / 'Main').glob('*.txt'))
+    files = sorted((folder / 'ImageSets' / 'Main').glob('[!.]*.txt'))
     flagged = re.compile(rb'\S+[ \t]+-?[01]\s*$', re.MULTILINE)
-    return [file for file in files if '_' not in file.stem or not flagged.match(file.read_bytes()[:256])]
+    return [
+        file
+        for file in files
+        if '_' not in file.stem or not file.is_file() or not flagged.match(file.read_bytes()[:256])
+    ]
 
 
 def image_file(folder: Path, image_id: str) -> Path:
     """An image's file: VOC's are ``.jpg``; other sets' may have another ending."""
     paths = [folder / 'JPEGImages' / f'{image_id}{suffix}' for suffix in IMAGE_SUFFIXES]
-    return next((path for path in paths if path.is_file()), paths[0])
+    if there := next((path for path in paths if path.is_file()), None):
+        return there
+    others = (path for path in sorted(folder.glob(f'JPEGImages/{escape(image_id)}.*')) if path.is_file())
+    return next((path for path in others if path.stem == paths[0].stem), paths[0])
 
 
 def find_set(data_root: str | Path, ann_file: str | Path, how_to_get: str = '') -> tuple[Path, Path]:

@@ -1,0 +1,107 @@
+"""Reading PyTorch files of strangers: tensors and plain containers, never code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot serve; says which, why and what to do."""
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open('rb') as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _history_method(owner: object, name: str) -> object:
+    """What ``getattr`` becomes while a checkpoint is read: MMEngine's logs name their statistics by it."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise WeightsError(f'builtins.getattr of {name!r}')
+
+
+# All that the files of MMEngine's runner need beyond tensors. NumPy 1 and 2 name theirs differently.
+_NUMPY = {'_reconstruct': np.zeros(1).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
+_SAFE_GLOBALS: list[Any] = [
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+    Counter,
+    np.ndarray,
+    np.dtype,
+    *((f, f'numpy.{core}.multiarray.{name}') for name, f in _NUMPY.items() for core in ('core', '_core')),
+    *{type(np.dtype(code)) for code in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'bool')},
+]
+
+
+def load_pickle_safely(path: str | Path) -> Any:
+    """Reads a PyTorch file onto the CPU without executing code from it, whatever it holds.
+
+    Tensors, plain containers and what MMEngine's runner stores in its checkpoints are read.
+
+    Raises:
+        WeightsError: The file is absent, truncated, no PyTorch file, or asks for any other code.
+    """
+    try:
+        _check_kind(Path(path))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise WeightsError(f'cannot read {path}: {getattr(error, "strerror", None) or error}') from error
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
+        asked = re.search(r'GLOBAL ([\w.]+)|unrecognized function (.+)|(builtins\.getattr.*)', str(error))
+        if asked:
+            name = next(filter(None, asked.groups()))
+            message = f'{path} contains code ({name}), which was not executed; get it from another source'
+        else:
+            reason = ' '.join(str(error).split())[:120] or type(error).__name__
+            message = f'{path} is truncated or no PyTorch file ({reason})'
+        raise WeightsError(message) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses, by what they are, files that PyTorch's reader would not say much of.
+
+    Raises:
+        WeightsError: A program (TorchScript), NumPy's arrays, a tar, or an archive that unpacks to more
+            than it is: PyTorch does not compress.
+        OSError: It cannot be read.
+    """
+    with path.open('rb') as file:
+        head = file.read(265)
+    if head[257:262] == b'ustar':
+        raise WeightsError(
+            f"{path} is a tar archive (an unpacked file's name ends in .tar too); unpack it, or save the "
+            'weights again with a PyTorch of this decade'
+        )
+    if head.startswith(b'\x93NUMPY'):
+        raise WeightsError(f'{path} holds a NumPy array, no named tensors; save them by torch.save')
+    if not head.startswith(b'PK\x03\x04') or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    names = [member.filename for member in members]
+    if any('/code/' in name or name.endswith('/constants.pkl') for name in names):
+        raise WeightsError(
+            f'{path} contains code (a TorchScript program), which was not executed; save its state_dict()'
+        )
+    if any(name.endswith('.npy') for name in names):
+        raise WeightsError(f"{path} is an archive of NumPy's (.npz), which may hold pickled code; not read")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise WeightsError(
+            f'{path} unpacks to more than it is, which no PyTorch file does; get it from another source'
+        )

@@ -1,0 +1,52 @@
+"""Runs a grid of trainings to the end: networks x detectors x data sets x seeds, here, on Slurm or on Ray.
+
+Example:
+    python tools/sweep.py --archs menet_108_8x1_g3 ghostnet_1x --detectors frcnn_c4 --datasets shapes \\
+        --seeds 0 1 --init none --out work_dirs/sweep_first --jobs 2
+    python tools/sweep.py grid.yaml --plan
+    python tools/sweep.py grid.yaml
+    python tools/sweep.py grid.yaml --slurm --slurm-options "--partition=gpu --gres=gpu:1 --time=12:00:00"
+    python tools/sweep.py grid.yaml --ray --gpus-per-run 1
+    python tools/sweep.py --out work_dirs/sweep_grid --status
+
+Killed, or stopped with Ctrl-C, it goes on with the same command: finished runs are skipped, unfinished
+ones resumed. A run that dies is resumed up to --retries times; a user's error is not tried again. Exit
+status 1 if a run failed. Several machines that share the folder may run the same command: each run is
+done once.
+
+A grid file:
+    archs: [menet_108_8x1_g3, ghostnet_1x]
+    seeds: [0, 1]
+    blocks:
+      - {detectors: [frcnn_c4], datasets: [shapes], init: [none]}
+      - {detectors: [frcnn_c4], datasets: [bccd], pretrain: {dataset: cifar10, recipe: short}}
+"""
+
+import argparse
+
+from bench.errors import run_main
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    from bench import sweep_options
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sweep_options.add_arguments(parser)
+    args = parser.parse_args()
+    sweep_options.settle(parser, args)
+    return args
+
+
+def main() -> int:
+    """Runs the sweep, or plans it, or hands it on."""
+    args = parse_args()
+    from bench import sweep
+
+    return sweep.main(args)
+
+
+if __name__ == '__main__':
+    run_main(main)
