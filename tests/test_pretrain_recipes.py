@@ -136,7 +136,11 @@ def test_a_leaf_is_its_composed_twin(name: str) -> None:
     leaf, twin = configs.load(LEAVES / f'{name}.py').to_dict(), composed(TWINS[name]).to_dict()
     assert leaf == twin
     text = configs.resolved_text(configs.load(LEAVES / f'{name}.py'))
-    assert Config.fromstring(text, '.py').to_dict().keys() == leaf.keys() - {'work_dir', 'resume'}
+    assert Config.fromstring(text, '.py').to_dict().keys() == leaf.keys() - {
+        'work_dir',
+        'resume',
+        'load_from',
+    }
 
 
 def test_every_leaf_has_a_twin_and_a_command() -> None:

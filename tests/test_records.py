@@ -99,7 +99,7 @@ def test_the_filled_example_is_valid(file: Path) -> None:
     ('place', 'value', 'message'),
     [
         ('trainning', {}, r'\$: unknown key "trainning"; did you mean "training"\?'),
-        ('metrics.test.voc07_ap50', float('nan'), r'\$\.metrics\.test\.voc07_ap50 is NaN or infinite'),
+        ('metrics.test.voc07_ap50', float('nan'), r'\$\.metrics\.test\.voc07_ap50 is NaN, infinite'),
         ('costs.at_224.total_macs', float('inf'), r'\$\.costs\.at_224\.total_macs is NaN'),
         ('seed', 1.5, r'\$\.seed: 1\.5 does not fit "type"'),
         ('seed', True, r'\$\.seed: true does not fit "type"'),
@@ -181,7 +181,8 @@ def test_a_file_edited_by_hand(tmp_path: Path, place: str, value: Any, message: 
         (b'\xff\xfe', 'not a JSON file'),
         (b'[' * 100_000, 'not a JSON file'),
         (b'{"seed": 1, "seed": 2}', 'the key "seed" stands twice'),
-        (b'{"seed": 1e999}', r'\$\.seed is NaN or infinite'),
+        (b'{"seed": 1e999}', r'\$\.seed is NaN, infinite'),
+        (b'{"seed": 1' + b'0' * 400 + b'}', r'\$\.seed is NaN, infinite or beyond 1e\+300'),
     ],
 )
 def test_a_file_that_is_no_record(tmp_path: Path, content: bytes, message: str) -> None:

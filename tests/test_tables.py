@@ -93,6 +93,14 @@ def test_a_figure_that_is_not_defined_is_no_number(tmp_path):
     assert [tables.percent(table[1][figure]) for figure in tables.FIGURES] == ['-', '-', '25.0']
 
 
+def test_a_record_from_elsewhere_may_say_less_and_more_than_ours(tmp_path, capsys):
+    odd = run(tmp_path / 'a', 0, 0.5, protocol={'a': 1}, arch='[bold red]z[/x]')
+    (row,) = table = tables.rows([odd])
+    assert row['frozen_stages'] == -1
+    tables.show(table)
+    assert '[bold' in capsys.readouterr().out
+
+
 def test_records_outside_the_readers_folder_are_linked(tmp_path):
     (tmp_path / 'here').mkdir()
     table = tables.rows([run(tmp_path / 'there', 0, 0.5)])

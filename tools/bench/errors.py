@@ -1,5 +1,6 @@
 """Errors that are for people: one clear line and exit status 1, never a traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     Exit status 0 on success, 1 with one line on an error that the user can mend. Any other exception is
     a defect of the suite and keeps its traceback. Of several processes one says the line.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text at all
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     try:
         status = main() or 0
     except KeyboardInterrupt:

@@ -52,8 +52,22 @@ def check_writable(path: Path) -> None:
         raise UserError(f'{path} cannot be written ({error.strerror}); name another file') from error
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json``'s ``object_pairs_hook``: JSON lets a key stand twice and takes the last.
+
+    Raises:
+        ValueError: A key stands twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'the key "{twice}" stands twice in one object')
+    return made
+
+
 def load_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file, in UTF-8 with or without a byte order mark.
 
     Raises:
         UserError: It cannot be read or is not JSON.
@@ -61,7 +75,7 @@ def load_json(path: Path) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, no cycles: halves the time
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
     except (ValueError, RecursionError) as error:

@@ -122,10 +122,7 @@ def _measured_group(key: str, rows: Mapping[tuple, list[Run]]) -> Group:
         for f in tables.FIGURES
         if any(f in r.record['metrics']['test'] for rs in rows.values() for r in rs)
     ]
-    model = protocol.get('model')
-    backbone = model.get('backbone') if isinstance(model, dict) else None
-    frozen = backbone.get('frozen_stages', -1) if isinstance(backbone, dict) else -1
-    start = {'init': record['init']['class'], 'frozen_stages': frozen if isinstance(frozen, int) else -1}
+    start = {'init': record['init']['class'], 'frozen_stages': tables.frozen_stages(protocol)}
     training = record['training']
     epochs = training['epochs']
     length = f'{training["iterations"]} iterations' if epochs is None else f'{epochs:g} epochs'

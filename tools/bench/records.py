@@ -13,7 +13,6 @@ import difflib
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from typing import Any
 import jsonschema
 
 from bench.errors import UserError
-from bench.files import write_whole
+from bench.files import unique, write_whole
 
 SCHEMA_VERSION = 1
 SCHEMAS = Path(__file__).parents[2] / 'work_dirs_template'
 SCHEMA_FILE = SCHEMAS / 'record.schema.json'
 PRETRAINING = 'pretraining'  # the `kind` of such a record; a detector's has none
 PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
+BEYOND = 1e300  # no figure is as large, and near float's own limit sums overflow
 KEY_LENGTH = 12  # hexadecimal digits: 48 bits, no collision among any thinkable number of runs
 
 Record = dict[str, Any]
@@ -139,7 +139,7 @@ def is_pretraining(path: Path) -> bool:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_unique)
+        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=unique)
     except OSError as error:
         raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
@@ -161,16 +161,6 @@ def _keys(record: Record) -> dict[str, str]:
     return {'protocol': content_key(record['protocol']), 'run': content_key(run)}
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a key stand twice and takes the last; a record says a thing once."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key "{twice}" stands twice in one object')
-    return made
-
-
 @functools.cache
 def _validator(file: Path) -> jsonschema.Draft202012Validator:
     try:
@@ -182,7 +172,9 @@ def _validator(file: Path) -> jsonschema.Draft202012Validator:
 
 def _check(record: Any, name: str) -> None:
     for place in _not_finite(record, '$'):
-        raise UserError(f'{name}: {place} is NaN or infinite; say null where there is no figure')
+        raise UserError(
+            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}; say null where there is no figure'
+        )
     schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
     errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
     if errors:
@@ -207,7 +199,7 @@ def _reason(error: jsonschema.ValidationError) -> str:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not abs(value) < BEYOND:  # NaN too
         yield place
     elif isinstance(value, dict):
         for key, item in value.items():

@@ -54,14 +54,17 @@ def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float
 
 
 def show_protocol(protocol: Mapping[str, Any], *, whole: bool = True) -> None:
-    """Prints a protocol's card, and its key if the ``whole`` of it is known: data and weights were read."""
+    """Prints a protocol's card, and its key if the ``whole`` of it is known: data and weights were read.
+
+    Without them it stands beside the config (``--print-config``), which alone is the standard output.
+    """
     key = records.content_key(protocol) if whole else '(its key needs data and weights)'
     table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
     for label, words in card(protocol).rows():
         table.add_row(label, escape(words))
-    Console().print(table)
+    Console(stderr=not whole).print(table)
 
 
 def show_differences(one: tuple[str, str], other: tuple[str, str], found: Sequence[Difference]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import records
@@ -74,7 +75,7 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             'detector': first['detector'],
             'dataset': first['dataset']['name'],
             'init': first['init']['class'],
-            'frozen_stages': first['protocol']['model']['backbone']['frozen_stages'],
+            'frozen_stages': frozen_stages(first['protocol']),
             'protocol': first['keys']['protocol'],
             'seeds': seeds,
             'records': [str(path) for path, _ in runs],
@@ -97,6 +98,14 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
         return row['dataset'], -best[row['protocol']], row['protocol'], -_rank(row)
 
     return sorted(table, key=place)
+
+
+def frozen_stages(protocol: Mapping[str, Any]) -> int:
+    """How many stages a protocol freezes; -1 for none, and where it does not say."""
+    model = protocol.get('model')
+    backbone = model.get('backbone') if isinstance(model, dict) else None
+    frozen = backbone.get('frozen_stages') if isinstance(backbone, dict) else None
+    return frozen if isinstance(frozen, int) else -1
 
 
 def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
@@ -142,11 +151,12 @@ def show(table: Sequence[dict[str, Any]]) -> None:
     for name in ('data', 'detector', 'network', 'starts from', *HEADS, 'seeds'):
         view.add_column(name, justify='right' if name in HEADS else 'left')
     for row, following in zip(table, [*table[1:], None], strict=True):
-        seeds = ' '.join(map(str, row['seeds']))
+        cells = row['dataset'], row['detector'], row['arch'], starts_from(row), *figures(row)
         view.add_row(
-            row['dataset'], row['detector'], row['arch'], starts_from(row), *figures(row), seeds,
+            *map(escape, cells),
+            ' '.join(map(str, row['seeds'])),
             end_section=following is not None and following['protocol'] != row['protocol'],
-        )  # fmt: skip
+        )
     Console().print(view)
 
 

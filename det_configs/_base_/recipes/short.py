@@ -3,8 +3,8 @@
 Stride 32 leaves one position of a 32-pixel image, so images are scaled to 64 pixels. Five epochs of
 CIFAR-10 take a network of 40 M multiply-adds (at 224 pixels) 6 to 8 minutes.
 
-The rate was chosen on images held out of train (--hold-out 5000), one for all networks: AdamW at 0.004 was a
-little better than SGD at 0.05, and half the images a step made no difference.
+The rate was chosen on images held out of train (--hold-out 5000), one for all networks: AdamW at 0.004
+was a little better than SGD at 0.05 (0.25x MobileNet after two epochs: 40.8 and 40.1 %).
 """
 
 recipe = dict(name='short', batch_size=128, crop_area=(0.25, 1))
