@@ -49,17 +49,21 @@ class Pretraining:
         recipe: In a line, or None where it is not known.
         top1: Validation accuracy in per cent as the publisher states it, or None.
         top5: The same for top-5.
+        size: Pixels a side of what the network got at test, or None for 224.
     """
 
     data: str
     recipe: str | None = None
     top1: float | None = None
     top5: float | None = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         for accuracy in (self.top1, self.top5):
             if accuracy is not None and not 0 <= accuracy <= 100:
                 raise WeightsError(f'top1={self.top1}, top5={self.top5}: per cent, from 0 to 100')
+        if self.size is not None and not (isinstance(self.size, int) and 1 <= self.size <= 4096):
+            raise WeightsError(f'size={self.size!r}: pixels a side, from 1 to 4096')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from PIL import Image
 from torch import nn
 
 from backbones import Conventions, Preprocessing
 from backbones import weights as w
 from backbones.weights import Pretraining, WeightsError, WeightsInfo
+from bench import verify
 from bench.converters import convert
 from bench.errors import UserError
 
@@ -71,6 +73,25 @@ def test_info_survives_json(info):
 def test_an_accuracy_is_in_per_cent():
     with pytest.raises(WeightsError, match=r'top1=560, top5=None: per cent, from 0 to 100'):
         Pretraining(data='x', top1=560)
+
+
+@pytest.mark.parametrize('size', [0, -1, 10**9, '64', 64.0])
+def test_a_size_is_a_number_of_pixels(size):
+    with pytest.raises(WeightsError, match='pixels a side, from 1 to 4096'):
+        Pretraining(data='x', size=size)
+
+
+def test_an_image_smaller_than_the_networks_is_scaled_whole(tmp_path):
+    row = np.repeat(np.array([[0, 255]], np.uint8), 16, axis=1)  # black, then white
+    Image.fromarray(np.repeat(row, 32, axis=0)).save(tmp_path / 'x.png')
+    raw = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+    whole = verify.load_image(tmp_path / 'x.png', raw, 64)
+    assert whole.shape == (3, 64, 64)
+    assert whole[0, 0, :31].tolist() == [0] * 31
+    assert whole[0, 0, 33:].tolist() == [255] * 31
+    cut = verify.load_image(tmp_path / 'x.png', raw, 28)  # of 32 x 32, the centre
+    assert cut.shape == (3, 28, 28)
+    assert (cut[0, 0] == 255).sum() == 14
 
 
 def test_failed_writing_leaves_what_was_there(weights_info, tmp_path, monkeypatch):

@@ -37,12 +37,14 @@ def info_of(
         arch=cfg.model.backbone.arch,
         pretraining=Pretraining(
             data=data.title,
-            recipe=f'{name}: {epochs} epochs at {size}x{size}, seed {cfg.randomness.seed}{start}',
+            # Weights of several seeds are of one recipe.
+            recipe=f'{name}: {epochs} epochs at {size}x{size}{start}',
             **figures,
+            size=size,
         ),
         preprocessing=preprocessing_of(model.data_preprocessor),
         conventions=model.backbone.conventions,
-        source=f'tools/pretrain.py of compactdet, {commit}',
+        source=f'tools/pretrain.py of compactdet, seed {cfg.randomness.seed}, {commit}',
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Resize
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 from backbones import Preprocessing, build_classifier
 from backbones.weights import read_weights
@@ -75,14 +75,17 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
 def load_image(path: Path, preprocessing: Preprocessing, size: int = 224) -> Tensor:
     """An image as a network was trained with: (3, size, size).
 
-    The shorter side is scaled by size / 224 * 256 (bilinear) and the centre is cut out.
+    The shorter side is scaled to size / 224 * 256 (bilinear) and the centre is cut out; an image with less
+    than ``size`` pixels, such as CIFAR's, is scaled whole, as ``tools/pretrain.py`` does.
 
     Raises:
         UserError: It cannot be decoded.
     """
     try:
         with Image.open(path) as image:
-            image = CenterCrop(size)(Resize(size * 256 // 224)(image.convert('RGB')))
+            small = max(image.size) < size
+            fit = Resize((size, size)) if small else Compose([Resize(size * 256 // 224), CenterCrop(size)])
+            image = fit(image.convert('RGB'))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f'cannot read the image {path}: {error}') from error
     pixels = np.asarray(image)
@@ -93,17 +96,18 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224) -> Ten
 
 
 def ranks(
-    weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32, size: int = 224
+    weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32, size: int | None = None
 ) -> Iterator[Tensor]:
     """For each batch of images the rank of the right class, 0 the best: (N,) each.
 
-    ``size`` is what the network gets: see ``load_image``.
+    ``size`` is what the network gets (see ``load_image``); None: as the file says.
 
     Raises:
         WeightsError: The weights cannot be read.
         UserError: They do not fit their network, or an image's class is beyond its classes.
     """
     state_dict, info = read_weights(weights)
+    size = size or info.pretraining.size or 224
     if 'head.fc.weight' not in state_dict:
         raise UserError(f'{weights} has no classifier (head.fc.weight), so no accuracy')
     num_classes = len(state_dict['head.fc.weight'])
