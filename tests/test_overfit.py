@@ -23,8 +23,9 @@ from bench.runner import SafeRunner, unwrapped
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('plain_config_text')]
 
 SIDE, STEPS = 128, 240  # EfficientNet learns slowest: AP50 0.875 after 160 (and 7x7 RoI maps)
-# Of the seeds, the first that draws each class once.
-SPEC = shapes.Spec(images={'train': 8}, seed=189, image_size=SIDE, max_objects=1)
+# Of the seeds, the first that draws each class once. Smaller objects ask for more exact boxes than a map of
+# 8x8 cells gives: of 45x37 pixels, CondenseNetV2 found no better one than IoU 0.46.
+SPEC = shapes.Spec(images={'train': 8}, seed=189, image_size=SIDE, min_size=64, max_objects=1)
 FIGURE = 'voc/ap50_11point'
 MOST = 5  # proposals an image at prediction: there is one object
 CONTROL = 'shufflenet_0.25x_g1'  # one of the fastest

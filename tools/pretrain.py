@@ -15,8 +15,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from bench.compose import rate
 from bench.errors import run_main
-from bench.pretraining_options import add_choice, count, pop_choice, rate
+from bench.pretraining_options import add_choice, count, pop_choice
 
 
 def parse_args() -> argparse.Namespace:

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     """The command line, in MMDetection's conventions."""
     from mmengine.config import DictAction
 
-    from bench.compose import add_axes, pop_axes
+    from bench.compose import add_axes, pop_axes, rate
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--init', metavar='CKPT', help="the backbone's classification weights; 'none': random weights"
     )
-    parser.add_argument('--lr', type=_rate, help='learning rate, as the schedule would give it')
+    parser.add_argument('--lr', type=rate, help='learning rate, as the schedule would give it')
     parser.add_argument(
         '--lr-choice',
         metavar='SPLIT:LR,LR,...',
@@ -61,13 +61,6 @@ def parse_args() -> argparse.Namespace:
         except ValueError as error:
             parser.error(f'--lr-choice {error}')
     return args
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
-    return value
 
 
 def main() -> None:

@@ -102,6 +102,14 @@ def pop_axes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         args.config = Choice(**axes, data_root=args.data_root)
 
 
+def rate(text: str) -> float:
+    """A learning rate."""
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    return value
+
+
 def composed(choice: Choice) -> Config:
     """The config that a leaf of the same pieces would be, with its keys checked.
 

@@ -18,7 +18,6 @@ from backbones.weights import (
     save_weights,
 )
 from bench import configs, distributed, environment, records
-from bench.checkpoints import read_checkpoint, read_resumable, refuse_unfinished
 from bench.classification import ClassificationSet
 from bench.errors import UserError
 from bench.options import Options, set_common
@@ -28,7 +27,7 @@ from bench.pretraining_network import check_init
 from bench.pretraining_options import PretrainChoice
 from bench.pretraining_report import show_protocol
 from bench.runner import SafeRunner, unwrapped
-from bench.training import REPO, learning_rate_line, open_work_dir, training_facts
+from bench.training import REPO, is_finished, learning_rate_line, open_work_dir, training_facts
 
 WEIGHTS = 'weights.safetensors'
 
@@ -124,17 +123,8 @@ def train(options: PretrainOptions) -> Path:
     if network.get('init'):
         check_init(network.arch, network.init)
     record_path = Path(cfg.work_dir) / 'record.json'
-    if record_path.exists():
-        if cfg.get('resume') and _is_of(cfg, record_path):
-            return record_path  # whoever starts it again and again need not know
-        raise UserError(
-            f'{record_path} is the record of a finished run, which is never overwritten; '
-            'give this run its own --work-dir, or move the old folder away'
-        )
-    if not cfg.get('resume'):
-        refuse_unfinished(Path(cfg.work_dir))
-    if cfg.get('load_from'):  # a bad checkpoint is found before anything is made for it
-        (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
+    if is_finished(cfg, record_path, records.PRETRAINING):
+        return record_path
     init_default_scope(cfg.default_scope)
     built = {
         name: DATASETS.build(loader.dataset)
@@ -193,11 +183,6 @@ def train(options: PretrainOptions) -> Path:
         },
     )
     return record_path
-
-
-def _is_of(cfg: Config, record_path: Path) -> bool:
-    """Whether a record is that of this config's run."""
-    return records.read(record_path, records.PRETRAINING)['config']['text'] == configs.resolved_text(cfg)
 
 
 def check_data(cfg: Config, train_set: ClassificationSet) -> None:

@@ -65,14 +65,6 @@ def pop_choice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.config = PretrainChoice(**choice, data_root=args.data_root)
 
 
-def rate(text: str) -> float:
-    """A learning rate."""
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
-    return value
-
-
 def count(text: str) -> int:
     """A number of things."""
     if not text.isdecimal() or int(text) < 1:

@@ -65,17 +65,8 @@ def train(options: Options) -> Path:
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     check_init(cfg)
     record_path = Path(cfg.work_dir) / 'record.json'
-    if record_path.exists():
-        if cfg.get('resume') and records.read(record_path)['config']['text'] == configs.resolved_text(cfg):
-            return record_path  # whoever starts it again and again need not know
-        raise UserError(
-            f'{record_path} is the record of a finished run, which is never overwritten; '
-            'give this run its own --work-dir, or move the old folder away'
-        )
-    if not cfg.get('resume'):
-        refuse_unfinished(Path(cfg.work_dir))
-    if cfg.get('load_from'):  # a bad checkpoint is found before anything is made for it
-        (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
+    if is_finished(cfg, record_path):
+        return record_path
     init_default_scope(cfg.default_scope)
     # Every split is read before the first step: a damaged test set is not found at the end.
     with distributed.main_first():  # the embedded set is drawn
@@ -137,6 +128,29 @@ def train(options: Options) -> Path:
     }
     records.write(record_path, record)
     return record_path
+
+
+def is_finished(cfg: Config, record_path: Path, kind: str | None = None) -> bool:
+    """Whether a run that is resumed has its record already: who starts it again and again need not know.
+
+    Raises:
+        UserError: The folder holds another run's record, or an unfinished run that is not to be resumed.
+        WeightsError: The checkpoint to start from cannot be read.
+    """
+    if record_path.exists():
+        if cfg.get('resume') and records.read(record_path, kind)['config']['text'] == configs.resolved_text(
+            cfg
+        ):
+            return True
+        raise UserError(
+            f'{record_path} is the record of a finished run, which is never overwritten; '
+            'give this run its own --work-dir, or move the old folder away'
+        )
+    if not cfg.get('resume'):
+        refuse_unfinished(Path(cfg.work_dir))
+    if cfg.get('load_from'):  # a bad checkpoint is found before anything is made for it
+        (read_resumable if cfg.get('resume') else read_checkpoint)(cfg.load_from)
+    return False
 
 
 def open_work_dir(work_dir: str) -> Path:
