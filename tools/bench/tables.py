@@ -162,7 +162,8 @@ def show(table: Sequence[dict[str, Any]]) -> None:
 
 def starts_from(row: dict[str, Any]) -> str:
     """Initialisation of a row, in words."""
-    start = 'random weights' if row['init'] == 'none' else f'{row["init"]} weights'
+    words = {'none': 'random weights', 'not stated': 'weights of unstated training'}
+    start = words.get(row['init'], f'{row["init"]} weights')
     frozen = row['frozen_stages']
     return start + (f', stem and {frozen} stages frozen' if frozen >= 0 else '')
 
