@@ -106,7 +106,9 @@ def test_the_weights_are_the_networks_and_say_what_they_are(
     record = records.read(finished[0] / 'record.json', records.PRETRAINING)
     assert info.pretraining.data == 'coloured'
     assert info.pretraining.top1 == pytest.approx(100 * record['metrics']['test']['top1'], abs=1e-3)
-    assert 'short: 12 epochs at 64x64, seed 5' in (info.pretraining.recipe or '')
+    assert info.pretraining.recipe == 'short: 12 epochs at 64x64'  # of all seeds
+    assert info.pretraining.size == 64
+    assert 'seed 5' in info.source
     assert info.preprocessing.channel_order == 'rgb'
     # The figure is that of these weights, on images that come the way the file says.
     images = [

@@ -22,7 +22,9 @@ class DataError(UserError):
     """
 
     def __init__(self, problem: str, cure: str = '', *, file: str | Path = '', kind: str = '') -> None:
-        self.problem, self.cure, self.file, self.kind = brief(problem), cure, str(file), kind
+        if 'Original Traceback' not in problem:  # from a worker: `errors.user_line` wants its end
+            problem = brief(problem)
+        self.problem, self.cure, self.file, self.kind = problem, cure, str(file), kind
         text = f'{self.problem}; {cure}' if cure else self.problem
         super().__init__(f'{file}: {text}' if file else text)
 
