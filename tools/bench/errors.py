@@ -35,6 +35,8 @@ def run_main(main: Callable[[], int | None]) -> None:
         if line is not None and (distributed is None or distributed.speaks()):
             print(f'error: {line}', file=sys.stderr)
         status = 1
+        if distributed is not None:
+            distributed.leave(status)
     sys.exit(status)
 
 

@@ -41,13 +41,13 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: It cannot.
     """
-    probe = path.with_name(f'{path.name}.part')
+    probe = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
         if path.is_dir():
             raise IsADirectoryError(0, 'is a folder')
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # on another machine a process may have the same number
     except OSError as error:
         raise UserError(f'{path} cannot be written ({error.strerror}); name another file') from error
 
