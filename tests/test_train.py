@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones import build_classifier
 from backbones.weights import file_sha256, save_weights
 from bench import configs, records, shapes, training
-from bench.runner import read_checkpoint
+from bench.checkpoints import read_checkpoint
 from bench.training import Options
 from bench.voc import read_split
 

@@ -46,6 +46,7 @@ def main() -> None:
     from mmengine.registry import init_default_scope
 
     from bench import distributed, report, runner, training
+    from bench.checkpoints import read_checkpoint
     from bench.compose import Choice
     from bench.files import check_writable
     from bench.mmdetection import DATASETS
@@ -68,7 +69,7 @@ def main() -> None:
         if not isinstance(evaluator, dict) or evaluator.get('type') != 'DetectionMetric':
             raise UserError(f"{cfg.filename}: --out needs test_evaluator = dict(type='DetectionMetric')")
         evaluator['out'] = str(args.out)
-    runner.read_checkpoint(args.checkpoint)  # before anything is made for it
+    read_checkpoint(args.checkpoint)  # before anything is made for it
     init_default_scope(cfg.default_scope)
     with distributed.main_first():  # the embedded set is drawn
         dataset = DATASETS.build(cfg.test_dataloader.dataset)

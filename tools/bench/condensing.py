@@ -11,9 +11,9 @@ from backbones.condensenet import CondenseNet, halved_classifier
 from backbones.sparsity import CondensingError, converted_state_dict
 from backbones.spec import family_of
 from backbones.weights import file_sha256, read_weights, save_weights
+from bench.checkpoints import read_checkpoint
 from bench.errors import UserError
 from bench.files import write_whole
-from bench.runner import read_checkpoint
 
 # How a checkpoint of this suite says which form its network has (`bench.runner.inputs_of`).
 MASKED, CONVERTED = "sparsity='masked'", "sparsity='converted'"

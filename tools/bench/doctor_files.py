@@ -9,12 +9,12 @@ import torch
 from backbones import get_arch
 from backbones.spec import UnknownArchError
 from backbones.weights import WeightsError, read_weights
+from bench.checkpoints import read_checkpoint
 from bench.coco import FOLDERS, find_annotation_file
 from bench.data_check import check
 from bench.datasets import Layout, published_layout
 from bench.errors import UserError
 from bench.findings import Finding, Places
-from bench.runner import read_checkpoint
 from bench.sources import SOURCES
 
 SMALL_SET = 20_000  # images: their sizes are read in seconds

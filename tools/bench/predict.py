@@ -24,11 +24,12 @@ from mmengine.utils import import_modules_from_strings
 from PIL import Image
 
 from bench import configs, records
+from bench.checkpoints import check_fit, read_checkpoint
 from bench.drawing import draw_detections, write_image
 from bench.errors import UserError
 from bench.files import write_whole
 from bench.mmdetection import MODELS
-from bench.runner import check_fit, check_inputs, read_checkpoint
+from bench.runner import check_inputs
 
 FORMATS = ('JPEG', 'PNG', 'BMP')  # Pillow's names
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')

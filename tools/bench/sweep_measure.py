@@ -14,21 +14,19 @@ from mmengine.registry import init_default_scope
 
 from bench.environment import hardware
 from bench.runner import SafeRunner
-from bench.sweep_grid import Job
 from bench.sweep_speed import TIMED, Estimate, hardware_name
 
 WARM_UP = 2  # steps that are not counted: memory is laid out, kernels are chosen
 
 
-def measure(job: Job, cfg: Any, steps: int, threads: int) -> Estimate:
+def measure(cfg: Any, steps: int, threads: int) -> Estimate:
     """Seconds an image of training and of evaluation, over some steps from random weights.
 
     Random weights propose other boxes than trained ones do, which moves evaluation by a little; computing
     the figures is not timed.
 
     Args:
-        job: The job.
-        cfg: Its config; left as it is.
+        cfg: A job's config; left as it is.
         steps: Of training, and batches of evaluation at most.
         threads: Of the CPU.
 

@@ -144,7 +144,7 @@ def plan(
             from bench import sweep_measure
 
             try:
-                estimate = sweep_measure.measure(group[0], cfg, measure, threads)
+                estimate = sweep_measure.measure(cfg, measure, threads)
             except UserError as error:
                 why = f'cannot be timed: {error}'
         finished = sum(
