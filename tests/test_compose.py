@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.options import Options
 from bench.options import compose as compose_options
 from bench.protocol import SECTIONS, protocol_of
+from bench.sweep_grid import jobs, read
 
 CONFIGS = Path(__file__).parents[1] / 'det_configs'
 TEMPLATE = Path(__file__).parents[1] / 'work_dirs_template'
@@ -37,6 +38,17 @@ def twin(leaf: Path) -> Choice:
 @pytest.mark.parametrize('leaf', LEAVES, ids=lambda path: path.stem)
 def test_a_leaf_is_its_composed_twin(leaf: Path) -> None:
     assert configs.resolved_text(configs.load(leaf)) == configs.resolved_text(composed(twin(leaf)))
+
+
+def test_the_papers_grids_are_the_papers_leaves() -> None:
+    runs = []
+    for name in ('menet_voc', 'shufflenet_coco', 'condensenetv2_coco'):
+        path = CONFIGS / f'sweeps/{name}.yaml'
+        runs += [
+            Choice(run.arch, run.detector, run.dataset) for run in jobs(read(path), name) if not run.seed
+        ]
+    assert len(runs) == len(set(runs))
+    assert set(runs) == {twin(leaf) for leaf in LEAVES if '_voc' in leaf.stem or '_coco' in leaf.stem}
 
 
 # arXiv:1707.01083, Table 7: network, shorter side, mAP in per cent.

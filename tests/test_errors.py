@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,15 @@ def test_argparse_keeps_its_own_status(capsys: pytest.CaptureFixture) -> None:
         run_main(lambda: argparse.ArgumentParser(prog='tool').parse_args(['--odd']))
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith('usage: tool')
+
+
+def test_without_the_environment_a_tool_says_so() -> None:
+    train = Path(__file__).parents[1] / 'tools/train.py'
+    command = [sys.executable, '-S', str(train), 'any.py']  # -S: as if nothing had been installed
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1
+    assert done.stderr.startswith(f'error: {sys.executable} has no backbones: activate')
 
 
 @given(st.text())

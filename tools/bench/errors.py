@@ -46,8 +46,13 @@ def user_line(error: BaseException) -> str | None:
     A data loader's worker passes an exception on as its type with the whole traceback as its message: of
     that only what the exception said is kept.
     """
-    from backbones.spec import UnknownArchError  # late: tools answer --help without loading PyTorch
-    from backbones.weights import WeightsError
+    try:
+        from backbones.spec import UnknownArchError  # late: tools answer --help without loading PyTorch
+        from backbones.weights import WeightsError
+    except ModuleNotFoundError as missing:
+        return (
+            f'{sys.executable} has no {missing.name}: activate the environment of the set-up in README.md'
+        )
 
     if not isinstance(error, UserError | UnknownArchError | WeightsError):
         return None
