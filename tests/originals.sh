@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests=(
     tests/test_mmcv_ops.py tests/test_mmcv_nms.py tests/test_mmcv_bridge.py tests/test_initialiser.py
-    tests/test_wiring.py tests/test_metric.py tests/test_train.py
+    tests/test_wiring.py tests/test_metric.py tests/test_train.py tests/test_resume.py
+    tests/test_bad_checkpoints.py tests/test_randomness.py
 )
 originals=(mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7)
 # What the originals need. They are installed without their own lists, which ask for an opencv that
@@ -27,11 +28,12 @@ trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 python=$folder/venv/bin/python
 
-# The suite's own dependencies, without the continuation.
+# The suite's own dependencies, and the libraries whose networks it takes, without the continuation.
 mapfile -t ours < <("$python" - <<'EOF'
 import tomllib
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']
 print(*(need for need in project['dependencies'] if not need.startswith('onedl-')), sep='\n')
+print(*(need for extra in ('timm', 'pytorchcv') for need in project['optional-dependencies'][extra]), sep='\n')
 EOF
 )
 

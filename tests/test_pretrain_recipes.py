@@ -17,6 +17,7 @@ from bench.pretraining import PretrainOptions, compose
 from bench.pretraining_config import composed, recipes
 from bench.pretraining_config import pretraining as wire
 from bench.pretraining_options import PretrainChoice
+from bench.runner import meet_steps
 
 LEAVES = Path(__file__).parents[1] / 'det_configs' / 'pretrain'
 TWINS = {
@@ -41,6 +42,7 @@ def rates(cfg: Config, steps: int = 10) -> list[float]:
             PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=optimizer, epoch_length=steps))
             for s in cfg.param_scheduler
         ]
+    meet_steps(schedulers)
     found = []
     for _ in range(cfg.train_cfg.max_epochs * steps):
         found.append(optimizer.param_groups[0]['lr'])
@@ -113,6 +115,8 @@ def test_epochs_stretch_the_whole_schedule() -> None:
     lr = rates(cfg_of('condensenetv2', epochs=35))  # half an epoch to warm
     assert (lr[0], lr[5]) == (pytest.approx(0.1), pytest.approx(0.4))
     assert lr[-1] < 0.01
+    lr = rates(cfg_of('gmnet', epochs=1), 7)  # 3.5 and 5.25 steps
+    assert lr == pytest.approx([0.1] * 4 + [0.01] + [0.001] * 2)
 
 
 def test_augmentation_is_the_recipes_and_the_sets() -> None:

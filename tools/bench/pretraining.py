@@ -82,8 +82,8 @@ def set_epochs(cfg: Config, epochs: int) -> None:
         for key in ('begin', 'end', 'T_max'):
             if key in scheduler and math.isfinite(scheduler[key]):
                 scheduler[key] = scheduler[key] * factor
-        if 'milestones' in scheduler:  # a step between two epochs is never met
-            scheduler.milestones = [round(epoch * factor) for epoch in scheduler.milestones]
+        if 'milestones' in scheduler:
+            scheduler.milestones = [epoch * factor for epoch in scheduler.milestones]
 
 
 def hold_out(cfg: Config, number: int) -> None:

@@ -10,13 +10,15 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import logging
 import re
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +55,13 @@ LOOPS_OF = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': Res
 PROGRESS_EVERY_S = 10
 
 
+def meet_steps(schedulers: Iterable[Any]) -> None:
+    """Moves a cut that a shrunken schedule puts between two steps to the nearer; MMEngine skips it."""
+    for scheduler in schedulers:
+        if hasattr(scheduler, 'milestones'):
+            scheduler.milestones = Counter(round(place) for place in scheduler.milestones.elements())
+
+
 @RUNNERS.register_module()
 class SafeRunner(Runner):
     """A Runner whose checkpoints are read without executing code, must fit, and are written whole.
@@ -77,6 +86,12 @@ class SafeRunner(Runner):
             if self.distributed and not torch.cuda.is_available():
                 return MMDistributedDataParallel(module=model, broadcast_buffers=False)
             return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """MMEngine's, whose cuts are at whole steps."""
+        built = super().build_param_scheduler(scheduler)
+        meet_steps(built if isinstance(built, list) else itertools.chain(*built.values()))
+        return built
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         """MMEngine's, and the averaging of BN statistics where there are several processes."""
