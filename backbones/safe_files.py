@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,20 @@ def file_sha256(path: str | Path) -> str:
         while data := file.read(1 << 20):
             digest.update(data)
     return digest.hexdigest()
+
+
+def check_file(path: str | Path) -> None:
+    """Sees that a file can be read to its end, which pipes and devices need not have.
+
+    Raises:
+        WeightsError: It cannot, or is absent.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f'cannot read {path}: it is a folder, a pipe or a device, no file')
 
 
 def _history_method(owner: object, name: str) -> object:
@@ -55,6 +70,7 @@ def load_pickle_safely(path: str | Path) -> Any:
     Raises:
         WeightsError: The file is absent, truncated, no PyTorch file, or asks for any other code.
     """
+    check_file(path)
     try:
         _check_kind(Path(path))
     except (OSError, zipfile.BadZipFile) as error:
@@ -68,7 +84,9 @@ def load_pickle_safely(path: str | Path) -> Any:
             name = next(filter(None, asked.groups()))
             message = f'{path} contains code ({name}), which was not executed; get it from another source'
         else:
-            reason = ' '.join(str(error).split())[:120] or type(error).__name__
+            text = str(error)  # PyTorch puts advice before its reason, and links after it
+            lines = (text.partition('WeightsUnpickler error: ')[2] or text).strip().splitlines()
+            reason = lines[0][:120] if lines else type(error).__name__
             message = f'{path} is truncated or no PyTorch file ({reason})'
         raise WeightsError(message) from error
 

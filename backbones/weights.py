@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from backbones.base import Classifier, CompactBackbone, StageHead
 from backbones.safe_files import WeightsError as WeightsError
+from backbones.safe_files import check_file as check_file
 from backbones.safe_files import file_sha256 as file_sha256
 from backbones.safe_files import load_pickle_safely as load_pickle_safely
 from backbones.spec import Conventions, Preprocessing, family_of, get_arch
@@ -59,10 +60,11 @@ class Pretraining:
     size: int | None = None
 
     def __post_init__(self) -> None:
+        _check_texts(data=self.data, recipe=self.recipe or '')
         for accuracy in (self.top1, self.top5):
             if accuracy is not None and not 0 <= accuracy <= 100:
                 raise WeightsError(f'top1={self.top1}, top5={self.top5}: per cent, from 0 to 100')
-        if self.size is not None and not (isinstance(self.size, int) and 1 <= self.size <= 4096):
+        if self.size is not None and not (type(self.size) is int and 1 <= self.size <= 4096):
             raise WeightsError(f'size={self.size!r}: pixels a side, from 1 to 4096')
 
 
@@ -88,6 +90,14 @@ class WeightsInfo:
     source_sha256: str | None = None
     licence: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_texts(
+            arch=self.arch,
+            source=self.source,
+            source_sha256=self.source_sha256 or '',
+            licence=self.licence or '',
+        )
+
     @classmethod
     def from_json(cls, text: str) -> WeightsInfo:
         """Inverse of ``json.dumps(asdict(info))``.
@@ -104,6 +114,17 @@ class WeightsInfo:
                 conventions=Conventions(**fields['conventions']),
             )
         )
+
+
+def _check_texts(**texts: object) -> None:
+    """Sees that what a file says can be shown in a line: a terminal would obey control characters.
+
+    Raises:
+        WeightsError: It cannot.
+    """
+    for name, text in texts.items():
+        if not (isinstance(text, str) and text.isprintable()):
+            raise WeightsError(f'{name}={text!r}: a line of printable text')
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
 
 def _read(path: str | Path, *, tensors: bool) -> tuple[dict[str, Tensor], WeightsInfo]:
     head = b''
+    check_file(path)
     try:
         with Path(path).open('rb') as opened:
             head = opened.read(9)
@@ -234,7 +256,9 @@ def num_classes_of(state_dict: Mapping[str, Tensor], arch: str) -> int | None:
         UnknownArchError: No such arch.
     """
     some, more = _head_shapes(arch, 2), _head_shapes(arch, 3)
-    return next((len(state_dict[k]) for k in some if some[k] != more[k] and k in state_dict), None)
+    theirs = [state_dict[k] for k in some if some[k] != more[k] and k in state_dict]
+    # One without numbers may claim any number of rows.
+    return next((len(v) for v in theirs if v.dim() and v.numel()), None)
 
 
 @functools.cache

@@ -132,7 +132,8 @@ def test_config_text_in_a_checkpoint_is_not_executed(
     command = "import os\nos.system('touch executed')\n"
     sly['meta'].update(config=command, cfg=command)
     torch.save(sly, tmp_path / 'sly.pth')
-    options = ['--work-dir', 'work', '--resume', 'sly.pth', '--cfg-options', 'train_cfg.max_epochs=1']
+    options = ['--work-dir', 'work', '--resume', 'sly.pth', '--seed', '3']
+    options += ['--cfg-options', 'train_cfg.max_epochs=1']
     status, _, err = run_tool('train', tiny_config, *options)
     assert (status, err) == (0, '')
     assert (tmp_path / 'work/record.json').exists()

@@ -6,6 +6,7 @@ import hashlib
 import html.parser
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_rows_seeds_and_ranks(tmp_path):
     figures = {name: row['figures'][MAIN] for name, row in rows.items()}
     assert list(rows) == ['once', 'good', 'like_it', 'worse']
     assert {name: figure['ranks'] for name, figure in figures.items()} == {
-        'good': [1], 'like_it': [1], 'worse': [2], 'once': [],
+        'good': [1, 2], 'like_it': [1, 2], 'worse': [3, 3], 'once': [],
     }  # fmt: skip
     assert figures['good']['mean'] == pytest.approx(0.81)
     assert figures['good']['sd'] == pytest.approx(0.01)
@@ -112,9 +113,11 @@ def test_two_weights_files_of_a_network_are_two_rows(tmp_path):
 
 def test_protocols_are_never_ranked_together(tmp_path):
     seeds(tmp_path, 'a', 0.80, 0.81)
+    seeds(tmp_path, 'c', 0.70, 0.71)
     seeds(tmp_path, 'b', 0.50, 0.51, protocol={'init': 'ImageNet', 'optimiser': {'lr': 0.01}})
     groups = measured(board(tmp_path))
-    assert [[row['figures'][MAIN]['ranks'] for row in group['rows']] for group in groups] == [[[1]], [[1]]]
+    ranks = [[row['figures'][MAIN]['ranks'] for row in group['rows']] for group in groups]
+    assert ranks == [[[1, 1], [2, 2]], [[]]]  # one that stands alone is first of nothing
     assert len({group['key'] for group in groups}) == 2
     for group in board(tmp_path).groups:
         if group['kind'] == 'published':
@@ -189,6 +192,7 @@ def test_the_committed_records():
         'BCCD · frcnn_c4 · random weights': 61.5,
         'BCCD · frcnn_fpn · ImageNet (ILSVRC 2012) weights': 87.4,
         'BCCD · retinanet_fpn · ImageNet (ILSVRC 2012) weights': 68.0,
+        'shapes · frcnn_c4 · CIFAR-10 weights': 66.9,
         'shapes · frcnn_c4 · random weights': 74.3,
         'shapes · frcnn_c4 · random weights, stem and 2 stages frozen': 33.8,
     }
@@ -261,7 +265,19 @@ def test_no_record_and_no_folder(tmp_path, run_tool):
     assert (status, 'no record.json there' in err) == (1, True)
     (tmp_path / 'file').write_text('')
     status, _, err = run_tool('leaderboard', TEMPLATE, '--out', tmp_path / 'file')
-    assert (status, 'cannot make the folder' in err, err.count('\n')) == (1, True, 1)
+    assert (status, 'cannot be written' in err, err.count('\n')) == (1, True, 1)
+
+
+def test_what_cannot_be_written_whole_is_not_begun(tmp_path, run_tool):
+    for tool, last in (('leaderboard', 'leaderboard.json'), ('transfer', 'scatter_1.svg')):
+        (tmp_path / tool / last).mkdir(parents=True)
+        (tmp_path / tool / 'index.html').write_text('mine')
+        runs = [TEMPLATE / 'cifar10_transfer']
+        status, _, err = run_tool(tool, *runs, '--out', tmp_path / tool)
+        assert (status, err.count('\n')) == (1, 1)
+        assert f'{last} cannot be written (is a folder)' in err
+        assert {path.name for path in (tmp_path / tool).iterdir()} == {last, 'index.html'}
+        assert (tmp_path / tool / 'index.html').read_text() == 'mine'
 
 
 # Files
@@ -325,6 +341,21 @@ def test_half_a_character_is_no_end_of_it(tmp_path):
     assert 'a ? b' in files[2].read_text(encoding='utf-8')
 
 
+def test_a_folder_whose_name_is_no_text(tmp_path, run_tool):
+    name = os.fsdecode(b'a\xff b')
+    try:
+        path = run(tmp_path / name, 'a', 0, 0.5)
+    except OSError:
+        pytest.skip('the file system takes no such name')
+    run(tmp_path / name, 'b', 0, 0.6)
+    for tool, file in (('leaderboard', 'leaderboard.md'), ('transfer', 'report.md')):
+        status, _, err = run_tool(
+            tool, path.parents[1], path, '--out', tmp_path / tool
+        )  # one of them twice
+        assert (status, err) == (0, '')
+        assert '(../a%FF%20b/0/record.json)' in (tmp_path / tool / file).read_text()
+
+
 def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     seeds(tmp_path, HOSTILE, 0.8, 0.9)
     seeds(tmp_path, '=cmd()', 0.5, 0.6)
@@ -338,12 +369,16 @@ def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     found = [row for row in rows if row['kind'] == 'measured' and row['figure'] == MAIN]
     assert [row['network'] for row in found] == [HOSTILE, "'=cmd()"]
     assert float(found[0]['value']) == pytest.approx(0.85)
-    assert (found[0]['seeds'], found[0]['ranks']) == ('0 1', '1')
+    assert (found[0]['seeds'], found[0]['rank_best'], found[0]['rank_worst']) == ('0 1', '1', '2')
     assert {row['kind'] for row in rows} == {'measured', 'published'}
 
 
-def test_ranks_as_text():
-    assert [leaderboard_files._ranks(r) for r in ([], [2], [1, 2, 3], [1, 3])] == ['', '2', '1-3', '1, 3']
+def test_ranks_and_costs_as_text():
+    assert [leaderboard_files._ranks(r) for r in ([], [2, 2], [1, 3])] == ['-', '2', '1-3']
+    costs = [{'costs': {'network_macs': macs}} for macs in (15.47e9, 138.4e6, 40.55e6, 5e4)]
+    assert [leaderboard_files._cost(row, 'network_macs') for row in costs] == [
+        '15470', '138', '40.5', '0.05',
+    ]  # fmt: skip
 
 
 def test_same_records_give_the_same_bytes(tmp_path, run_tool):

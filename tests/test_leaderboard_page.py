@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from test_leaderboard import HOSTILE, seeds
+from test_leaderboard import HOSTILE, example_record, seeds
 
 from bench import leaderboard, leaderboard_files
 
@@ -75,6 +75,8 @@ def test_opens_without_a_complaint_and_fits(browser, page, width, height, dark):
 def test_sorting_by_mouse_and_keyboard(browser, page, width, height):
     browser.open(page, width, height)
     assert names(browser) == ['dear', 'cheap', 'middling', HOSTILE]  # by rank; without one last
+    ranks = "[...document.querySelectorAll('tbody.measured td:first-child')].map(e => e.textContent)"
+    assert browser.run(ranks) == ['1', '2', '3', '–']
     browser.click('[data-sort=result]')
     assert names(browser) == ['dear', HOSTILE, 'cheap', 'middling']
     sorted_by = "document.querySelector('[data-sort=result]').closest('th').ariaSort"
@@ -91,6 +93,18 @@ def test_sorting_by_mouse_and_keyboard(browser, page, width, height):
 def choose(browser: Browser, id: str, value: str) -> None:
     browser.run(f"(() => {{ const e = document.getElementById('{id}'); e.value = '{value}';"
                 "e.dispatchEvent(new Event('change')); })()")  # fmt: skip
+
+
+def test_the_largest_measured_group_is_drawn_first(browser, tmp_path):
+    for arch in ('x', 'y'):
+        seeds(tmp_path / 'runs', arch, 0.9, dataset={**example_record()['dataset'], 'name': 'A'})
+    for arch in ('a', 'b', 'c'):
+        seeds(tmp_path / 'runs', arch, 0.5, dataset={**example_record()['dataset'], 'name': 'B'},
+              protocol={'init': 'ImageNet', 'of': 'B'})  # fmt: skip
+    board = leaderboard.make([str(tmp_path / 'runs')], [], tmp_path)
+    browser.open(leaderboard_files.write(board, tmp_path / 'out')[0])
+    assert browser.run("document.querySelectorAll('.point').length") == 3
+    assert '5 networks measured under 2 protocols' in browser.run('document.body.textContent')
 
 
 def test_filtering(browser, page):

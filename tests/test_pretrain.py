@@ -11,16 +11,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, MODELS
 
-from backbones import build_classifier
+from backbones import Preprocessing, build_classifier
 from backbones.sparsity import masked_convs
 from backbones.weights import file_sha256, read_info, read_weights, save_weights
-from bench import pretraining, records, tables
+from bench import pretraining, pretraining_config, records, tables
 from bench.condensing import convert_file
 from bench.errors import UserError
 from bench.pretraining import PretrainOptions
 from bench.pretraining_options import PretrainChoice
-from bench.verify import ranks
+from bench.verify import SMALL, accuracy, find_images, load_image
 
 REPO = Path(__file__).parents[1]
 ARCH = 'menet_108_8x1_g3'
@@ -111,11 +113,38 @@ def test_the_weights_are_the_networks_and_say_what_they_are(
     assert 'seed 5' in info.source
     assert info.preprocessing.channel_order == 'rgb'
     # The figure is that of these weights, on images that come the way the file says.
-    images = [
-        (p, n) for n, c in enumerate(('blue', 'green', 'red')) for p in (coloured / 'test' / c).iterdir()
-    ]
-    rank = torch.cat([*ranks(file, images, size=64)])
-    assert (rank == 0).double().mean() == pytest.approx(record['metrics']['test']['top1'], abs=1e-6)
+    (coloured / 'test/.hidden').mkdir(exist_ok=True)
+    measured = accuracy(file, find_images(coloured / 'test'))
+    assert measured['top1'] == pytest.approx(100 * record['metrics']['test']['top1'], abs=1e-4)
+
+
+@pytest.mark.parametrize(('name', 'title'), [('folder', 'coloured'), ('cifar10', 'CIFAR-10')])
+def test_verify_shows_images_as_training_does(
+    tmp_path: Path, coloured: Path, name: str, title: str, plain_text: None
+) -> None:
+    """To the bit, also where the images are smaller than what the network gets."""
+    if name == 'folder':
+        root, size, classes = coloured, 64, 3
+        paths = [path for path, _ in find_images(root / 'test')]
+    else:
+        root, size, classes = tmp_path, 48, 10
+        rng = np.random.default_rng(0)
+        for split in ('train', 'test'):
+            for label in range(classes):
+                (root / split / f'c{label}').mkdir(parents=True)
+                image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                cv2.imwrite(str(root / split / f'c{label}' / 'x.png'), image)
+        paths = [path for path, _ in find_images(root / 'test')]
+    parts = pretraining_config.pretraining(
+        ARCH, name, {'name': 'x', 'batch_size': 2}, size=size, data_root=str(root), num_classes=classes
+    )
+    samples = DATASETS.build(parts.test_dataloader['dataset'])
+    preprocessor = MODELS.build(parts.model['data_preprocessor'])
+    batch = default_collate([samples[i] for i in (0, len(samples) - 1)])
+    assert samples.title == title
+    trained = preprocessor(batch)['inputs']
+    seen = [load_image(paths[i], Preprocessing(), size, whole=title in SMALL) for i in (0, -1)]
+    torch.testing.assert_close(torch.stack(seen), trained, rtol=1e-5, atol=1e-5)
 
 
 def test_a_detector_starts_from_them(
@@ -251,6 +280,7 @@ def test_learned_sparsity_condenses_and_converts(coloured: Path, tmp_path: Path,
         (['--arch', ARCH, '--dataset', 'folder'], 2, '--dataset folder needs --data-root'),
         (['--arch', ARCH, '--dataset', 'cifar10', '--epochs', '0'], 2, '0 is no whole number above 0'),
         (['--arch', 'menet_108', '--dataset', 'cifar10'], 1, "unknown arch 'menet_108'; near: "),
+        (['--arch', ARCH, '--dataset', 'cifar10', '--lr', 'nan'], 2, 'nan is not above 0'),
         (['--arch', ARCH, '--dataset', 'svhn', '--data-root', 'none'], 1, 'none: no such folder; put SVHN'),
         (['det_configs/menet_frcnn_shapes.py'], 1, 'is no pretraining; a detector is trained by tools/tra'),
         (
@@ -267,6 +297,33 @@ def test_errors_are_one_line(
     assert code == status
     assert message in err
     assert status == 2 or (err.startswith('error: ') and err.count('\n') == 1 and 'Traceback' not in out)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_a_seed_that_is_none(coloured: Path, tmp_path: Path, plain_text: None, seed: int) -> None:
+    options = quick_options(coloured, tmp_path / 'run', epochs=1)
+    options.seed = seed
+    with pytest.raises(UserError, match=f'seed {seed}: it is a whole number from 0 to 4294967295'):
+        pretraining.train(options)
+
+
+def test_a_training_goes_on_as_it_began(
+    finished: tuple[Path, str], coloured: Path, tmp_path: Path, plain_text: None
+) -> None:
+    """Its record will state one protocol and one seed."""
+    state = str(finished[0] / 'epoch_12.pth')
+    options = {'epochs': 12, 'hold_out': 10, 'resume': state}
+    other = quick_options(coloured, tmp_path / 'lr', **options)
+    other.lr = 0.01
+    with pytest.raises(UserError, match=r'another protocol .*: learning rate 0\.02, now 0\.01; go on as'):
+        pretraining.train(other)
+    other = quick_options(coloured, tmp_path / 'seed', **options)
+    other.seed = 6
+    with pytest.raises(UserError, match='is of a training with seed 5, not 6; give its seed'):
+        pretraining.train(other)
+    path = pretraining.train(quick_options(coloured, tmp_path / 'same', **options))
+    one, again = (records.read(p, records.PRETRAINING) for p in (finished[0] / 'record.json', path))
+    assert one['weights'] == again['weights']
 
 
 def test_a_detectors_tool_refuses_a_pretraining(run_tool: Any, monkeypatch: Any) -> None:

@@ -204,6 +204,63 @@ def test_what_is_damaged_or_missing_is_said_in_a_line(tmp_path: Path, make: Any,
         find(tmp_path, ('train',))[0]
 
 
+@pytest.mark.parametrize('cut', range(512, 6 * 1024 + 1, 512))
+def test_a_tar_is_read_to_its_end_or_not_at_all(tmp_path: Path, cut: int) -> None:
+    """Of six members of two blocks each: Python takes one that is cut between two members for whole."""
+    (tmp_path / 'train.tar').write_bytes(tar_of(members())[:cut])
+    with pytest.raises(UserError, match=r'train\.tar: broken or cut short \(unexpected end of data\)'):
+        find(tmp_path, ('train',))
+
+
+def test_what_a_mac_or_a_notebook_leaves_is_no_image(tmp_path: Path) -> None:
+    for name in ('ant/._0.png', '__MACOSX/ant/0.png', '.ipynb_checkpoints/0.png'):
+        (tmp_path / 'train' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'train' / name).write_bytes(b'no image')
+    in_folder(tmp_path)
+    assert find(tmp_path, ('train',)).labels.tolist() == [0, 0, 1, 1, 2, 2]
+    (tmp_path / 'zip').mkdir()
+    (tmp_path / 'zip/train.zip').write_bytes(zip_of(members() | {'__MACOSX/ant/._0.png': b'no image'}))
+    assert find(tmp_path / 'zip', ('train',)).labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_classes_that_are_linked_to_are_read_and_loops_are_not(tmp_path: Path) -> None:
+    in_folder(tmp_path)
+    (tmp_path / 'train/bee').rename(tmp_path / 'elsewhere')
+    (tmp_path / 'train/bee').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'train/ant/loop').symlink_to(tmp_path / 'train')
+    images = find(tmp_path, ('train',))
+    assert images.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [int(images[i].mean()) for i in range(6)] == [0, 1, 10, 11, 20, 21]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    in_folder(tmp_path)
+    (tmp_path / 'train/ant' / os.fsdecode(b'\xff.png')).write_bytes(png(2))
+    images = find(tmp_path, ('train',))
+    assert [int(images[i].mean()) for i in range(3)] == [0, 1, 2]
+    (tmp_path / 'train' / '\x1b[31m').mkdir()
+    (tmp_path / 'train' / '\x1b[31m' / '0.png').write_bytes(png(3))
+    with pytest.raises(UserError, match=r"class '\\x1b\[31m': its name is no printable text"):
+        find(tmp_path, ('train',))
+
+
+def test_one_class_is_none(tmp_path: Path) -> None:
+    for name, data in members().items():
+        path = tmp_path / 'train' / name.replace('/', '/images/')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=r"train: its images lie in one folder, 'images'; a folder a class"):
+        load('folder', str(tmp_path), 'train')
+
+
+def test_an_image_that_claims_too_many_pixels(tmp_path: Path) -> None:
+    in_folder(tmp_path)
+    head = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR' + struct.pack('>II', 60_000, 60_000) + b'\x08\x02\0\0\0'
+    (tmp_path / 'train/ant/0.png').write_bytes(head + bytes(400))
+    with pytest.raises(UserError, match=r'ant/0\.png is no readable image'):
+        find(tmp_path, ('train',))[0]
+
+
 # The authors' files
 
 RNG = np.random.default_rng(0)
@@ -332,6 +389,13 @@ def test_code_in_a_pickle_is_not_executed(
     assert [path.name for path in tmp_path.iterdir()] == ['cifar-10-batches-py']
 
 
+def test_a_digit_that_is_none(tmp_path: Path) -> None:
+    content = {'X': np.zeros((32, 32, 3, 2), np.uint8), 'y': np.array([[10], [11]])}
+    savemat(tmp_path / 'train_32x32.mat', content)
+    with pytest.raises(UserError, match='are not 8-bit images of 10 classes'):
+        load('svhn', str(tmp_path), 'train')
+
+
 @pytest.mark.parametrize('data', [b'', b'\x80\x02', b'garbage', pickle.dumps([1]), pickle.dumps({})[:-1]])
 def test_a_pickle_that_is_damaged(data: bytes) -> None:
     with pytest.raises(UserError, match='x is damaged'):
@@ -344,7 +408,8 @@ def test_a_pickle_that_is_damaged(data: bytes) -> None:
         ({b'data': PLANES, b'labels': [0, 1]}, r'a batch has no data \(N, 3072\) with N labels'),
         ({b'data': PLANES.astype(float), b'labels': [0] * 4}, r'a batch has no data'),
         ({b'data': PLANES, b'labels': [0, 1, 2, 10]}, r'are not 8-bit images of 10 classes'),
-        ({b'data': PLANES, b'labels': ['a'] * 4}, r'are not 8-bit images of 10 classes'),
+        ({b'data': PLANES, b'labels': ['a'] * 4}, r'a batch has no data \(N, 3072\) with N labels'),
+        ({b'data': PLANES, b'labels': [0, 1, 2, [3, 4]]}, r'a batch has no data \(N, 3072\) with N labels'),
         ({b'labels': [0]}, r'a batch has no data'),
     ],
 )

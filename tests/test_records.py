@@ -183,6 +183,7 @@ def test_a_file_edited_by_hand(tmp_path: Path, place: str, value: Any, message: 
         (b'{"seed": 1, "seed": 2}', 'the key "seed" stands twice'),
         (b'{"seed": 1e999}', r'\$\.seed is NaN, infinite'),
         (b'{"seed": 1' + b'0' * 400 + b'}', r'\$\.seed is NaN, infinite or beyond 1e\+300'),
+        (b'{"speed": 5e-324}', r'\$\.speed is NaN, infinite or beyond 1e\+300, or its inverse'),
     ],
 )
 def test_a_file_that_is_no_record(tmp_path: Path, content: bytes, message: str) -> None:
@@ -391,3 +392,15 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.git_state(tmp_path) == {**state, 'dirty': True}
     monkeypatch.setenv('PATH', '')
     assert environment.git_state(tmp_path) is None  # no git
+
+
+def test_an_ap_in_per_cent_is_refused_by_whoever_reads(tmp_path, run_tool):
+    record = records.finish(example_record())
+    record['metrics']['test']['voc/ap50_11point'] = 74.3
+    path = tmp_path / 'record.json'
+    path.write_text(json.dumps(record))
+    for tool in ('table', 'transfer', 'leaderboard'):
+        out = [] if tool == 'table' else ['--out', tmp_path / 'out']
+        status, _, err = run_tool(tool, path, *out)
+        assert (status, err.count('\n')) == (1, 1)
+        assert "$.metrics.test['voc/ap50_11point'] is 74.3; it is a share, from 0 to 1" in err

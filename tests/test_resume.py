@@ -21,7 +21,7 @@ from mmengine.model import BaseModel
 from bench import errors, records, training
 from bench.benchmark_kills import differences
 from bench.checkpoint_hook import check_processes
-from bench.checkpoints import read_resumable
+from bench.checkpoints import check_protocol, read_resumable
 from bench.loops import ResumableEpochLoop
 from bench.randomness import SeededSamples
 from bench.runner import SafeRunner
@@ -282,6 +282,40 @@ def test_a_worker_that_dies(run: Callable[..., int], tmp_path: Path) -> None:
     assert ': give the run more memory, or lower num_workers of' in line
     assert line.endswith('.pth is whole: --resume goes on from it')
     assert 'Traceback' not in said
+
+
+def test_two_trainings_in_one_folder(run: Callable[..., int], tmp_path: Path) -> None:
+    """The second is refused and the first is not disturbed; a killed one bars nobody."""
+    work_dir, seconds = tmp_path / 'run', []
+
+    def second(first: Any) -> None:
+        while first.is_alive() and not any(work_dir.glob('iter_1.pth')):
+            first.join(0.005)
+        seconds.append(run(work_dir))
+        os.kill(first.pid, signal.SIGKILL)
+
+    assert run(work_dir, during=second) == -signal.SIGKILL
+    assert seconds == [1]
+    said = (tmp_path / 'said.txt').read_text()
+    assert f'error: another training is under way in {work_dir}; wait for its end' in said
+    assert run(work_dir) == 0
+
+
+def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
+    full = mock.patch('mmengine.runner.Runner.from_cfg', side_effect=OSError(28, 'No space left on device'))
+    with full, pytest.raises(errors.UserError, match='No space left on device in x: make room'):
+        SafeRunner.from_cfg(mock.MagicMock(work_dir='x'))
+
+
+def test_a_training_of_another_length_goes_on() -> None:
+    def of_length(epochs: int) -> dict[str, Any]:
+        return {'loop': {'max_epochs': epochs, 'type': 'x'}, 'schedule': []}
+
+    progress = {'epoch': 2, 'iter': 8, 'protocol': of_length(4)}
+    for epochs in (2, 3, 5):
+        check_protocol('x', progress, of_length(epochs))
+    with pytest.raises(errors.UserError, match=r'x is of a training under another .*epochs 4, now 1'):
+        check_protocol('x', progress, of_length(1))
 
 
 # The newest valid one

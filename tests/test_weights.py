@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-from backbones import Conventions, Preprocessing
+from backbones import Conventions, Preprocessing, build_classifier
 from backbones import weights as w
 from backbones.weights import Pretraining, WeightsError, WeightsInfo
 from bench import verify
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_and_the_bytes_are_always_the_same(
     assert w.file_sha256(again) == w.file_sha256(weights_file)
 
 
-text = st.text(max_size=8)
+text = st.text(st.characters(categories=('L', 'N', 'P', 'S')), max_size=8)
 three = st.tuples(*[st.floats(1e-3, 300)] * 3)
 percent = st.none() | st.floats(0, 100)
 
@@ -81,17 +81,38 @@ def test_a_size_is_a_number_of_pixels(size):
         Pretraining(data='x', size=size)
 
 
-def test_an_image_smaller_than_the_networks_is_scaled_whole(tmp_path):
+def test_an_image_of_a_small_set_is_scaled_whole(tmp_path):
     row = np.repeat(np.array([[0, 255]], np.uint8), 16, axis=1)  # black, then white
     Image.fromarray(np.repeat(row, 32, axis=0)).save(tmp_path / 'x.png')
     raw = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
-    whole = verify.load_image(tmp_path / 'x.png', raw, 64)
+    whole = verify.load_image(tmp_path / 'x.png', raw, 64, whole=True)
     assert whole.shape == (3, 64, 64)
     assert whole[0, 0, :31].tolist() == [0] * 31
     assert whole[0, 0, 33:].tolist() == [255] * 31
+    as_it_is = verify.load_image(tmp_path / 'x.png', raw, 32, whole=True)
+    assert as_it_is[0, 0].tolist() == row[0].tolist()
     cut = verify.load_image(tmp_path / 'x.png', raw, 28)  # of 32 x 32, the centre
     assert cut.shape == (3, 28, 28)
     assert (cut[0, 0] == 255).sum() == 14
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    Image.fromarray(np.full((32, 32), 100 * 256, np.uint16)).save(tmp_path / 'x.png')
+    raw = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+    assert verify.load_image(tmp_path / 'x.png', raw, 32).unique().tolist() == [100]
+
+
+@pytest.mark.parametrize('arch', ['squeezenet1_0', 'regnetx_200mf', 'mnasnet_a1', 'proxylessnas_mobile'])
+def test_every_networks_classifier_is_measured(tmp_path, arch):
+    folders = [tmp_path / name for name in 'ab']
+    for folder in folders:
+        folder.mkdir()
+        Image.new('RGB', (64, 64)).save(folder / 'x.png')
+    info = WeightsInfo(arch=arch, pretraining=Pretraining(data='x', size=64), source='x')
+    w.save_weights(tmp_path / 'x.safetensors', build_classifier(arch, 2).state_dict(), info)
+    result = verify.accuracy(tmp_path / 'x.safetensors', verify.find_images(tmp_path))
+    assert result['num_images'] == 2  # one of two images that are alike, or none where both logits are
+    assert result['top1'] in (0, 50)
 
 
 def test_failed_writing_leaves_what_was_there(weights_info, tmp_path, monkeypatch):

@@ -15,11 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from PIL import Image
 
+from backbones import Conventions, build_classifier
 from backbones import weights as w
 from backbones.weights import Pretraining, WeightsError, WeightsInfo
 from bench.converters import convert, convert_file
 from bench.errors import UserError
+from bench.verify import accuracy
+from bench.weights_views import inspect_file
 
 ARCH = 'mobilenetv3_small_1x'
 
@@ -125,6 +129,58 @@ def test_odd_safetensors_are_one_line(tmp_path: Path, content: bytes) -> None:
         assert len(str(caught.value)) < 500
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / 'x.safetensors'
+    os.mkfifo(path)
+    for read in (w.read_weights, w.load_pickle_safely, lambda path: convert(path, ARCH)):
+        with pytest.raises(
+            (WeightsError, UserError), match=r'x\.safetensors: it is a folder, a pipe or a dev'
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize('data', [b'\x89HDF\r\n\x1a\n0123', b'{"a": 1}', b'\x08\x07\x12\x07pytorch'])
+def test_another_librarys_file_is_named_without_pytorchs_advice(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / 'x.h5').write_bytes(data)
+    with pytest.raises(WeightsError, match=r'x\.h5 is truncated or no PyTorch file') as caught:
+        w.load_pickle_safely(tmp_path / 'x.h5')
+    assert 'weights_only' not in str(caught.value)
+
+
+CLAIMS = {
+    'rows without numbers': torch.zeros(10**9, 0),
+    'a number alone': torch.tensor(1.0),
+    'other columns': torch.zeros(2, 3),
+}
+
+
+@pytest.mark.parametrize('claim', CLAIMS)
+def test_a_classifier_that_is_none(tmp_path: Path, claim: str) -> None:
+    info = WeightsInfo(arch=ARCH, pretraining=Pretraining(data='x', size=32), source='x')
+    path = tmp_path / 'x.safetensors'
+    w.save_weights(path, {'head.fc.weight': CLAIMS[claim]}, info)
+    inspect_file(str(path))
+    with pytest.raises(UserError, match=r'x\.safetensors (has no classifier|does not fit)'):
+        accuracy(path, [(tmp_path / 'none.png', 0)])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'conventions': Conventions(bn_eps=-1)}, 'has no form with bn_eps=-1'),
+        ({'pretraining': Pretraining(data='x', size=1)}, 'takes no images of 1x1 pixels'),
+    ],
+)
+def test_what_its_network_cannot_do(tmp_path: Path, change: dict, words: str) -> None:
+    arch = 'shufflenet_0.25x_g1'
+    info = WeightsInfo(**{'arch': arch, 'pretraining': Pretraining(data='x'), 'source': 'x'} | change)
+    path, image = tmp_path / 'x.safetensors', tmp_path / 'x.png'
+    w.save_weights(path, build_classifier(arch, 2).state_dict(), info)
+    Image.new('RGB', (40, 40)).save(image)
+    with pytest.raises(UserError, match=words):
+        accuracy(path, [(image, 0)])
+
+
 DATA = {'data': 'x', 'recipe': None, 'top1': None, 'top5': None}
 
 
@@ -137,8 +193,20 @@ DATA = {'data': 'x', 'recipe': None, 'top1': None, 'top5': None}
         '{"arch": 1}',
         json.dumps({'arch': 'x', 'pretraining': DATA | {'top1': 'high'}}),
         json.dumps({'arch': 'x', 'pretraining': DATA | {'command': 'rm'}}),
+        *(
+            json.dumps(
+                {'pretraining': DATA, 'preprocessing': {}, 'conventions': {}, 'arch': 'x', 'source': 'x'}
+                | odd
+            )
+            for odd in (
+                {'arch': ['x']},
+                {'source': '\x1b[31m'},
+                {'licence': 1},
+                {'pretraining': {'data': 1}},
+            )
+        ),
     ],
-    ids=['null', 'list', 'deep', 'number', 'word', 'more'],
+    ids=['null', 'list', 'deep', 'number', 'word', 'more', 'arch', 'escape', 'licence', 'data'],
 )
 def test_odd_metadata_is_one_line(tmp_path: Path, metadata: str) -> None:
     path = tmp_path / 'x.safetensors'

@@ -98,6 +98,7 @@ File = tuple[str, int, Member]
 
 def _tar_files(tar: tarfile.TarFile, path: Path) -> Iterator[File]:
     members = tar.getmembers()
+    check_end(tar)
     while tar.fileobj is not None and tar.fileobj.read(1 << 20):
         pass  # to the very end, where a compressed file's checksum is
     for member in members:
@@ -106,6 +107,16 @@ def _tar_files(tar: tarfile.TarFile, path: Path) -> Iterator[File]:
         if not member.isreg():
             raise UserError(f'{path}: refused: {member.name!r} is a link or device; get it anew')
         yield member.name, member.size, member
+
+
+def check_end(tar: tarfile.TarFile) -> None:
+    """Sees, when all members were listed, that a tar ends: Python takes one cut between two for whole.
+
+    Raises:
+        tarfile.ReadError: The two blocks of zeros are not there; the first has been read.
+    """
+    if tar.fileobj is None or not tar.fileobj.read(1):
+        raise tarfile.ReadError('unexpected end of data')
 
 
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[File]:

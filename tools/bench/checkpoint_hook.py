@@ -18,7 +18,7 @@ from bench.files import write_whole
 from bench.loops import ResumableLoop
 
 REMOVABLE = (*STATE_NAMES, 'best_')
-LEFTOVERS = ('*.pth.part', '.last_checkpoint.*.part', '.record.json.*.part')
+LEFTOVERS = ('*.pth.part', '.last_checkpoint.*.part', '.record.json.*.part', '.weights.safetensors.*.tmp')
 
 
 @HOOKS.register_module()
@@ -157,6 +157,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._progress = {
             **loop.position(),
             'processes': everyone,
+            'protocol': runner.protocol,
             'files': {'kept': kept, 'removed': removed},
         }
         try:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
 from backbones.weights import WeightsError, load_pickle_safely
+from bench import protocol_diff
 from bench.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Names of the states that a training goes on from. The best one has weights only.
 STATE_NAMES = ('epoch_', 'iter_')
@@ -206,6 +213,34 @@ def bring_best(checkpoint: Mapping[str, Any], filename: Path, folder: Path) -> N
             copy_whole(_nearest(best, filename), here)
 
 
+_taken: dict[Path, IO[str]] = {}
+
+
+def take(folder: Path) -> None:
+    """Keeps other trainings out of a folder until this process ends, however it ends.
+
+    By a lock that children do not inherit: a data loader's worker may outlive a killed training.
+
+    Raises:
+        UserError: Another training is under way there.
+    """
+    path = folder.resolve() / '.lock'
+    if fcntl is None or path in _taken:
+        return
+    file = path.open('w')
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # else the file system has no locks
+            raise UserError(
+                f'another training is under way in {folder}; wait for its end, or give this one its own '
+                '--work-dir'
+            ) from None
+        return
+    _taken[path] = file
+
+
 def refuse_unfinished(folder: Path) -> None:
     """Refuses to begin a training where another one left its states.
 
@@ -233,6 +268,28 @@ def refuse_later(folder: Path, epoch: int, iteration: int) -> None:
                 f'{path} is later than the checkpoint that --resume names; move it away, or give this run '
                 'its own --work-dir'
             )
+
+
+def check_protocol(filename: str | Path, progress: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Sees that a training goes on under its protocol, which its record will state; it may end elsewhere.
+
+    Args:
+        filename: The checkpoint, for the message.
+        progress: Its ``progress``.
+        now: The protocol that it is to go on under.
+
+    Raises:
+        UserError: It is another; names the first differences and counts them.
+    """
+    done = {'max_epochs': progress['epoch'], 'max_iters': progress['iter']}
+    ahead = {key: end for key, end in now['loop'].items() if key in done and end >= done[key]}
+    then = {**progress['protocol'], 'loop': {**progress['protocol']['loop'], **ahead}}
+    if found := protocol_diff.differences(then, now):
+        shown = '; '.join(f'{one.words} {one.one}, now {one.other}' for one in found[:4])
+        raise UserError(
+            f'{filename} is of a training under another protocol ({len(found)} differences): {shown}; go '
+            'on as it began, or begin anew in another --work-dir'
+        )
 
 
 def check_fit(filename: str | Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

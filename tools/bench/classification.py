@@ -94,6 +94,11 @@ def load(name: str, root: str, split: str) -> Images | Arrays:
             f'{folder}, {split}: {len(samples.classes)} classes, {kind.title} has {kind.num_classes}; '
             'for a part of it or a set of your own: --dataset folder'
         )
+    if split == 'train' and len(samples.classes) < 2:
+        raise UserError(
+            f'{folder}, {split}: its images lie in one folder, {samples.classes[0]!r}; a folder a class is '
+            'needed: CLASS/FILE'
+        )
     return samples
 
 

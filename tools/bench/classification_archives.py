@@ -23,11 +23,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bench.archives import BROKEN
+from bench.archives import BROKEN, check_end
 from bench.classification_devkit import DEVKIT, read_devkit
 from bench.errors import UserError
-from bench.verify import SUFFIXES
 
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
 ARCHIVES = ('.zip', '.tar')
 LOCAL_HEADER = struct.Struct('<4s22xHH')  # of a zip's member: signature, lengths of name and extra field
 
@@ -55,6 +55,15 @@ class Entry:
     deflated: bool = False
 
 
+def decode(data: bytes) -> np.ndarray | None:
+    """An image, (H, W, 3), 8 bits, BGR; None where it cannot be decoded."""
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # too many pixels
+        return None
+
+
 class Images:
     """Encoded images with labels: index and reader.
 
@@ -71,18 +80,20 @@ class Images:
         place = {store: i for i, store in enumerate(self._stores)}
         # Arrays, not objects: a million entries are shared by all workers.
         self._store = np.array([place[e.store] for e in entries], np.int32)
-        self._names = np.array([e.name.encode() for e in entries])
+        self._names = np.array([os.fsencode(e.name) for e in entries])
         self._spans = np.array([(e.offset, e.size) for e in entries], np.int64)
         self._crcs = np.array([-1 if e.crc is None else e.crc for e in entries], np.int64)
         self._deflated = np.array([e.deflated for e in entries])
         self.classes = sorted({str(e.label) for e in entries})
+        if odd := [name for name in self.classes if not name.isprintable()]:
+            raise UserError(f'class {odd[0]!r}: its name is no printable text; give it another')
         number = {name: i for i, name in enumerate(self.classes)}
         self.labels = np.array([number[str(e.label)] for e in entries], np.int64)
         self.source = ', '.join(store.name for store in self._stores[:3])
         if len(self._stores) > 3:
             self.source += f', ... ({len(self._stores)} files)'
         lines = (f'{e.name}\t{e.size}\t{e.label}\n' for e in entries)
-        self.sha256 = hashlib.sha256(''.join(lines).encode()).hexdigest()
+        self.sha256 = hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()
         self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -97,16 +108,14 @@ class Images:
         Raises:
             UserError: The image cannot be read or decoded.
         """
-        data = self.read(index)
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = decode(self.read(index))
         if image is None:
             raise UserError(f'{self.where(index)} is no readable image; get it anew')
         return image
 
     def where(self, index: int) -> str:
         """File and store of an image, for a message."""
-        store, name = self._stores[self._store[index]], self._names[index].decode()
+        store, name = self._stores[self._store[index]], os.fsdecode(self._names[index])
         return f'{store / name}' if store.is_dir() else f'{store}: {name}'
 
     def read(self, index: int) -> bytes:
@@ -116,7 +125,7 @@ class Images:
             UserError: They cannot be read, or are not those that were stored.
         """
         number = int(self._store[index])
-        store, name = self._stores[number], self._names[index].decode()
+        store, name = self._stores[number], os.fsdecode(self._names[index])
         offset, size = map(int, self._spans[index])
         try:
             if store.is_dir():
@@ -191,15 +200,44 @@ def _collect(places: Sequence[Path], what: str) -> list[Entry]:
     return entries
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that file managers and notebooks leave about."""
+    return name == '__MACOSX' or (name.startswith('.') and name != '..')
+
+
+def is_image(path: str) -> bool:
+    """Whether a path is an image's, and nothing in it is hidden."""
+    parts = PurePosixPath(path).parts
+    return PurePosixPath(path).suffix.lower() in SUFFIXES and not any(map(is_hidden, parts))
+
+
+def images_in(folder: Path) -> Iterator[str]:
+    """The images in a folder, as paths in it; folders that are linked to are entered, but for its own.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place).resolve()
+        folders[:] = sorted(name for name in folders if not here.is_relative_to((here / name).resolve()))
+        for file in sorted(files):
+            path = Path(place, file)
+            name = path.relative_to(folder).as_posix()
+            if is_image(name) and path.is_file():
+                yield name
+
+
 def _index(place: Path) -> Iterator[Entry]:
-    if place.is_dir():
-        for path in place.rglob('*'):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                name = path.relative_to(place).as_posix()
-                yield Entry(place, name, _label(place, name), path.stat().st_size)
-        return
     try:
-        yield from (_zip if zipfile.is_zipfile(place) else _tar)(place)
+        if place.is_dir():
+            for name in images_in(place):
+                yield Entry(place, name, _label(place, name), (place / name).stat().st_size)
+        else:
+            yield from (_zip if zipfile.is_zipfile(place) else _tar)(place)
     except UserError:
         raise
     except BROKEN as error:
@@ -224,7 +262,7 @@ def _label(store: Path, name: str) -> str | None:
 def _zip(path: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if PurePosixPath(info.filename).suffix.lower() not in SUFFIXES or info.is_dir():
+            if not is_image(info.filename) or info.is_dir():
                 continue
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UserError(
@@ -241,11 +279,11 @@ def _tar(path: Path) -> Iterator[Entry]:
     with tarfile.open(path, 'r:') as archive:
         for member in archive:
             name = member.name.removeprefix('./')
-            suffix = PurePosixPath(name).suffix.lower()
-            if member.isreg() and suffix in SUFFIXES:
+            if member.isreg() and is_image(name):
                 yield Entry(path, name, _label(path, name), member.size, member.offset_data)
-            elif member.isreg() and suffix == '.tar':
+            elif member.isreg() and PurePosixPath(name).suffix.lower() == '.tar':
                 yield from _inner_tar(path, archive, member, PurePosixPath(name).stem)
+        check_end(archive)
 
 
 def _inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo, label: str) -> Iterator[Entry]:
@@ -255,9 +293,10 @@ def _inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo, labe
         raise tarfile.ReadError(f'{member.name} cannot be read')
     with tarfile.open(fileobj=file, mode='r:') as inner:
         for image in inner:
-            if image.isreg() and PurePosixPath(image.name).suffix.lower() in SUFFIXES:
+            if image.isreg() and is_image(image.name):
                 name = f'{label}/{PurePosixPath(image.name).name}'
                 yield Entry(path, name, label, image.size, member.offset_data + image.offset_data)
+        check_end(inner)
 
 
 def _labelled(root: Path, entries: Sequence[Entry]) -> list[Entry]:

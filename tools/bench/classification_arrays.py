@@ -196,7 +196,8 @@ def _pickles(place: Path, batches: list[bytes], key: str, classes: list[str]) ->
         data: Any = content.get('data')
         numbers: Any = content.get(key)
         fits = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3072,)
-        if not fits or not isinstance(numbers, list) or len(numbers) != len(data):
+        fits = fits and isinstance(numbers, list) and all(isinstance(number, int) for number in numbers)
+        if not fits or len(numbers) != len(data):
             raise UserError(f'{place}: a batch has no data (N, 3072) with N {key}; get it anew')
         pixels.append(data)
         labels += numbers
@@ -223,7 +224,8 @@ def svhn(root: Path, split: str) -> Arrays | None:
         return None
     try:
         content = loadmat(path, variable_names=['X', 'y'])
-        images, labels = content['X'], content['y'].ravel() % 10
+        images, labels = content['X'], content['y'].ravel()
+        labels = np.where(labels == 10, 0, labels)
         return arrays(images.transpose(3, 0, 1, 2), labels, DIGITS, path)
     except UserError:
         raise

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones import build_classifier, get_arch, list_archs
 from backbones.spec import COUNTING_CONVENTIONS, Arch, UnknownArchError, family_of
+from backbones.wiring import halves
 from bench.errors import UserError
 
 aten = torch.ops.aten
@@ -235,24 +236,25 @@ def select(patterns: list[str]) -> list[str]:
     return list(names)
 
 
-def detector_costs(detector: nn.Module | Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+def detector_costs(detector: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
     """What an MMDetection detector costs on one image, as ``record.json`` stores it.
 
-    ``backbone_macs`` includes a neck. ``rpn_macs`` is the dense head's: the RPN or, in a single-stage
+    Learned sparsity is costed in its test-time form, whichever form the detector has: they compute the
+    same. ``backbone_macs`` includes a neck. ``rpn_macs`` is the dense head's: the RPN or, in a single-stage
     detector, its only head, whose RoI figures are 0. The RoI head runs once a proposal, on
     ``test_cfg.rpn.max_per_img`` of them.
 
     Args:
-        detector: A two-stage detector with one RoI head, or a single-stage one; or its config.
+        detector: The config of a two-stage detector with one RoI head, or of a single-stage one.
         height: Of the padded image, pixels.
         width: Of the padded image, pixels.
     """
-    if isinstance(detector, nn.Module):
-        model: Any = copy.deepcopy(detector)
-    else:
-        with DefaultScope.overwrite_default_scope('mmdet'):  # whose names MMEngine's parts look up
-            model = MODELS.build(ConfigDict(copy.deepcopy(dict(detector))))
-    model.to('meta').eval()
+    cfg = ConfigDict(copy.deepcopy(dict(detector)))
+    for half in halves(cfg):
+        if 'arch' in half and 'sparsity' in family_of(get_arch(half['arch'])).takes_conventions:
+            half['conventions'] = {**(half.get('conventions') or {}), 'sparsity': 'converted'}
+    with DefaultScope.overwrite_default_scope('mmdet'):  # whose names MMEngine's parts look up
+        model: Any = MODELS.build(cfg).to('meta').eval()
     roi_head = getattr(model, 'roi_head', None)
     dense_head = model.bbox_head if roi_head is None else model.rpn_head
 

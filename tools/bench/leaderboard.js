@@ -29,9 +29,7 @@ function costText(row, name) {
   return scaled >= 100 ? scaled.toFixed(0) : scaled.toPrecision(3);
 }
 function rankText(one) {
-  const ranks = one.ranks || [];
-  const whole = ranks.length > 1 && ranks.at(-1) - ranks[0] === ranks.length - 1;
-  return whole ? `${ranks[0]}–${ranks.at(-1)}` : ranks.join(', ');
+  return [...new Set(one.ranks)].join('–');
 }
 
 // Columns of the table: key, title, text of a cell, number to sort by, whether more is better
@@ -40,7 +38,7 @@ const upper = (text) => text[0].toUpperCase() + text.slice(1);
 const cost = (name) => ({ key: name, title: upper(`${board.costs[name].title}, ${board.costs[name].unit}`), hint: board.costs[name].label, text: (row) => costText(row, name), sort: (row) => row.costs[name], number: true });
 const columns = [
   { key: 'rank', title: 'Rank', number: true, text: (row, f) => rankText(found(row, f)),
-    sort: (row, f) => (found(row, f).ranks || [])[0] ?? null },
+    sort: (row, f) => (found(row, f).ranks || []).reduce((sum, rank) => (sum ?? 0) + rank, null) },
   { key: 'network', title: 'Network', sort: (row) => row.network.toLowerCase() },
   { key: 'result', title: 'Result, %', number: true, down: true, text: (row, f) => meanText(found(row, f)), sort: (row, f) => found(row, f).mean },
   { key: 'seeds', title: 'Seeds', number: true, down: true, text: (row) => (row.seeds ? `${row.seeds.length}` : ''), sort: (row) => (row.seeds ? row.seeds.length : null) },
@@ -110,7 +108,8 @@ function cell(group, row, column, figure) {
       row.added ? el('span', { class: 'badge added' }, 'added') : null);
   }
   const text = column.text(row, figure);
-  const kind = `${column.number ? 'number' : ''} ${text ? '' : 'empty'} ${column.key === 'source' ? 'source' : ''}`;
+  const said = column.key === 'source' && text === 'measured';  // by the group's badge
+  const kind = `${column.number ? 'number' : ''} ${text && !said ? '' : 'empty'} ${column.key === 'source' ? 'source' : ''}`;
   return el('td', { role: 'cell', class: kind, 'data-label': column.title }, text || '–');
 }
 function sortBy(column) {
@@ -131,7 +130,9 @@ function showChoices() {
     return options.length ? el('optgroup', { label: kind }, ...options) : null;
   });
   $('group').replaceChildren(...parts.filter(Boolean));
-  const first = groups.find((group) => group.rows.length > 1) || groups[0];
+  const measured = groups.filter((group) => group.kind === 'measured');
+  const size = (group) => group.rows.filter((row) => matches(group, row)).length;
+  const first = (measured.length ? measured : groups).reduce((best, group) => (best && size(best) >= size(group) ? best : group), null);
   $('group').value = groups.some((group) => group.key === before) ? before : first ? first.key : '';
 }
 function ticks(low, high, num) {
@@ -147,11 +148,11 @@ function logTicks(low, high) {
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
     for (const factor of [1, 2, 5]) if (factor * 10 ** power >= low && factor * 10 ** power <= high) list.push(factor * 10 ** power);
   }
-  return list.length > 1 ? list : ticks(low, high, 5).filter((value) => value > 0);
+  return list.length > 2 ? list : ticks(low, high, 8).filter((value) => value > 0);
 }
 function showPlot() {
   const group = board.groups.find((one) => one.key === $('group').value);
-  $('caption').textContent = '';
+  $('caption').textContent = 'A point names its figures; a click or Enter opens its record.';
   if (!group) return $('plot').replaceChildren(el('p', {}, 'No group fits.'));
   const figure = figureOf(group);
   const available = Object.keys(board.costs).filter((name) => group.rows.some((row) => row.costs[name] !== null));
@@ -217,8 +218,10 @@ function placeNames(root, points, front, box, atX, atY) {
     { l: atX(x) - 8, r: atX(x) + 8, t: atY(y) - 8, b: atY(y) + 8 },
     { l: atX(x) - 2, r: atX(x) + 2, t: atY(y + sd), b: atY(y - sd) }]);
   front.forEach(({ x, y }, i) => {
-    const right = front[i + 1] ? atX(front[i + 1].x) : box.right;
+    const next = front[i + 1];
+    const right = next ? atX(next.x) : box.right;
     taken.push({ l: atX(x), r: right, t: atY(y) - 1, b: atY(y) + 1 });
+    if (next) taken.push({ l: right - 1, r: right + 1, t: atY(next.y), b: atY(y) });
   });
   for (const point of [...front, ...points.filter((one) => !front.includes(one))]) {
     const [x, y] = [atX(point.x), atY(point.y)];
@@ -299,8 +302,9 @@ function showAll() {
 }
 const kinds = (kind) => board.groups.filter((group) => group.kind === kind);
 const rowsOf = (kind) => kinds(kind).reduce((sum, group) => sum + group.rows.length, 0);
-$('summary').textContent = `${rowsOf('measured')} networks measured under ${kinds('measured').length} protocols, beside `
-  + `${rowsOf('published')} results that papers print under ${kinds('published').length} settings.`;
+const some = (count, word) => `${count} ${word}${count === 1 ? '' : 's'}`;
+$('summary').textContent = `${some(rowsOf('measured'), 'network')} measured under ${some(kinds('measured').length, 'protocol')}, `
+  + `beside ${some(rowsOf('published'), 'result')} that papers print under ${some(kinds('published').length, 'setting')}.`;
 $('rule').textContent = board.rule;
 $('costs').textContent = `Costs: ${Object.values(board.costs).map(({ title, label, unit }) => `${title}: ${label}, ${unit}`).join('; ')}.`;
 $('dataset').append(...[...new Set(board.groups.map((group) => group.dataset))].map((name) => el('option', { value: name }, name)));

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bench import ranking
-from bench.errors import UserError
-from bench.files import write_whole
+from bench.files import check_writable, write_whole
 from bench.leaderboard import COSTS, FIGURES, Board, Group, Row
 
 HERE = Path(__file__).parent
@@ -26,16 +26,16 @@ NAMES = ('index.html', 'leaderboard.md', 'leaderboard.csv', 'leaderboard.json')
 
 
 def write(board: Board, out: Path) -> list[Path]:
-    """Writes the four files; all texts are made before the first is written.
+    """Writes the four files into a folder, which is made if need be.
+
+    All texts are made, and all places tried, before the first is written.
 
     Raises:
-        UserError: The folder cannot be made or written.
+        UserError: One of them cannot be written.
     """
     texts = (page(board), markdown(board), table(board), data(board))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder '{out}' ({error.strerror})") from error
+    for name in NAMES:
+        check_writable(out / name)
     for name, text in zip(NAMES, texts, strict=True):
         write_whole(out / name, text.encode(errors='replace'))  # half a character, which no file takes
     return [out / name for name in NAMES]
@@ -114,7 +114,7 @@ def _markdown_table(group: Group) -> str:
         main = row['figures'].get(group['main'], {})
         cells = []
         if measured:
-            cells.append(_ranks(main.get('ranks', [])) or '-')
+            cells.append(_ranks(main.get('ranks', [])))
         cells.append(f'{_plain(row["label"])}' + (' (added)' if row.get('added') else ''))
         cells += [_percent(row['figures'].get(figure, {})) for figure in group['figures']]
         if measured:
@@ -125,7 +125,8 @@ def _markdown_table(group: Group) -> str:
             ]
         cells += [_cost(row, name) for name in shown]
         source = ' '.join(
-            f'[{run["record"]["seed"]}]({quote(run["path"])})' for run in row.get('records', [])
+            f'[{run["record"]["seed"]}]({quote(os.fsencode(run["path"]))})'
+            for run in row.get('records', [])
         )
         lines.append([*cells, source or _plain(row['source'])])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
@@ -139,10 +140,8 @@ def _percent(figure: Mapping[str, Any]) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    """``1``, ``1-3`` or, with a gap, ``1, 3``."""
-    if len(ranks) > 1 and ranks[-1] - ranks[0] == len(ranks) - 1:
-        return f'{ranks[0]}-{ranks[-1]}'
-    return ', '.join(map(str, ranks))
+    """``1``, ``1-3``, or ``-`` for none."""
+    return '-'.join(map(str, dict.fromkeys(ranks))) or '-'
 
 
 def _span(interval: Sequence[float] | None) -> str:
@@ -151,7 +150,10 @@ def _span(interval: Sequence[float] | None) -> str:
 
 def _cost(row: Row, name: str) -> str:
     value = row['costs'][name]
-    return '-' if value is None else f'{value / COSTS[name][3]:.4g}'
+    if value is None:
+        return '-'
+    scaled = value / COSTS[name][3]
+    return f'{scaled:.0f}' if scaled >= 100 else f'{scaled:.3g}'
 
 
 def _plain(text: str) -> str:
@@ -165,7 +167,7 @@ def table(board: Board) -> str:
     """CSV: a line a network and figure; shares from 0 to 1, costs in single operations."""
     text = io.StringIO()
     head = ['kind', 'task', 'group', 'dataset', 'detector', 'network', 'model', 'figure', 'value', 'sd']
-    head += ['seeds', 'seeds_low', 'seeds_high', 'images_low', 'images_high', 'ranks']
+    head += ['seeds', 'seeds_low', 'seeds_high', 'images_low', 'images_high', 'rank_best', 'rank_worst']
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow([*head, *COSTS, 'machine', 'top1', 'source', 'note', 'records'])
     for group in board.groups:
@@ -177,7 +179,7 @@ def table(board: Board) -> str:
                 cells += [' '.join(map(str, row.get('seeds', [])))]
                 cells += [*(found.get('seeds_interval') or (None,) * 2)]
                 cells += [*(found.get('images_interval') or (None,) * 2)]
-                cells += [' '.join(map(str, found.get('ranks', [])))]
+                cells += [*(found.get('ranks') or (None,) * 2)]
                 cells += [*row['costs'].values(), row['machine'], row['top1'], row['source'], row['note']]
                 cells.append(' '.join(run['path'] for run in row.get('records', [])))
                 writer.writerow(map(_cell, cells))

@@ -13,11 +13,9 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import DATASETS, init_default_scope
 
 from backbones import get_arch
-from backbones.weights import (
-    file_sha256,
-    save_weights,
-)
+from backbones.weights import file_sha256, save_weights
 from bench import configs, distributed, environment, records
+from bench.checkpoints import take
 from bench.classification import ClassificationSet
 from bench.errors import UserError
 from bench.options import Options, set_common
@@ -133,10 +131,12 @@ def train(options: PretrainOptions) -> Path:
     }
     check_data(cfg, built['train'])
     work_dir = open_work_dir(cfg.work_dir)
+    if is_main_process():
+        take(work_dir)
     runner = SafeRunner.from_cfg(cfg)
     runner.use_datasets(built)
     splits = {name: dataset.facts() for name, dataset in built.items()}
-    protocol = protocol_of(cfg, splits, get_world_size())
+    runner.protocol = protocol = protocol_of(cfg, splits, get_world_size())
     if is_main_process():
         show_protocol(protocol)
         if line := learning_rate_line(cfg, get_world_size()):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones import Conventions, Preprocessing
-from backbones.weights import listing, load_pickle_safely
+from backbones.weights import check_file, listing, load_pickle_safely
 from bench.errors import UserError
 
 # Where the tensors are in a file, the best first: a moving average is what its authors evaluate.
@@ -48,6 +48,7 @@ def read_published(file: str | Path) -> Published:
         WeightsError: A PyTorch file that cannot be read.
         UserError: Any other that cannot; there are no named tensors, or something else is among them.
     """
+    check_file(file)
     ordered = Path(file).suffix != '.safetensors'  # that format sorts its entries
     try:
         content = load_pickle_safely(file) if ordered else load_file(file)

@@ -27,7 +27,7 @@ SCHEMAS = Path(__file__).parents[2] / 'work_dirs_template'
 SCHEMA_FILE = SCHEMAS / 'record.schema.json'
 PRETRAINING = 'pretraining'  # the `kind` of such a record; a detector's has none
 PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
-BEYOND = 1e300  # no figure is as large, and near float's own limit sums overflow
+BEYOND = 1e300  # no figure is as large or its inverse as small; near float's own limit sums overflow
 KEY_LENGTH = 12  # hexadecimal digits: 48 bits, no collision among any thinkable number of runs
 
 Record = dict[str, Any]
@@ -173,12 +173,19 @@ def _validator(file: Path) -> jsonschema.Draft202012Validator:
 def _check(record: Any, name: str) -> None:
     for place in _not_finite(record, '$'):
         raise UserError(
-            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}; say null where there is no figure'
+            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}, or its inverse; say null where there '
+            'is no figure'
         )
     schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
     errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
     if errors:
         raise UserError(f'{name}: {errors[0].json_path}: {_reason(errors[0])}')
+    for split, figures in record['metrics'].items():
+        for figure, value in figures.items() if isinstance(figures, dict) else ():
+            if figure.startswith(('voc/', 'coco/')) and value is not None and not 0 <= value <= 1:
+                raise UserError(
+                    f"{name}: $.metrics.{split}['{figure}'] is {value}; it is a share, from 0 to 1"
+                )
 
 
 def _reason(error: jsonschema.ValidationError) -> str:
@@ -199,7 +206,7 @@ def _reason(error: jsonschema.ValidationError) -> str:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    if isinstance(value, int | float) and not abs(value) < BEYOND:  # NaN too
+    if isinstance(value, int | float) and not (value == 0 or 1 / BEYOND < abs(value) < BEYOND):  # NaN too
         yield place
     elif isinstance(value, dict):
         for key, item in value.items():

@@ -39,6 +39,7 @@ from bench.checkpoints import (
     best_files,
     bring_best,
     check_fit,
+    check_protocol,
     newest_valid,
     part_of,
     read_checkpoint,
@@ -52,6 +53,7 @@ from bench.loops import ResumableEpochLoop, ResumableIterLoop
 from bench.stopping import Interrupted, StopSignals, shield_worker
 
 LOOPS_OF = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PROGRESS_EVERY_S = 10
 
 
@@ -68,7 +70,26 @@ class SafeRunner(Runner):
 
     MMEngine's own falls back to unpickling anything, runs the config text that it finds in a checkpoint
     it resumes from, lets a missing parameter pass with a warning, and writes in place.
+
+    Attributes:
+        protocol: Under which it trains; None where nobody said it. A resumed training has to keep it.
     """
+
+    protocol: dict[str, Any] | None = None
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> SafeRunner:
+        """MMEngine's.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        try:
+            return super().from_cfg(cfg)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise UserError(f'{error.strerror} in {cfg.work_dir}: make room') from error
 
     def setup_env(self, env_cfg: dict) -> None:
         """Joins the launcher's processes, on a machine without a GPU too.
@@ -78,6 +99,16 @@ class SafeRunner(Runner):
         """
         distributed.start(self._launcher, env_cfg)
         super().setup_env(env_cfg)
+
+    def set_randomness(self, seed: int | None, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's.
+
+        Raises:
+            UserError: NumPy takes no such seed.
+        """
+        if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+            raise UserError(f'seed {seed!r}: it is a whole number from 0 to {2**32 - 1}')
+        super().set_randomness(seed, *args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """MMEngine's, but without a device id where there is no GPU."""
@@ -219,7 +250,7 @@ class SafeRunner(Runner):
                 f"config's dataloaders; {self.last_state()}"
             ) from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise UserError(
                 f'{error.strerror} in {self.work_dir}: make room; {self.last_state()}'
@@ -263,8 +294,8 @@ class SafeRunner(Runner):
 
         Raises:
             WeightsError: The file is absent, cut short, or holds code.
-            UserError: It is not what a training goes on from, it does not fit this config, the best
-                checkpoint is gone, or the work dir holds later ones.
+            UserError: It is not what a training goes on from, it does not fit this config, its seed or
+                protocol is another, the best checkpoint is gone, or the work dir holds later ones.
         """
         checkpoint = read_resumable(filename)
         meta, progress = checkpoint['meta'], checkpoint.get('progress')
@@ -277,13 +308,17 @@ class SafeRunner(Runner):
             raise UserError(
                 f"{filename} does not fit this config's optimizer or schedule: {error}"
             ) from error
-        said = []
         if seed is not None and meta.get('seed', seed) != seed:
-            said.append(f'seed {meta["seed"]}, as in the checkpoint, not {seed}')
+            raise UserError(
+                f'{filename} is of a training with seed {meta["seed"]}, not {seed}; give its seed'
+            )
+        said = []
         if progress is None:
             said.append('the checkpoint holds no random numbers: another course than without the stop')
         else:
             self.train_loop.go_on(progress)
+            if self.protocol and progress.get('protocol'):
+                check_protocol(filename, progress, self.protocol)
             for hook in self.hooks:
                 if isinstance(hook, SafeCheckpointHook):
                     hook.go_on(progress['files'])

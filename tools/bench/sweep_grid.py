@@ -28,6 +28,7 @@ EACH = 'each'  # as its seed: one pretraining for each seed of the detector
 AXES = ('archs', 'detectors', 'datasets', 'seeds', 'init', 'frozen_stages')
 NEEDED = ('archs', 'detectors', 'datasets')
 OPTIONS = ('schedule', 'lr', 'cfg_options', 'data_root', 'amp', 'pretrain', 'name')
+LONGEST = 200  # bytes of a job's name; file systems take 255, and its logs and locks add to it
 PRETRAIN_KEYS = ('dataset', 'recipe', 'epochs', 'size', 'seed', 'data_root')
 
 
@@ -204,9 +205,11 @@ def jobs(
             for each in filter(None, (getattr(job, PRETRAINING, None), job)):
                 if found.setdefault(each.name, each) != each:
                     raise UserError(
-                        f'{where}: {each.name} is another run in an earlier block; '
-                        'give one of the blocks a name: that becomes part of its folders'
+                        f'{where}: two unlike runs would share the folder {each.name}; put them into two '
+                        'blocks and give one a name: that becomes part of its folders'
                     )
+                if len(each.name.encode()) > LONGEST:
+                    raise UserError(f'{where}: {each.name}: longer than the name of a folder can be')
     return list(found.values())
 
 

@@ -87,6 +87,19 @@ class Lock:
             self.path.unlink(missing_ok=True)
         os.close(fd)
 
+    def held(self) -> bool:
+        """Whether somebody holds the lock now; changes nothing."""
+        try:
+            fd = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        except OSError:  # another user's
+            return True
+        try:
+            return _held(self.path, fd)
+        finally:
+            os.close(fd)
+
     def _remove_stale(self) -> None:
         """Removes the lock file of a holder that is gone.
 
@@ -98,9 +111,8 @@ class Lock:
         except FileNotFoundError:
             return
         try:
-            owner = _owner(fd)
-            works = _flock(fd)
-            if works is False or _lives(owner, self.path, fd):
+            if _held(self.path, fd):
+                owner = _owner(fd)
                 raise Busy(
                     f'process {owner.get("pid", "?")} on {owner.get("host", "another machine")} has it'
                 )
@@ -144,7 +156,11 @@ def _owner(fd: int) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _lives(owner: dict[str, Any], path: Path, fd: int) -> bool:
+def _held(path: Path, fd: int) -> bool:
+    """Whether the holder of a lock file lives, or a child of it; locks the file where neither does."""
+    if _flock(fd) is False:
+        return True
+    owner = _owner(fd)
     if owner.get('host') == socket.gethostname():
         pid = owner.get('pid')
         return isinstance(pid, int) and _started(pid) == owner.get('started') and _alive(pid)

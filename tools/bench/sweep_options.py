@@ -102,13 +102,14 @@ def _add_pretraining(group: Any) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
+    return int(text)
 
 
 def _seed(text: str) -> int | str:
+    if text != EACH and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a whole number from 0 nor {EACH!r}')
     return EACH if text == EACH else int(text)
 
 

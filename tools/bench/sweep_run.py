@@ -67,9 +67,9 @@ def run_job(folder: Folder, job: Job, how: How, stop: threading.Event) -> str:
             return _run_locked(folder, job, how, stop, lock)
     except Busy:
         return RUNNING
-    except UserError as error:
+    except (UserError, OSError) as error:  # such as a full disk
         with contextlib.suppress(UserError):
-            folder.note(job, state=FAILED, message=str(error), ended_utc=now())
+            folder.note(job, state=FAILED, message=str(error), exit_status=None, ended_utc=now())
         return FAILED
 
 
@@ -188,7 +188,9 @@ def _signal(process: subprocess.Popen, number: int) -> None:
 
 
 def summary(state: dict[str, Any], command: list[str], log: Path) -> list[str]:
-    """What the report says of a job that failed: why, the end of its log, how to repeat it."""
+    """What the report says of a job that failed: why; of one that ran, its log and how to repeat it."""
+    if state.get('exit_status') is None:  # the log is of an earlier run
+        return [str(state.get('message') or state.get('state'))]
     try:
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-TAIL:]
     except OSError:

@@ -99,8 +99,10 @@ def list_of(
     if not isinstance(values, list) or not values:
         raise UserError(f'{where}: {key}: {values!r} is no list; write [{values}]')
     for value in values:
-        if not _is(value, kind) or (key == 'seeds' and value < 0):
+        if not _is(value, kind):
             raise UserError(f'{where}: {key}: {value!r} is no {_kind_name(kind)}')
+        if key == 'seeds' and not 0 <= value < 2**32:  # NumPy's range
+            raise UserError(f'{where}: {key}: {value} is not from 0 to {2**32 - 1}')
         if known and value not in known:
             near = difflib.get_close_matches(value, list(known), n=2)
             hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(known)}'

@@ -134,7 +134,7 @@ def _noted(folder: Folder, job: Job, noted: Mapping[str, Any]) -> str:
     """A job's state by its files alone."""
     state = noted.get('state', WAITING)
     if state == RUNNING:
-        return RUNNING if folder.lock(job).path.exists() else STOPPED
+        return RUNNING if folder.lock(job).held() else STOPPED
     has_record = (folder.out / job.name / 'record.json').is_file()
     if state == FAILED and (not has_record or noted.get('message')):
         return FAILED

@@ -27,7 +27,7 @@ HEADS = (FIGURES[MAIN_FIGURE], 'its 95 % over images', *list(FIGURES.values())[1
 
 
 def find_records(places: Sequence[str]) -> list[Path]:
-    """The ``record.json`` files of detectors in folders, at any depth; a file stands for itself.
+    """The ``record.json`` files of detectors in folders, at any depth, each once; a file stands for itself.
 
     Raises:
         UserError: A place holds none.
@@ -40,7 +40,7 @@ def find_records(places: Sequence[str]) -> list[Path]:
             only = ' but of pretrainings' if every else ''
             raise UserError(f'{place}: no record.json there{only}; a run of tools/train.py leaves one')
         found += files
-    return found
+    return list(dict.fromkeys(found))
 
 
 def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from backbones import get_arch
 from backbones.weights import WeightsError, read_info
 from bench import configs, costs, distributed, environment, protocol, records, report
 from bench.base_dataset import dataset_facts
-from bench.checkpoints import read_checkpoint, read_resumable, refuse_unfinished
+from bench.checkpoints import read_checkpoint, read_resumable, refuse_unfinished, take
 from bench.errors import UserError
 from bench.metric import DetectionMetric
 from bench.mmdetection import DATASETS
@@ -77,10 +77,13 @@ def train(options: Options) -> Path:
         }
     splits = {name: split_facts(dataset) for name, dataset in built.items()}
     work_dir = open_work_dir(cfg.work_dir)
+    if is_main_process():
+        take(work_dir)
     runner = SafeRunner.from_cfg(cfg)
     runner.use_datasets(built)
+    runner.protocol = protocol.protocol_of(cfg, splits, init_class(cfg), get_world_size())
     if is_main_process():
-        report.show_protocol(protocol.protocol_of(cfg, splits, init_class(cfg), get_world_size()))
+        report.show_protocol(runner.protocol)
         if line := learning_rate_line(cfg, get_world_size()):
             print(line)
         images = splits['train']['images']
@@ -298,10 +301,9 @@ def detector_name(model: Mapping[str, Any]) -> str:
 
 def cost_facts(runner: SafeRunner) -> dict[str, Any]:
     """Multiply-adds at 224x224 and at the test split's median size after resizing and padding."""
-    model = unwrapped(runner)
-    height, width = input_size(runner)
+    model = runner.cfg.model
     at_224 = costs.detector_costs(model, 224, 224)
-    at_input = costs.detector_costs(model, height, width)
+    at_input = costs.detector_costs(model, *input_size(runner))
     at_input.pop('params')
     return {'params': at_224.pop('params'), 'at_224': at_224, 'at_input': at_input}
 

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from bench.leaderboard import FIGURES
 from bench.transfer import SettingStudy
 
 INK = '#1b1b1c'  # becomes the page's own text colour in the page
@@ -44,7 +45,6 @@ STYLE: dict[Any, Any] = {
     'xtick.color': INK,
     'ytick.color': INK,
 }
-AP_NAMES = {'coco/ap': 'COCO AP', 'voc/ap50': 'VOC AP50', 'voc/ap50_11point': 'VOC 11-point AP50'}
 
 
 def scatter(study: SettingStudy) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ def _draw(axes: Axes, study: SettingStudy) -> None:
     title = textwrap.fill(_plain(study.setting.title), TITLE_WIDTH)
     axes.set_title(title, fontsize=FONT - 1, loc='left')
     axes.set_xlabel(f'top-1 accuracy on {_plain(study.setting.start)} (%)')
-    axes.set_ylabel(f'{_plain(AP_NAMES.get(figure, figure))} (%)')
+    axes.set_ylabel(f'{_plain(FIGURES.get(figure, figure))} (%)')
 
 
 def _line(study: SettingStudy, count: int) -> list[tuple[float, float]]:
@@ -160,13 +160,19 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
         for index, (distance, (dx, dy)) in enumerate(places):
             box = _beside(points[i], size, dx, dy, distance * pixels)
             covered = box.count_overlaps(others) + _outside(box, frame)
-            scores.append((covered, distance, box.count_overlaps(lines) > 0, index))
+            far = distance > DISTANCES[1]  # whose name it is matters more than a line through it
+            scores.append((covered, far, box.count_overlaps(lines) > 0, index))
         covered, *_, index = min(scores)
         if covered:
             label.remove()
             continue
         distance, (dx, dy) = places[index]
         label.set(position=(dx * distance, dy * distance), ha=SIDES[dx], va=HEIGHTS[dy])
+        if distance > DISTANCES[0]:
+            axes.annotate(
+                '', label.xy, xytext=(dx * distance, dy * distance), textcoords='offset points',
+                arrowprops=dict(arrowstyle='-', color=GRID, linewidth=0.6, shrinkA=0, shrinkB=0), zorder=1,
+            )  # fmt: skip
         taken.append(_beside(points[i], size, dx, dy, distance * pixels))
 
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from bench import transfer_plots, transfer_words
 from bench.correlation import EXACT_ORDERS, MANY, MIN_NETS, RESAMPLES, RESAMPLES_OF_MANY, Fit
-from bench.errors import UserError
-from bench.files import write_whole
+from bench.files import check_writable, write_whole
+from bench.leaderboard import FIGURES
 from bench.transfer import SettingStudy, Study
 from bench.transfer_sources import Net
 from bench.transfer_words import figure
@@ -66,7 +66,7 @@ class Block:
 
 
 def write(study: Study, folder: Path) -> list[Path]:
-    """Writes the report's files into a folder, which is made if need be.
+    """Writes the report's files into a folder, which is made if need be; all places are tried first.
 
     Returns:
         The files, report.html first.
@@ -74,12 +74,6 @@ def write(study: Study, folder: Path) -> list[Path]:
     Raises:
         UserError: A file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out: cannot make '{folder}' ({error.strerror}); choose another place"
-        ) from error
     pictures = {f'scatter_{i}': transfer_plots.scatter(s) for i, s in enumerate(study.settings, 1)}
     blocks = make_blocks(study, {name: kinds['svg'] for name, kinds in pictures.items()}, folder)
     data = json.dumps(study.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -90,6 +84,8 @@ def write(study: Study, folder: Path) -> list[Path]:
     }
     for name, kinds in pictures.items():
         files |= {f'{name}.{kind}': content for kind, content in kinds.items()}
+    for file in files:
+        check_writable(folder / file)
     for file, content in files.items():
         if isinstance(content, str):  # a record may hold half a character, which no file takes
             content = content.encode(errors='replace')
@@ -161,7 +157,8 @@ def _setting(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Bl
 def _nets(part: SettingStudy, folder: Path) -> Block:
     """The nets by AP, best first."""
     plane = part.cost.plane if part.cost else None
-    head = ['net', 'family', 'top-1, %', f'{part.setting.figure}, %', 'cost, M']
+    ap = FIGURES.get(part.setting.figure, part.setting.figure)
+    head = ['net', 'family', 'top-1, %', f'{ap}, %', 'multiply-adds, M']
     head += ['off accuracy', 'off accuracy and cost'] if part.line else []
     rows = []
     for i, net in sorted(enumerate(part.nets), key=lambda item: (-item[1].ap, item[1].name)):
@@ -218,7 +215,7 @@ def _escape(text: str) -> str:
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return _escape(cell)
-    return ' '.join(f'[{label}]({quote(path)})' for label, path in cell.links)
+    return ' '.join(f'[{label}]({quote(os.fsencode(path))})' for label, path in cell.links)
 
 
 # The page
@@ -242,7 +239,8 @@ body { margin: 0; background: var(--paper); }
 .transfer table { border-collapse: collapse; font-size: .875rem; overflow-wrap: normal; }
 .transfer th, .transfer td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-.transfer td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.transfer .number { text-align: right; font-variant-numeric: tabular-nums; }
+.transfer td.number { white-space: nowrap; }
 """
 
 
@@ -271,18 +269,28 @@ def to_section(blocks: Sequence[Block]) -> str:
         elif block.kind == 'picture':
             parts.append(f'<figure tabindex="0">{transfer_plots.inline(block.svg, block.text)}</figure>')
         else:
-            head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in block.head)
-            body = ''.join('<tr>' + ''.join(map(_html_cell, row)) + '</tr>' for row in block.rows)
+            kinds = [
+                ' class="number"' if all(map(_is_number, cells)) else ''
+                for cells in zip(*block.rows, strict=True)
+            ]
+            heads = zip(block.head, kinds, strict=True)
+            head = ''.join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in heads)
+            body = ''.join('<tr>' + ''.join(map(_html_cell, row, kinds)) + '</tr>' for row in block.rows)
             table = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
             parts.append(f'<div class="table" tabindex="0">{table}</div>')
     return '<section class="transfer">\n' + '\n'.join(parts) + '\n</section>'
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: Cell, kind: str) -> str:
     if isinstance(cell, Links):
         links = (
-            f'<a href="{html.escape(quote(path))}">{html.escape(label)}</a>' for label, path in cell.links
+            f'<a href="{html.escape(quote(os.fsencode(path)))}">{html.escape(label)}</a>'
+            for label, path in cell.links
         )
         return f'<td>{" ".join(links)}</td>'
-    number = ' class="number"' if re.fullmatch(r'[+-]?[\d,.]+( ± [\d.]+)?|-', cell) else ''
-    return f'<td{number}>{html.escape(cell)}</td>'
+    return f'<td{kind}>{html.escape(cell)}</td>'
+
+
+def _is_number(cell: Cell) -> bool:
+    number = r'[+-]?[\d,.]+( ± [\d.]+| \[[-\d.]+, [-\d.]+\])?|-|not defined'
+    return isinstance(cell, str) and re.fullmatch(number, cell) is not None

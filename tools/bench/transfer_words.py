@@ -33,8 +33,11 @@ def _correlation(study: SettingStudy) -> str:
         order = 'exactly as' if rho.value > 0 else 'exactly opposite to'
         start = f'Accuracy orders the nets {order} AP' if abs(rho.value) == 1 else 'Accuracy against AP'
         return f'{start}: {figures}; {rho.note}, but {odds}.'
-    if not rho.excludes_zero:
+    if not rho.excludes_zero and study.chance >= LEVEL:
         return f'No link of accuracy and AP is shown: {figures}; the interval contains 0, and {odds}.'
+    if not rho.excludes_zero or study.chance >= LEVEL:
+        side = 'leaves out' if rho.excludes_zero else 'contains'
+        return f'A link of accuracy and AP is unsure: {figures}; the interval {side} 0, but {odds}.'
     higher = 'higher' if rho.value > 0 else 'lower'
     return f'More accurate nets tend to have {higher} AP: {figures}; {odds}.'
 
@@ -138,9 +141,12 @@ def agreement_sentence(agreement: Agreement) -> str:
         return f'{start}: ρ = {rho.value:.2f}; too few to say anything, {odds}.'
     if rho.low is None:
         return f'{start}: {figures} ({rho.note}; {odds}).'
-    if not rho.excludes_zero:
-        return f'{start}: agreement is not shown, {figures}; the interval contains 0.'
-    return f'{start}: the orders {"agree" if rho.value > 0 else "oppose each other"}, {figures}.'
+    if not rho.excludes_zero and agreement.chance >= LEVEL:
+        return f'{start}: agreement is not shown, {figures}; the interval contains 0, and {odds}.'
+    if not rho.excludes_zero or agreement.chance >= LEVEL:
+        side = 'leaves out' if rho.excludes_zero else 'contains'
+        return f'{start}: agreement is unsure, {figures}; the interval {side} 0, but {odds}.'
+    return f'{start}: the orders {"agree" if rho.value > 0 else "oppose each other"}, {figures}; {odds}.'
 
 
 def contrast_sentences(contrast: Contrast) -> list[str]:

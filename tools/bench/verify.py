@@ -5,15 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from backbones import Preprocessing, build_classifier
-from backbones.weights import read_weights
+from backbones.weights import num_classes_of, read_weights
+from bench.classification import SETS
+from bench.classification_archives import SUFFIXES, decode, images_in, is_hidden
 from bench.errors import UserError
 
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+# Sets of small images, which their networks get whole.
+SMALL = {kind.title for kind in SETS.values() if kind.size}
 
 
 def read_class_index(path: str | Path) -> dict[str, int]:
@@ -50,14 +54,18 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f'no such folder of images: {folder}')
-    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    try:
+        paths = sorted(folder / name for name in images_in(folder))
+    except OSError as error:
+        raise UserError(f'cannot read {error.filename}: {error.strerror}') from error
     if not paths:
         raise UserError(f'{folder} holds no image ({", ".join(sorted(SUFFIXES))})')
     lists = [class_index] if class_index else sorted(folder.glob('class_index*.txt'))
     if lists:
         index = read_class_index(lists[0])
     else:
-        index = {p.name: i for i, p in enumerate(sorted(p for p in folder.iterdir() if p.is_dir()))}
+        classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+        index = {name: i for i, name in enumerate(classes)}
         if len(index) < 2:
             raise UserError(
                 f'{folder} has no folder for each class; give the classes by --class-index FILE'
@@ -72,27 +80,31 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
     return images
 
 
-def load_image(path: Path, preprocessing: Preprocessing, size: int = 224) -> Tensor:
+def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole: bool = False) -> Tensor:
     """An image as a network was trained with: (3, size, size).
 
-    The shorter side is scaled to size / 224 * 256 (bilinear) and the centre is cut out; an image with less
-    than ``size`` pixels, such as CIFAR's, is scaled whole, as ``tools/pretrain.py`` does.
+    The shorter side is scaled to size / 224 * 256 (bilinear) and the centre is cut out. Or the ``whole``
+    image is scaled, after the preprocessing. So does ``tools/pretrain.py`` too.
 
     Raises:
         UserError: It cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
-            small = max(image.size) < size
-            fit = Resize((size, size)) if small else Compose([Resize(size * 256 // 224), CenterCrop(size)])
-            image = fit(image.convert('RGB'))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f'cannot read the image {path}: {error}') from error
-    pixels = np.asarray(image)
-    if preprocessing.channel_order == 'bgr':
-        pixels = pixels[..., ::-1]
-    normalised = (pixels - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    return torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+        values = decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'cannot read the image {path}: {error.strerror}') from error
+    if values is None:
+        raise UserError(f'cannot read the image {path}: it is damaged, or none; get it anew')
+    if not whole:
+        fit = Compose([Resize(size * 256 // 224), CenterCrop(size)])
+        values = np.asarray(fit(Image.fromarray(values)))
+    if preprocessing.channel_order == 'rgb':
+        values = values[..., ::-1]
+    normalised = (values - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    result = torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+    if whole:
+        result = F.interpolate(result[None], (size, size), mode='bilinear', align_corners=False)[0]
+    return result
 
 
 def ranks(
@@ -107,26 +119,29 @@ def ranks(
         UserError: They do not fit their network, or an image's class is beyond its classes.
     """
     state_dict, info = read_weights(weights)
-    size = size or info.pretraining.size or 224
-    if 'head.fc.weight' not in state_dict:
-        raise UserError(f'{weights} has no classifier (head.fc.weight), so no accuracy')
-    num_classes = len(state_dict['head.fc.weight'])
+    size, whole = size or info.pretraining.size or 224, info.pretraining.data in SMALL
+    num_classes = num_classes_of(state_dict, info.arch)
+    if num_classes is None:
+        raise UserError(f'{weights} has no classifier, so no accuracy')
     beyond = [path for path, number in images if number >= num_classes]
     if beyond:
         raise UserError(f'{beyond[0]}: its class is beyond the {num_classes} of {weights}')
-    model = build_classifier(info.arch, num_classes, conventions=info.conventions)
     try:
+        model = build_classifier(info.arch, num_classes, conventions=info.conventions)
         model.load_state_dict(state_dict)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(
             f'{weights} does not fit {info.arch}: {" ".join(str(error).split())[:300]}'
         ) from error
     model.eval()
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        inputs = torch.stack([load_image(path, info.preprocessing, size) for path, _ in batch])
-        with torch.inference_mode():
-            logits = model(inputs)
+        inputs = torch.stack([load_image(path, info.preprocessing, size, whole) for path, _ in batch])
+        try:
+            with torch.inference_mode():
+                logits = model(inputs)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f'{info.arch} takes no images of {size}x{size} pixels ({error})') from error
         if not logits.isfinite().all():
             raise UserError(f'{weights} gives no finite logits for {batch[0][0]} or those after it')
         right = logits.gather(1, torch.tensor([[number] for _, number in batch]))
