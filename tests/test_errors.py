@@ -76,7 +76,7 @@ def test_without_the_environment_a_tool_says_so() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1
-    assert done.stderr.startswith(f'error: {sys.executable} has no backbones: activate')
+    assert done.stderr.startswith(f'error: {sys.executable} has no mmengine: activate')
 
 
 @given(st.text())

@@ -1,9 +1,13 @@
 """Errors that are for people: one clear line and exit status 1, never a traceback."""
 
+import importlib.util
 import io
 import os
 import sys
 from collections.abc import Callable
+
+# The network package's errors for users, looked up where it is loaded: loading it takes seconds.
+OTHERS = (('backbones.spec', 'UnknownArchError'), ('backbones.weights', 'WeightsError'))
 
 
 class UserError(Exception):
@@ -46,15 +50,10 @@ def user_line(error: BaseException) -> str | None:
     A data loader's worker passes an exception on as its type with the whole traceback as its message: of
     that only what the exception said is kept.
     """
-    try:
-        from backbones.spec import UnknownArchError  # late: tools answer --help without loading PyTorch
-        from backbones.weights import WeightsError
-    except ModuleNotFoundError as missing:
-        return (
-            f'{sys.executable} has no {missing.name}: activate the environment of the set-up in README.md'
-        )
-
-    if not isinstance(error, UserError | UnknownArchError | WeightsError):
+    if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec('backbones') is None:
+        return f'{sys.executable} has no {error.name}: activate the environment of the set-up in README.md'
+    kinds = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHERS]
+    if not isinstance(error, (UserError, *kinds)):
         return None
     text = str(error)
     if 'Original Traceback' in text:
