@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tests=(
     tests/test_mmcv_ops.py tests/test_mmcv_nms.py tests/test_mmcv_bridge.py tests/test_initialiser.py
-    tests/test_wiring.py tests/test_metric.py tests/test_train.py tests/test_resume.py
+    tests/test_wiring.py tests/test_metric.py tests/test_train.py tests/test_resume.py tests/test_loops.py
     tests/test_bad_checkpoints.py tests/test_randomness.py
 )
 originals=(mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7)

@@ -9,9 +9,10 @@ import contextlib
 import mmap
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -74,6 +75,7 @@ def shield_worker(worker: int, then: Callable[[int], None] | None) -> None:
     """Lets a data loader's worker live on when its whole group is told to stop.
 
     The training needs it to finish the step. Once that is over, it obeys: Python ends its children so.
+    A training that ends while it takes a batch says why; its workers do not print that they noticed.
 
     Args:
         worker: Its number.
@@ -81,6 +83,7 @@ def shield_worker(worker: int, then: Callable[[int], None] | None) -> None:
     """
     for number in SIGNALS:
         signal.signal(number, _answer_in_worker)
+    sys.excepthook = _unless_broken_off
     if then is not None:
         then(worker)
 
@@ -88,6 +91,12 @@ def shield_worker(worker: int, then: Callable[[int], None] | None) -> None:
 def _answer_in_worker(number: int, frame: FrameType | None) -> None:
     if int.from_bytes(_answering[:], 'little') != os.getppid():
         os._exit(0)  # as PyTorch's own workers do; any other status it reports as a failure
+
+
+def _unless_broken_off(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """Python's hook, which the thread calls that hands over the memory of a batch, and nobody else does."""
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, at)
 
 
 def _obey(number: int) -> None:
