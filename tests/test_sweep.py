@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import sweep_fake
 
 from bench import sweep_view
-from bench.errors import run_main
+from bench.errors import UserError, run_main
 from bench.sweep_grid import Run
+from bench.sweep_local import Queue
 from bench.sweep_run import may_retry, why
 
 FAKE = [sys.executable, sweep_fake.__file__, 'sweep']
@@ -141,9 +143,20 @@ def test_what_fails_is_reported_and_the_rest_goes_on(run, tmp_path, way, attempt
 
 def test_statuses():
     assert [may_retry(status, '') for status in (0, 1, 2, 3, -9, -15, 137)] == [False] * 3 + [True] * 4
-    assert may_retry(1, 'Traceback (most recent call last):\n...\nRuntimeError: a worker')
+    assert may_retry(1, 'Traceback (most recent call last):\n...\nRuntimeError: a fault')
+    assert may_retry(1, 'step 7/9\nerror: a worker of a data loader died (killed: Killed): give the run')
+    assert not may_retry(1, 'step 7/9\nerror: the loss is nan at iteration 7')
     assert not may_retry(2, 'Traceback (most recent call last):')
     assert why(-200, '') == 'killed by signal 200'
+
+
+def test_what_is_finished_counts_from_the_start():
+    before = {'a': [True], 'b': [False], 'c': UserError('the record of another run')}
+    jobs = [mock.Mock(finished=mock.Mock(side_effect=found)) for found in before.values()]
+    for job, name in zip(jobs, before, strict=True):
+        job.name = name
+    folder = mock.Mock(finished=lambda job: job.finished())
+    assert Queue(folder, jobs).states == {'a': 'finished', 'b': 'waiting', 'c': 'waiting'}
 
 
 def test_detectors_wait_for_their_own_pretraining(run, tmp_path):

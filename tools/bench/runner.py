@@ -50,7 +50,7 @@ from bench.checkpoints import (
 )
 from bench.errors import UserError
 from bench.loops import ResumableEpochLoop, ResumableIterLoop
-from bench.stopping import Interrupted, StopSignals, shield_worker
+from bench.stopping import WORKER_DIED, Interrupted, StopSignals, shield_worker
 
 LOOPS_OF = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -246,7 +246,7 @@ class SafeRunner(Runner):
             how = f' (killed: {found[1]})' if found[1] else ''
             cure = 'more shared memory (/dev/shm)' if found[1] == 'Bus' else 'more memory'
             raise UserError(
-                f'a worker of a data loader died{how}: give the run {cure}, or lower num_workers of the '
+                f'{WORKER_DIED}{how}: give the run {cure}, or lower num_workers of the '
                 f"config's dataloaders; {self.last_state()}"
             ) from error
         except OSError as error:

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WORKER_DIED = 'a worker of a data loader died'  # how the error begins; a sweep starts such a run again
 
 # The process that answers signals for its data loaders' workers: memory that they share with it.
 _answering = mmap.mmap(-1, 8)

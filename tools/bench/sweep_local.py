@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bench.errors import UserError
 from bench.sweep_folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
 from bench.sweep_grid import Job
 from bench.sweep_run import How, run_job
@@ -22,7 +23,7 @@ class Queue:
     """Jobs, and who may start which of them."""
 
     def __init__(self, folder: Folder, jobs: Sequence[Job]) -> None:
-        self.states: dict[str, str] = {job.name: WAITING for job in jobs}
+        self.states = {job.name: _state_before(folder, job) for job in jobs}
         self._folder = folder
         self._jobs = list(jobs)
         self._not_before: dict[str, float] = {}
@@ -60,6 +61,13 @@ class Queue:
                 state = WAITING
             self.states[job.name] = state
             self._changed.notify_all()
+
+
+def _state_before(folder: Folder, job: Job) -> str:
+    with contextlib.suppress(UserError):  # which run_job notes
+        if folder.finished(job):
+            return FINISHED
+    return WAITING
 
 
 def run(

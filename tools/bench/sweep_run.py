@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.stopping import WORKER_DIED
 from bench.sweep_folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder, now
 from bench.sweep_grid import Job
 from bench.sweep_lock import Busy, Lock
@@ -109,10 +110,11 @@ def _run_locked(folder: Folder, job: Job, how: How, stop: threading.Event, lock:
 def may_retry(status: int, text: str) -> bool:
     """Whether a job that ended with a status, and printed a text, is started again.
 
-    Statuses 1 and 2 are a user's error, which would come again, unless 1 came with a traceback: Python
-    ends so on what nobody foresaw, such as a data loader's worker that was killed.
+    Statuses 1 and 2 are a user's error, which would come again, unless 1 came with a traceback, as Python
+    ends on what nobody foresaw, or because a data loader's worker was killed.
     """
-    return status not in (0, 1, 2) or (status == 1 and 'Traceback (most recent call last)' in text)
+    may_pass = 'Traceback (most recent call last)' in text or f'error: {WORKER_DIED}' in text
+    return status not in (0, 1, 2) or (status == 1 and may_pass)
 
 
 def why(status: int, text: str) -> str:
