@@ -58,4 +58,6 @@ def user_line(error: BaseException) -> str | None:
     text = str(error)
     if 'Original Traceback' in text:
         text = text.rpartition(f'{type(error).__name__}: ')[2]
-    return ' '.join(text.split())
+    line = ' '.join(text.split())
+    # A name out of somebody's archive may hold what moves a terminal's cursor.
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

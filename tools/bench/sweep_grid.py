@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from bench.compose import CUSTOM, DETECTORS, RECIPES
 from bench.errors import UserError

@@ -225,7 +225,7 @@ def estimate(speeds: Sequence[Speed], arch: str, macs: int | None) -> Estimate |
         y = [statistics.fmean(getattr(speed, name) for speed in group) for group in points.values()]
         a, b = line(x, y)
         times.append(a + b * macs)
-        worst = max(worst, *(abs(a + b * one / 1 - two) / two for one, two in zip(x, y, strict=True)))
+        worst = max(worst, *(abs(a + b * one - two) / two for one, two in zip(x, y, strict=True)))
     words = f'line through {len(archs)} networks'
     words += f', off by up to {100 * worst:.0f} % on them' if len(archs) > 2 else ''
     words += '' if min(x) <= macs <= max(x) else ', beyond them'
