@@ -48,6 +48,7 @@ def main() -> None:
     from bench import distributed, report, runner, training
     from bench.checkpoints import read_checkpoint
     from bench.compose import Choice
+    from bench.durations import duration
     from bench.files import check_writable
     from bench.mmdetection import DATASETS
 
@@ -85,7 +86,7 @@ def main() -> None:
         data = dataset.metainfo.get('name', 'custom')
         title = f'{cfg.model.backbone.arch} · {training.detector_name(cfg.model)} · {data} test'
         report.show_figures(title, dataset.metainfo['classes'], training.flat(metrics) or {})
-        print(f'{len(dataset)} images in {runner.duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
+        print(f'{len(dataset)} images in {duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
         if args.out is not None:
             print(f"detections: {args.out} (categories are numbered in the table's order)")
     distributed.stop()

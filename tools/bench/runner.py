@@ -15,7 +15,6 @@ import logging
 import re
 import signal
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from mmengine.dist import barrier, broadcast_object_list, is_main_process, maste
 from mmengine.hooks import CheckpointHook, Hook, SyncBuffersHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -50,11 +49,11 @@ from bench.checkpoints import (
 )
 from bench.errors import UserError
 from bench.loops import ResumableEpochLoop, ResumableIterLoop
+from bench.progress import ProgressHook  # noqa: F401 - a name for configs
 from bench.stopping import WORKER_DIED, Interrupted, StopSignals, shield_worker
 
 LOOPS_OF = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
 FULL = (errno.ENOSPC, errno.EDQUOT)
-PROGRESS_EVERY_S = 10
 
 
 def meet_steps(schedulers: Iterable[Any]) -> None:
@@ -391,39 +390,3 @@ def check_inputs(filename: str | Path, model: Any, meta: Mapping[str, Any]) -> N
             f'{filename} was trained with {meta["inputs"]}, but this config gives {given}; '
             "use the config that lies in the run's folder, or the --init of its training"
         )
-
-
-@HOOKS.register_module()
-class ProgressHook(Hook):
-    """Prints, every ten seconds, how far the training is, its loss and the time left."""
-
-    priority = 'VERY_LOW'
-
-    def before_train(self, runner: Runner) -> None:
-        """Notes when the training starts."""
-        self._started = self._said = time.monotonic()
-        self._first = runner.iter
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Prints a line, if it is time for one."""
-        now, done = time.monotonic(), runner.iter + 1
-        last = done == runner.max_iters
-        if not is_main_process() or (not last and now - self._said < PROGRESS_EVERY_S):
-            return
-        self._said = now
-        left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)
-        loss = f' · loss {float(outputs["loss"].detach()):.3f}' if outputs else ''
-        epoch = f'epoch {runner.epoch + 1}/{runner.max_epochs} · ' if runner.max_epochs else ''
-        print(
-            f'{epoch}step {done}/{runner.max_iters}{loss} · {duration(left_s)} left to train',
-            flush=True,
-        )
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the leading zeros left out."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{seconds:02} min'

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import sweep_speed
+from bench.durations import duration
 from bench.sweep_grid import Job, Pretraining, Run
 from bench.sweep_plan import Row
-from bench.sweep_view import duration
 
 
 def totals(rows: Sequence[Row], jobs: int) -> dict[str, Any]:

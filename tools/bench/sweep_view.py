@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from bench.durations import duration
 from bench.sweep_folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
 from bench.sweep_grid import Job, Run
 from bench.sweep_run import summary
@@ -238,13 +239,6 @@ def counted(rows: Mapping[str, dict[str, Any]]) -> str:
     counts = {state: sum(row['state'] == state for row in rows.values()) for state in STYLES}
     others = [f'{count} {state}' for state, count in counts.items() if count and state != FINISHED]
     return ' · '.join([f'{counts[FINISHED]} of {len(rows)} finished', *others])
-
-
-def duration(total_s: float) -> str:
-    """Days, hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(round(total_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'
 
 
 def report(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> str:

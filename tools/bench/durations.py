@@ -1,0 +1,8 @@
+"""How long something takes, for people."""
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds: ``1 h 05 min``, ``4:07 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'
