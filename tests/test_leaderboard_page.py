@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from test_leaderboard import HOSTILE, example_record, seeds
+from leaderboard_runs import HOSTILE, example_record, seeds
 
 from bench import leaderboard, leaderboard_files
 

@@ -18,11 +18,13 @@ from typing import Any
 from urllib.parse import quote
 
 from bench import ranking
+from bench.errors import UserError
 from bench.files import check_writable, write_whole
 from bench.leaderboard import COSTS, FIGURES, Board, Group, Row
 
 HERE = Path(__file__).parent
 NAMES = ('index.html', 'leaderboard.md', 'leaderboard.csv', 'leaderboard.json')
+TITLE = b'<title>Leaderboard: compact networks in detection</title>'
 
 
 def write(board: Board, out: Path) -> list[Path]:
@@ -31,14 +33,24 @@ def write(board: Board, out: Path) -> list[Path]:
     All texts are made, and all places tried, before the first is written.
 
     Raises:
-        UserError: One of them cannot be written.
+        UserError: One of them cannot be written, or the page in the folder is another's.
     """
     texts = (page(board), markdown(board), table(board), data(board))
     for name in NAMES:
         check_writable(out / name)
+    _check_replaceable(out / 'index.html')
     for name, text in zip(NAMES, texts, strict=True):
         write_whole(out / name, text.encode(errors='replace'))  # half a character, which no file takes
     return [out / name for name in NAMES]
+
+
+def _check_replaceable(page: Path) -> None:
+    """Only this page has a name that others have, too."""
+    try:
+        if page.exists() and TITLE not in page.read_bytes():
+            raise UserError(f'{page} is not a leaderboard and would be lost; name another --out')
+    except OSError as error:
+        raise UserError(f'cannot read {page}, which would be replaced: {error.strerror}') from error
 
 
 def data(board: Board) -> str:
