@@ -1,4 +1,4 @@
-"""The files of the leaderboard: hostile text stays text in all of them, and another page is not overwritten."""
+"""The files of the leaderboard: hostile text stays text in all of them, another page is not overwritten."""
 
 import base64
 import csv
