@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,14 @@ def test_gradients_that_are_summed_are_not_cut_in_two(
     with pytest.raises(SystemExit, match='143'):
         runner.train()
     assert runner.iter == 2
+
+
+def test_more_workers_than_cores_are_no_warning() -> None:
+    loader = {'batch_size': 1, 'num_workers': 999, 'dataset': Noisy()}
+    loader['sampler'] = {'type': 'DefaultSampler'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert SafeRunner.build_dataloader(loader, seed=0).num_workers == 999
 
 
 def test_what_differs_between_machines_is_said() -> None:

@@ -197,7 +197,9 @@ class SafeRunner(Runner):
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
         """MMEngine's; its workers outlive a signal to stop, which goes to the whole group."""
-        loader = Runner.build_dataloader(*args, **kwargs)
+        with warnings.catch_warnings():  # workers that read from a slow disk may be more than the cores
+            warnings.filterwarnings('ignore', 'This DataLoader will create', UserWarning)
+            loader = Runner.build_dataloader(*args, **kwargs)
         loader.worker_init_fn = functools.partial(shield_worker, then=loader.worker_init_fn)
         return loader
 
