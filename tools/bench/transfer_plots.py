@@ -31,7 +31,7 @@ FONT = 8
 FRAME = (0.12, 0.115, 0.855, 0.79)  # left, bottom, width, height; two lines of title fit above
 TITLE_WIDTH = 88  # letters in a line
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-DISTANCES = (5, 12, 20)  # points
+DISTANCES = (5, 12, 20, 32)  # points
 SIDES = {1: 'left', -1: 'right', 0: 'center'}
 HEIGHTS = {1: 'bottom', -1: 'top', 0: 'center'}
 STYLE: dict[Any, Any] = {
@@ -134,7 +134,7 @@ def _plain(text: str) -> str:
 
 
 def _place_labels(axes: Axes, study: SettingStudy) -> None:
-    """Names the nets, each where it covers least; one that would cover a name is left to the table."""
+    """Names the nets, the best first, where they cover least; one that would cover a name is left out."""
     points = [axes.transData.transform((net.accuracy or 0.0, net.ap)) for net in study.nets]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
     lines = [
@@ -148,7 +148,7 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
     frame = axes.get_window_extent()
     pixels = axes.figure.dpi / 72  # in a point
     places = list(product(DISTANCES, DIRECTIONS))
-    for i in sorted(range(len(points)), key=lambda i: (study.nets[i].ap, study.nets[i].name)):
+    for i in sorted(range(len(points)), key=lambda i: (-study.nets[i].ap, study.nets[i].name)):
         net = study.nets[i]
         label = axes.annotate(
             _plain(net.name), (net.accuracy or 0.0, net.ap), xytext=(0, 0), textcoords='offset points',
