@@ -89,10 +89,10 @@ def test_schema_is_sound_and_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    'file', [*(Path(__file__).parents[1] / 'work_dirs_template').glob('*/record.json')], ids=str
+    'file', [*(Path(__file__).parents[1] / 'work_dirs_template').rglob('record.json')], ids=str
 )
-def test_the_filled_example_is_valid(file: Path) -> None:
-    assert records.read(file)['keys']
+def test_every_committed_record_is_valid(file: Path) -> None:
+    assert records.read(file, records.PRETRAINING if records.is_pretraining(file) else None)['keys']
 
 
 @pytest.mark.parametrize(
