@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import records, sweep_plan, sweep_plan_view, sweep_speed
+from bench.costs import detector_costs
 from bench.sweep_folder import Folder
 from bench.sweep_grid import jobs
 from bench.sweep_plan import Row, Work
@@ -179,6 +180,28 @@ def test_records_that_cannot_be_used_are_left_out_and_counted(tmp_path):
     assert only.train_s == pytest.approx(1 / record['training']['images_per_s'])
     assert only.test_s == pytest.approx(record['evaluation']['wall_s'] / 72)
     assert only.macs == record['costs']['at_input']['total_macs']
+
+
+def test_learned_sparsity_is_planned_in_the_form_that_trains(tmp_path):
+    """Networks that take 1 ns a multiply-add of training; a record has those of the test-time form."""
+    archs = ['menet_108_8x1_g3', 'mobilenet_0.25x', 'sfr_shufflenetv2_0.5x', 'condensenetv2_a']
+    content = {'archs': archs, 'detectors': ['frcnn_c4'], 'datasets': ['bccd'], 'init': ['none']}
+    asked = jobs(content, 'grid')
+    cfgs = [compose(job, tmp_path) for job in asked]
+    trained = [sweep_plan.macs_of(job, cfg, (480, 640)) for job, cfg in zip(asked, cfgs, strict=True)]
+    stored = [detector_costs(cfg.model, 480, 640)['total_macs'] for cfg in cfgs]
+    assert trained[:2] == stored[:2]
+    assert all(dense > 1.5 * sparse for dense, sparse in zip(trained[2:], stored[2:], strict=True))
+    key = sweep_speed.key_of(sweep_plan.protocol_of(asked[0], cfgs[0]))
+    here = vars(sweep_plan.this_machine(1)) | {'key': key, 'size': (480, 640)}
+    told = [Speed(**here | {'arch': 'their_own', 'train_s': 9e-9, 'test_s': 9e-9, 'macs': 9})]
+    for arch, dense, sparse in zip(archs[:3], trained, stored, strict=False):
+        times = {'train_s': dense * 1e-9, 'test_s': dense * 1e-9}
+        told.append(Speed(**here | times | {'arch': arch, 'macs': sparse}))
+    folder = Folder(tmp_path, asked, Suite(tmp_path))
+    (row,) = sweep_plan.plan(folder, asked[3:], Speeds(told))
+    assert row.estimate.train_s == pytest.approx(trained[3] * 1e-9)
+    assert row.estimate.words.startswith('line through 4 networks, off by up to 0 % on them')
 
 
 def test_macs_are_those_of_the_record(tmp_path):

@@ -21,10 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from backbones import build_classifier, get_arch
+from backbones import build_classifier
 from backbones.base import initialise
-from backbones.spec import family_of
-from bench.costs import count
+from bench.costs import count, has_two_forms
 from bench.errors import UserError, run_main
 
 SIZE = 224
@@ -70,7 +69,7 @@ def parse_args() -> argparse.Namespace:
 
 def build_ours(name: str) -> nn.Module:
     """Our untrained network; where sparsity is learned, in the form that is tested."""
-    sparse = 'sparsity' in family_of(get_arch(name)).takes_conventions
+    sparse = has_two_forms(name)
     return build_classifier(name, conventions={'sparsity': 'converted'} if sparse else None)
 
 

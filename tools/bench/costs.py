@@ -176,7 +176,7 @@ def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
         raise UserError(
             f'size {size} is smaller than the last stride of {arch.name}, {arch.stages[-1].stride}'
         )
-    sparse = 'sparsity' in family_of(arch).takes_conventions
+    sparse = has_two_forms(arch.name)
     image, papers_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
     with torch.device('meta'):
         model = build_classifier(arch, conventions={'sparsity': 'converted'} if sparse else None)
@@ -236,7 +236,14 @@ def select(patterns: list[str]) -> list[str]:
     return list(names)
 
 
-def detector_costs(detector: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+def has_two_forms(name: str) -> bool:
+    """Whether a network's family has learned sparsity: it trains dense and ends sparse."""
+    return 'sparsity' in family_of(get_arch(name)).takes_conventions
+
+
+def detector_costs(
+    detector: Mapping[str, Any], height: int, width: int, *, test_time: bool = True
+) -> dict[str, Any]:
     """What an MMDetection detector costs on one image, as ``record.json`` stores it.
 
     Learned sparsity is costed in its test-time form, whichever form the detector has: they compute the
@@ -248,10 +255,11 @@ def detector_costs(detector: Mapping[str, Any], height: int, width: int) -> dict
         detector: The config of a two-stage detector with one RoI head, or of a single-stage one.
         height: Of the padded image, pixels.
         width: Of the padded image, pixels.
+        test_time: False costs learned sparsity in the form that the detector has.
     """
     cfg = ConfigDict(copy.deepcopy(dict(detector)))
-    for half in halves(cfg):
-        if 'arch' in half and 'sparsity' in family_of(get_arch(half['arch'])).takes_conventions:
+    for half in halves(cfg) if test_time else ():
+        if 'arch' in half and has_two_forms(half['arch']):
             half['conventions'] = {**(half.get('conventions') or {}), 'sparsity': 'converted'}
     with DefaultScope.overwrite_default_scope('mmdet'):  # whose names MMEngine's parts look up
         model: Any = MODELS.build(cfg).to('meta').eval()

@@ -132,10 +132,11 @@ def plan(
         estimate = None
         if found:
             arch = cfg.model.backbone.arch
-            own = any(speed.arch == arch for speed in found)
-            estimate = sweep_speed.estimate(
-                found, arch, None if own else macs_of(group[0], cfg, found[0].size)
-            )
+            macs = None
+            if all(speed.arch != arch for speed in found):
+                macs = macs_of(group[0], cfg, found[0].size)
+                found = [as_trained(speed, group[0], folder.out) for speed in found]
+            estimate = sweep_speed.estimate(found, arch, macs)
             if estimate is None:
                 why = f'no record of {arch}, and a line needs two networks; --measure 50 times it'
         if estimate is None and measure and hardware and hardware.lower() not in here.hardware.lower():
@@ -220,15 +221,29 @@ def images_of(job: Job, cfg: Any) -> tuple[int, int, int, bool]:
     return counts[0], counts[1], counts[2], True
 
 
+def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
+    """A detector's speed with the multiply-adds of the form that trains; its record has the test-time's."""
+    from backbones.spec import UnknownArchError
+    from bench import costs
+
+    try:
+        if isinstance(job, Pretraining) or not costs.has_two_forms(speed.arch):
+            return speed
+    except UnknownArchError:  # of a record made elsewhere
+        return speed
+    same = replace(job, arch=speed.arch, init='none', pretraining=None)
+    return replace(speed, macs=macs_of(same, compose(same, out), speed.size))
+
+
 def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
-    """Multiply-adds of an image of ``size`` (height, width), as the job's record will say."""
+    """Multiply-adds of an image of ``size`` (height, width), in the form that trains."""
     import torch
     from mmengine.registry import MODELS
 
     from bench import costs
 
     if isinstance(job, Run):
-        total: int = costs.detector_costs(cfg.model, *size)['total_macs']
+        total: int = costs.detector_costs(cfg.model, *size, test_time=False)['total_macs']
         return total
     with torch.device('meta'):
         network = MODELS.build(dict(cfg.model.backbone))
