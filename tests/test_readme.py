@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import tables
+from bench import records, tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -41,6 +41,17 @@ def test_results_are_those_of_the_records():
     template = ROOT / 'work_dirs_template'
     folders = [str(path) for name in ('bccd_*', 'shapes_*') for path in template.glob(name)]
     assert shown == tables.markdown(tables.rows(tables.find_records(folders)), ROOT)
+
+
+def test_cifar10_rows_are_those_of_the_records():
+    shown = dict(re.findall(r'\[([\d.]+)\]\((work_dirs_template/cifar10_rows/[^)]+)\)', README))
+    top1 = {
+        f'{100 - 100 * records.read(path, records.PRETRAINING)["metrics"]["test"]["top1"]:.2f}': str(
+            path.relative_to(ROOT)
+        )
+        for path in (ROOT / 'work_dirs_template/cifar10_rows').rglob('record.json')
+    }
+    assert shown == top1
 
 
 def test_links_lead_somewhere():
