@@ -125,17 +125,21 @@ def test_frontier_of_times_only_on_one_machine(tmp_path):
 
 def test_the_committed_records():
     groups = measured(board(TEMPLATE))
-    means = {g['title']: round(100 * g['rows'][0]['figures'][g['main']]['mean'], 1) for g in groups}
+    means = {
+        (g['title'], len(g['rows'])): round(100 * g['rows'][0]['figures'][g['main']]['mean'], 1)
+        for g in groups
+    }
     assert means == {
-        'BCCD · frcnn_c4 · ImageNet (ILSVRC 2012) weights': 86.2,
-        'BCCD · frcnn_c4 · CIFAR-10 weights': 54.5,
-        'BCCD · frcnn_c4 · weights of unstated training': 59.2,
-        'BCCD · frcnn_c4 · random weights': 61.5,
-        'BCCD · frcnn_fpn · ImageNet (ILSVRC 2012) weights': 87.4,
-        'BCCD · retinanet_fpn · ImageNet (ILSVRC 2012) weights': 68.0,
-        'shapes · frcnn_c4 · CIFAR-10 weights': 66.9,
-        'shapes · frcnn_c4 · random weights': 74.3,
-        'shapes · frcnn_c4 · random weights, stem and 2 stages frozen': 33.8,
+        ('BCCD · frcnn_c4 · ImageNet (ILSVRC 2012) weights', 2): 86.2,
+        ('BCCD · frcnn_c4 · CIFAR-10 weights', 11): 54.5,
+        ('BCCD · frcnn_c4 · weights of unstated training', 1): 59.2,
+        ('BCCD · frcnn_c4 · random weights', 4): 61.5,
+        ('BCCD · frcnn_c4 · random weights', 11): 55.3,
+        ('BCCD · frcnn_fpn · ImageNet (ILSVRC 2012) weights', 1): 87.4,
+        ('BCCD · retinanet_fpn · ImageNet (ILSVRC 2012) weights', 1): 68.0,
+        ('shapes · frcnn_c4 · CIFAR-10 weights', 11): 66.9,
+        ('shapes · frcnn_c4 · random weights', 1): 74.3,
+        ('shapes · frcnn_c4 · random weights, stem and 2 stages frozen', 1): 33.8,
     }
     top1 = {row['network']: row['top1'] for row in groups[0]['rows']}
     assert top1 == {'mobilenet_0.75x': None, 'menet_108_8x1_g3': pytest.approx(0.5608)}
