@@ -29,6 +29,9 @@ class Server(ThreadingHTTPServer):
     seen: list[tuple[str, str | None]]
     failing: int  # how often /flaky is still to fail
 
+    def handle_error(self, *args: Any) -> None:
+        """Says nothing of a client that hangs up."""
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
