@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import records, tables
+from bench import correlation, records, tables, transfer, transfer_report, transfer_sources
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -52,6 +52,31 @@ def test_cifar10_rows_are_those_of_the_records():
         for path in (ROOT / 'work_dirs_template/cifar10_rows').rglob('record.json')
     }
     assert shown == top1
+
+
+def test_the_studys_figures_are_those_of_its_report():
+    text = README.split('### A study')[1].split('\n## ')[0]
+    report = ROOT / 'work_dirs_template/cifar10_transfer/report/report.md'
+    said = report.read_text(encoding='utf-8').replace('\\', '').replace('+', '')
+    figures = re.findall(r'-?\d+\.\d+ \[[^\]]+\]', text.replace(' points of AP50 [', ' ['))
+    figures += re.findall(r'\d+ of \d+ pairs', text)
+    assert len(figures) == 8
+    for figure in figures:
+        assert figure in said.replace(' points of AP on average [', ' ['), figure
+
+
+def test_the_studys_report_is_that_of_the_records(monkeypatch):
+    """By its tables of nets, which hold no interval."""
+    monkeypatch.setattr(correlation, 'RESAMPLES', 99)
+    runs = ROOT / 'work_dirs_template/cifar10_transfer'
+    found = transfer_sources.from_records(tables.find_records([str(runs)]), 'voc/ap50_11point')
+    study = transfer.make_study(*found)
+    svgs = {f'scatter_{i}': b'' for i in range(1, len(study.settings) + 1)}
+    made = transfer_report.to_markdown(transfer_report.make_blocks(study, svgs, runs / 'report'))
+    kept = (runs / 'report/report.md').read_text(encoding='utf-8')
+    nets, others = ([line for line in text.splitlines() if 'record.json' in line] for text in (made, kept))
+    assert nets == others
+    assert len(nets) == 2 * 11
 
 
 def test_links_lead_somewhere():
