@@ -17,7 +17,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from backbones.layers import LinearHead
-from backbones.spec import Arch, Conventions, Stage, family_of, get_arch, register_family
+from backbones.spec import Arch, Conventions, Stage, get_arch, register_archs
 
 BN_POLICIES = {
     'train': 'batch statistics, affine trained',
@@ -113,7 +113,8 @@ class CompactBackbone(_Half):
         super().__init_subclass__(**kwargs)
         if archs is not None:
             cls.is_family = True
-            register_family(cls, archs)
+            register_archs(cls.__name__, archs)
+            _FAMILIES[cls.__name__] = cls
 
     def __init__(
         self,
@@ -296,6 +297,14 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(layer.weight, 0, 0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+_FAMILIES: dict[str, type[CompactBackbone]] = {}
+
+
+def family_of(arch: Arch) -> type[CompactBackbone]:
+    """Return the registered class that builds a network."""
+    return _FAMILIES[arch.family]
 
 
 def build_backbone(

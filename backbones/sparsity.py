@@ -34,7 +34,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from backbones.layers import ACTIVATIONS, channel_shuffle
-from backbones.weights import WeightsError
+from backbones.weights.safe_files import WeightsError
 
 FORMS = ('masked', 'converted')
 

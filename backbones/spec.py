@@ -10,10 +10,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from backbones.base import CompactBackbone
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,6 @@ class UnknownArchError(KeyError):
 
 
 _ARCHS: dict[str, Arch | Callable[[], Arch]] = {}
-_FAMILIES: dict[str, type[CompactBackbone]] = {}
 _LIBRARIES: dict[str, Callable[[str], Arch]] = {}
 
 
@@ -225,25 +221,22 @@ def register_library(library: str, measure: Callable[[str], Arch]) -> None:
     _LIBRARIES[library] = measure
 
 
-def register_family(
-    family: type[CompactBackbone], archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]]
-) -> None:
-    """Enters a family's table; a row that is a function is measured when it is first asked for.
+def register_archs(family: str, archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]]) -> None:
+    """Register the rows of a family's table; a row that is a function is called when it is first needed.
 
     Raises:
-        ValueError: A name is taken, or the strides of a row do not rise.
+        ValueError: A name is already registered, or the strides of a row do not increase.
     """
     for name, arch in archs.items():
         if name in _ARCHS:
-            raise ValueError(f'arch {name!r} is in both {get_arch(name).family} and {family.__name__}')
+            raise ValueError(f'arch {name!r} is in both {get_arch(name).family} and {family}')
         if not isinstance(arch, Arch):
             _ARCHS[name] = arch
             continue
         strides = [arch.stem_stride, *(stage.stride for stage in arch.stages)]
         if strides[1:] != sorted(set(strides[1:])) or strides[0] > strides[1]:
-            raise ValueError(f'arch {name!r}: strides {strides} do not rise')
-        _ARCHS[name] = replace(arch, name=name, family=family.__name__)
-    _FAMILIES[family.__name__] = family
+            raise ValueError(f'arch {name!r}: strides {strides} do not increase')
+        _ARCHS[name] = replace(arch, name=name, family=family)
 
 
 def list_archs(pattern: str = '*') -> list[str]:
@@ -270,8 +263,3 @@ def get_arch(name: str | Arch) -> Arch:
     if not isinstance(row, Arch):
         row = _ARCHS[name] = row()
     return row
-
-
-def family_of(arch: Arch) -> type[CompactBackbone]:
-    """The registered class that builds a network."""
-    return _FAMILIES[arch.family]

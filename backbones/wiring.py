@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backbones.base import config_type
-from backbones.spec import Arch, Conventions, Preprocessing, family_of, get_arch
+from backbones.base import config_type, family_of
+from backbones.spec import Arch, Conventions, Preprocessing, get_arch
 from backbones.weights import WeightsError, read_info
 
 DEFAULT_INIT = 'weights/{arch}.safetensors'

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tiny import REPO, TINY_CONFIG
+
 # Before PyTorch is imported, here and in the processes that tests start: several workers whose threads wait
 # for each other are far slower than one thread each.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -82,46 +84,10 @@ def weights_file(tmp_path_factory, state, weights_info) -> Path:
     return path
 
 
-REPO = Path(__file__).parents[1]
-
-TINY_CONFIG = """
-_base_ = [
-    '{configs}/_base_/detectors/frcnn_c4.py',
-    '{configs}/_base_/datasets/shapes.py',
-    '{configs}/_base_/schedules/shapes.py',
-    '{configs}/_base_/runtime.py',
-]
-
-from backbones.wiring import frcnn_c4
-
-model = frcnn_c4('menet_108_8x1_g3', num_classes=8, init=None)
-model['rpn_head'].update(feat_channels=16, anchor_generator=dict(scales=[1, 2]))
-model['train_cfg'] = dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8)))
-model['test_cfg'] = dict(rpn=dict(max_per_img=10))
-train_pipeline = [
-    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-train_dataloader = dict(batch_size=2, dataset=dict({dataset}, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict({dataset}, pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict({dataset}, pipeline=test_pipeline))
-train_cfg = dict(max_epochs=2, val_interval=1)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1, save_best='voc/ap50_11point', rule='greater'))
-"""
-
-
 @pytest.fixture(scope='session')
 def tiny_set(tmp_path_factory) -> Path:
     """Nine drawn images in VOC's format: 4 to train, 2 to validate, 3 to test."""
-    from bench import shapes
+    from compactdet.data import shapes
 
     spec = shapes.Spec(images={'train': 4, 'val': 2, 'test': 3})
     return shapes.ensure(tmp_path_factory.mktemp('data') / 'tiny', spec)
@@ -130,7 +96,7 @@ def tiny_set(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def tiny_config(tiny_set, tmp_path_factory) -> Path:
     """A small detector, trained on the tiny set in a few seconds."""
-    from bench import shapes
+    from compactdet.data import shapes
 
     classes = tuple(shapes.CLASSES)
     dataset = f"type='VOCFormatDataset', data_root={str(tiny_set)!r}, metainfo=dict(classes={classes})"
@@ -150,10 +116,10 @@ def plain_config_text() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tiny_run(plain_config_text, tiny_config, tmp_path_factory) -> Path:
     """The folder of a finished run of it, seed 3; tests only read it."""
-    from bench import training
+    from compactdet.training import train
 
     folder = tmp_path_factory.mktemp('runs') / 'tiny'
-    return training.train(training.Options(str(tiny_config), str(folder), seed=3)).parent
+    return train.train(train.Options(str(tiny_config), str(folder), seed=3)).parent
 
 
 @pytest.fixture

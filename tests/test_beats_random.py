@@ -17,11 +17,11 @@ from torch import Tensor
 
 from backbones.spec import Preprocessing
 from backbones.weights import WeightsInfo, read_weights, save_weights
-from bench import training
-from bench.bootstrap import Samples, bootstrap, compare, list_figures
-from bench.compose import Choice
-from bench.converters import convert_file
-from bench.evaluation import match, read_predictions, read_voc
+from compactdet.config.compose import Choice
+from compactdet.evaluation.bootstrap import Samples, bootstrap, compare, list_figures
+from compactdet.evaluation.evaluate import match, read_predictions, read_voc
+from compactdet.training import train
+from compactdet.weights.convert import convert_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
@@ -69,8 +69,8 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory, plain_config_tex
             'test_evaluator.out': str(folder / 'predictions.json'),
         }
         data = shared / 'data/bccd/BCCD'
-        training.train(
-            training.Options(
+        train.train(
+            train.Options(
                 Choice(arch, 'frcnn_c4', 'bccd'),
                 str(folder),
                 seed=0,

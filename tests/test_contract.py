@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
-from backbones.adapter import AdaptedArch
-from backbones.base import BN_POLICIES, Classifier, CompactBackbone
-from backbones.spec import Arch, family_of
-from bench.costs import arch_costs
+from backbones.base import BN_POLICIES, Classifier, CompactBackbone, family_of
+from backbones.libraries.adapter import AdaptedArch
+from backbones.spec import Arch
+from compactdet.costs import arch_costs
 
 SIZES = ((96, 128), (75, 109))  # the second is divisible by no stride
 GOLDEN = {

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import StageHead, build_backbone, build_classifier, list_archs
 from backbones.wiring import halves
-from bench.compose import Choice, composed
-from bench.costs import Costs, arch_costs, count, detector_costs, num_params
-from bench.errors import UserError
+from compactdet.config.compose import Choice, composed
+from compactdet.costs import Costs, arch_costs, count, detector_costs, num_params
+from compactdet.errors import UserError
 
 import complexity
 

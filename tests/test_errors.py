@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from backbones import get_arch
 from backbones.spec import UnknownArchError
 from backbones.weights import WeightsError
-from bench.errors import UserError, run_main, user_line
+from compactdet.errors import UserError, run_main, user_line
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -144,7 +144,7 @@ def test_a_workers_error_is_reduced_to_what_it_said(
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
-    code = "from bench.errors import run_main; run_main(lambda: print('x\\n' * 1_000_000))"
+    code = "from compactdet.errors import run_main; run_main(lambda: print('x\\n' * 1_000_000))"
     tool = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert tool.stdout is not None
     assert tool.stderr is not None

@@ -6,41 +6,13 @@ themselves.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
-from torch import nn
 
-from backbones import build_backbone, get_arch, list_archs
-from backbones.wiring import detectors
-from bench.compose import Choice, composed
-from bench.mmdetection import MODELS
+from backbones import get_arch, list_archs
 
-SIDE, CLASSES = 96, 8
-FORWARD_ONLY = tuple(f'efficientnet_b{i}' for i in (4, 5, 6, 7))  # each minutes of training on two cores
-
-PAIRS = [(arch, detector) for arch in list_archs() for detector in detectors(arch)]
-
-
-def parameters(arch: str) -> int:
-    with torch.device('meta'):
-        return sum(p.numel() for p in build_backbone(arch, (16,)).parameters())
-
-
-def cheapest() -> set[str]:
-    """Of each family, the network with the smallest trunk."""
-    families: dict[str, list[str]] = {}
-    for arch in dict.fromkeys(arch for arch, _ in PAIRS):
-        families.setdefault(get_arch(arch).family, []).append(arch)
-    return {min(archs, key=parameters) for archs in families.values()}
-
-
-CHEAPEST = cheapest()
+from matrix import CHEAPEST, PAIRS, check_pair
 
 
 @pytest.fixture(autouse=True)
@@ -48,59 +20,6 @@ def mmdet_scope() -> Iterator[None]:
     """Where a runner looks classes up."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
-
-
-def images(count: int) -> list[torch.Tensor]:
-    """The first of eight images of coloured tiles, which differ in brightness, as photographs do."""
-    rng = np.random.default_rng(0)
-    tiles = rng.uniform(0, 256, (8, 3, 6, 6)) * rng.uniform(0.2, 1, (8, 3, 1, 1))
-    tiles = tiles[:count]
-    return [*torch.from_numpy(np.kron(tiles, np.ones((SIDE // 6, SIDE // 6))).astype(np.uint8))]
-
-
-def batch() -> dict[str, Any]:
-    """Two images with one object each, as a data loader gives them."""
-    samples = []
-    for label in (0, CLASSES - 1):
-        size = (SIDE, SIDE)
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
-        boxes = torch.tensor([[8.0, 16, 80, 88]])
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([label]))
-        samples.append(sample)
-    return dict(inputs=images(2), data_samples=samples)
-
-
-def check_pair(arch: str, detector: str) -> None:
-    torch.manual_seed(0)
-    cfg = composed(Choice(arch, detector, 'shapes')).model
-    cfg.test_cfg.get('rcnn', cfg.test_cfg).score_thr = 0.0  # nothing has learnt yet
-    model = MODELS.build(cfg).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # one batch must do for the statistics that prediction takes
-    data = model.data_preprocessor(batch(), training=True)
-    train = arch not in FORWARD_ONLY
-    with torch.set_grad_enabled(train):
-        loss, figures = model.parse_losses(model(**data, mode='loss'))
-    assert loss.isfinite(), figures
-    if train:
-        loss.backward()
-        learning = dict(model.named_parameters())
-        assert all(p.requires_grad for p in learning.values())
-        assert [n for n, p in learning.items() if p.grad is None or not p.grad.isfinite().all()] == []
-    with torch.no_grad():  # squeeze-and-excitation gives its BN one value an image: two are too few
-        model.backbone(model.data_preprocessor({'inputs': images(8)})['inputs'])
-    model.eval()
-    with torch.no_grad():
-        found = model.test_step(batch())
-    for sample in found:
-        boxes, scores, labels = (sample.pred_instances[key] for key in ('bboxes', 'scores', 'labels'))
-        assert 0 < len(boxes) == len(scores) == len(labels) <= 100
-        assert boxes.isfinite().all()
-        assert scores.isfinite().all()
-        assert boxes.min() >= 0
-        assert boxes.max() <= SIDE
-        assert labels.max() < CLASSES
 
 
 def marks(arch: str) -> list[pytest.MarkDecorator]:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_matrix import CHEAPEST
 from torch import Tensor, nn
 
 from backbones.wiring import detectors
-from bench import options, shapes
-from bench.compose import Choice
-from bench.runner import SafeRunner, unwrapped
+from compactdet.config import options
+from compactdet.config.compose import Choice
+from compactdet.data import shapes
+from compactdet.training.runner import SafeRunner, unwrapped
+
+from matrix import CHEAPEST
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('plain_config_text')]
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import correlation, records, tables, transfer, transfer_report, transfer_sources
+from compactdet.records import record_file, results_table
+from compactdet.transfer import correlation, sources
+from compactdet.transfer import report as transfer_report
+from compactdet.transfer import study as transfer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -40,13 +43,13 @@ def test_results_are_those_of_the_records():
     shown = re.search(r'<!-- results -->\n(.*)<!-- /results -->', README, re.DOTALL)[1]
     template = ROOT / 'work_dirs_template'
     folders = [str(path) for name in ('bccd_*', 'shapes_*') for path in template.glob(name)]
-    assert shown == tables.markdown(tables.rows(tables.find_records(folders)), ROOT)
+    assert shown == results_table.markdown(results_table.rows(results_table.find_records(folders)), ROOT)
 
 
 def test_cifar10_rows_are_those_of_the_records():
     shown = dict(re.findall(r'\[([\d.]+)\]\((work_dirs_template/cifar10_rows/[^)]+)\)', README))
     top1 = {
-        f'{100 - 100 * records.read(path, records.PRETRAINING)["metrics"]["test"]["top1"]:.2f}': str(
+        f'{100 - 100 * record_file.read(path, record_file.PRETRAINING)["metrics"]["test"]["top1"]:.2f}': str(
             path.relative_to(ROOT)
         )
         for path in (ROOT / 'work_dirs_template/cifar10_rows').rglob('record.json')
@@ -69,7 +72,7 @@ def test_the_studys_report_is_that_of_the_records(monkeypatch):
     """By its tables of nets, which hold no interval."""
     monkeypatch.setattr(correlation, 'RESAMPLES', 99)
     runs = ROOT / 'work_dirs_template/cifar10_transfer'
-    found = transfer_sources.from_records(tables.find_records([str(runs)]), 'voc/ap50_11point')
+    found = sources.from_records(results_table.find_records([str(runs)]), 'voc/ap50_11point')
     study = transfer.make_study(*found)
     svgs = {f'scatter_{i}': b'' for i in range(1, len(study.settings) + 1)}
     made = transfer_report.to_markdown(transfer_report.make_blocks(study, svgs, runs / 'report'))
@@ -97,7 +100,7 @@ assert build_classifier('mynet_1x', 10)(images).shape == (2, 10)
 assert frcnn_c4('mynet_1x', num_classes=20)['roi_head']['bbox_head']['in_channels'] == 256
 
 from mmengine.registry import DefaultScope
-from test_matrix import check_pair
+from matrix import check_pair
 
 assert detectors('mynet_1x') == ('frcnn_c4', 'frcnn_fpn', 'retinanet_fpn')
 with DefaultScope.overwrite_default_scope('mmdet'):
@@ -112,7 +115,7 @@ def test_example_backbone_works():
     # In a process of its own: the example must not be among the other tests' networks.
     done = subprocess.run(
         [sys.executable, '-c', code + USE],
-        cwd=ROOT / 'tests',
+        cwd=ROOT / 'tests/helpers',
         capture_output=True,
         text=True,
         check=False,

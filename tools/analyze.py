@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,8 +44,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Analyses and says where the report lies."""
     args = parse_args()
-    from bench.analysis_inputs import from_files, from_run
-    from bench.analysis_report import summary, write_report
+    from compactdet.analysis.inputs import from_files, from_run
+    from compactdet.analysis.report import summary, write_report
 
     if args.run_dir is None:
         material = from_files(args.gt, args.dt, args.split or 'test', args.classes)

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.spec import COUNTING_CONVENTIONS
-from bench.costs import CONV_FC, arch_costs, select
-from bench.errors import run_main
+from compactdet.costs import CONV_FC, arch_costs, select
+from compactdet.errors import run_main
 
 MILLION = 1e6
 

@@ -16,7 +16,7 @@ accordingly. A detector's checkpoint (its weights only, not to resume from) need
 import argparse
 from collections.abc import Sequence
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Converts the file."""
     args = parse_args(argv)
-    from bench.condensing import convert_file
+    from compactdet.weights.convert_sparse import convert_file
 
     what = convert_file(args.checkpoint, args.out, half_classifier=args.half_classifier)
     print(f'{args.out}: {what}, test-time form')

@@ -11,8 +11,8 @@ Examples:
 import argparse
 from pathlib import Path
 
-from bench.errors import run_main
-from bench.sources import SOURCES
+from compactdet.data.catalog import SOURCES
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,7 +62,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Runs the verb."""
     args = parse_args()
-    from bench import acquire, data_check, data_stats, datasets, shapes  # late: these load MMDetection
+    from compactdet.data import (
+        acquire,
+        shapes,
+    )  # late: these load MMDetection
+    from compactdet.data import (
+        check as data_check,
+    )
+    from compactdet.data import (
+        layout as datasets,
+    )
+    from compactdet.data import (
+        stats as data_stats,
+    )
 
     if args.verb in ('check', 'stats'):
         classes = [name.strip() for name in (args.classes or '').split(',') if name.strip()]

@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import doctor
-from bench.errors import run_main
+from compactdet.doctor import checks
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,15 +33,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Prints the findings; 1 if the main job could not run."""
     args = parse_args()
-    places = doctor.Places(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
-    found = doctor.examine(places)
+    places = checks.Places(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
+    found = checks.examine(places)
     runs = not any(finding.main_job for finding in found)
     if args.json:
         print(json.dumps({'main_job_runs': runs, 'findings': [*map(asdict, found)]}, indent=2))
         return 0 if runs else 1
     for finding in found:
         print(finding.line())
-    print(f'\nthe main job can{"" if runs else "not"} run: {doctor.MAIN_JOB}')
+    print(f'\nthe main job can{"" if runs else "not"} run: {checks.MAIN_JOB}')
     return 0 if runs else 1
 
 

@@ -17,7 +17,8 @@ import json
 import sys
 from pathlib import Path
 
-from bench.bootstrap import (
+from compactdet.errors import UserError, run_main
+from compactdet.evaluation.bootstrap import (
     Comparison,
     Interval,
     bootstrap,
@@ -26,8 +27,14 @@ from bench.bootstrap import (
     interval,
     list_figures,
 )
-from bench.errors import UserError, run_main
-from bench.evaluation import evaluate, format_table, match, read_coco, read_predictions, read_voc
+from compactdet.evaluation.evaluate import (
+    evaluate,
+    format_table,
+    match,
+    read_coco,
+    read_predictions,
+    read_voc,
+)
 
 DRAWS_TO_COMPARE = 1000  # where --bootstrap does not say
 

@@ -10,8 +10,9 @@ The page, index.html, is one file that needs no network.
 import argparse
 from pathlib import Path
 
-from bench import leaderboard, leaderboard_files
-from bench.errors import run_main
+from compactdet.errors import run_main
+from compactdet.leaderboard import board as leaderboard
+from compactdet.leaderboard import writers
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def main() -> None:
     """Writes the leaderboard and says where."""
     args = parse_args()
     board = leaderboard.make(args.runs, args.add, args.out)
-    for path in leaderboard_files.write(board, args.out):
+    for path in writers.write(board, args.out):
         print(path)
     print(board.summary)
 

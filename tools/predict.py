@@ -10,7 +10,7 @@ the upright image, its top left corner at 0, 0.
 
 import argparse
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def _score(text: str) -> float:
 def main() -> None:
     """Detects and says where the results lie."""
     args = parse_args()
-    from bench.predict import predict
+    from compactdet.training.predict import predict
 
     out = predict(args.run_dir, args.source, args.out, score=args.score, device=args.device)
     print(f'drawn images and predictions.json: {out}')

@@ -15,9 +15,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from bench.compose import rate
-from bench.errors import run_main
-from bench.pretraining_options import add_choice, count, pop_choice
+from compactdet.config.compose import rate
+from compactdet.errors import run_main
+from compactdet.pretraining.options import add_choice, count, pop_choice
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,16 +56,17 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from bench import distributed, pretraining, pretraining_report
+    from compactdet import distributed
+    from compactdet.pretraining import display, train
 
     print_config = vars(args).pop('print_config')
     if print_config:
-        pretraining.show(pretraining.PretrainOptions(**vars(args)))
+        train.show(train.PretrainOptions(**vars(args)))
         return
     command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    path = pretraining.train(pretraining.PretrainOptions(**vars(args), command=command))
+    path = train.train(train.PretrainOptions(**vars(args), command=command))
     if is_main_process():
-        pretraining_report.show(path)
+        display.show(path)
     distributed.stop()
 
 

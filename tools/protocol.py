@@ -11,7 +11,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,9 +28,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prints the card or the differences."""
     args = parse_args()
-    from bench import report
-    from bench.protocol_card import card
-    from bench.protocol_diff import differences, read_protocol
+    from compactdet.records import display
+    from compactdet.records.protocol_diff import differences, read_protocol
+    from compactdet.records.protocol_summary import card
 
     key, protocol = read_protocol(args.run)
     if args.other is None:
@@ -38,14 +38,14 @@ def main() -> None:
             rows = dict(card(protocol).rows())
             print(json.dumps({'key': key, 'card': rows, 'protocol': protocol}, indent=2))
         else:
-            report.show_protocol(protocol)
+            display.show_protocol(protocol)
         return
     other_key, other = read_protocol(args.other)
     found = differences(protocol, other)
     if args.json:
         print(json.dumps({'keys': [key, other_key], 'differences': [*map(asdict, found)]}, indent=2))
     else:
-        report.show_differences((args.run, key), (args.other, other_key), found)
+        display.show_differences((args.run, key), (args.other, other_key), found)
 
 
 if __name__ == '__main__':

@@ -24,28 +24,28 @@ A grid file:
 
 import argparse
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    from bench import sweep_options
+    from compactdet.sweep import options
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sweep_options.add_arguments(parser)
+    options.add_arguments(parser)
     args = parser.parse_args()
-    sweep_options.settle(parser, args)
+    options.settle(parser, args)
     return args
 
 
 def main() -> int:
     """Runs the sweep, or plans it, or hands it on."""
     args = parse_args()
-    from bench import sweep
+    from compactdet.sweep import command
 
-    return sweep.main(args)
+    return command.main(args)
 
 
 if __name__ == '__main__':

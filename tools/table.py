@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import tables
-from bench.errors import run_main
+from compactdet.errors import run_main
+from compactdet.records import results_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,13 +28,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prints the table."""
     args = parse_args()
-    rows = tables.rows(tables.find_records(args.runs))
+    rows = results_table.rows(results_table.find_records(args.runs))
     if args.format == 'json':
         print(json.dumps(rows, indent=2))
     elif args.format == 'markdown':
-        print(tables.markdown(rows, Path.cwd()), end='')
+        print(results_table.markdown(rows, Path.cwd()), end='')
     else:
-        tables.show(rows)
+        results_table.show(rows)
 
 
 if __name__ == '__main__':

@@ -12,14 +12,14 @@ import argparse
 import time
 from pathlib import Path
 
-from bench.errors import UserError, run_main
+from compactdet.errors import UserError, run_main
 
 
 def parse_args() -> argparse.Namespace:
     """The command line, in MMDetection's conventions."""
     from mmengine.config import DictAction
 
-    from bench.compose import add_axes, pop_axes
+    from compactdet.config.compose import add_axes, pop_axes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,15 +45,17 @@ def main() -> None:
     from mmengine.dist import is_main_process
     from mmengine.registry import init_default_scope
 
-    from bench import distributed, report, runner, training
-    from bench.checkpoints import read_checkpoint
-    from bench.compose import Choice
-    from bench.durations import duration
-    from bench.files import check_writable
-    from bench.mmdetection import DATASETS
+    from compactdet import distributed
+    from compactdet.config.compose import Choice
+    from compactdet.console import duration
+    from compactdet.files import check_writable
+    from compactdet.mmdetection import DATASETS
+    from compactdet.records import display
+    from compactdet.training import runner, train
+    from compactdet.training.checkpoints import read_checkpoint
 
     name = args.config.name if isinstance(args.config, Choice) else Path(args.config).stem
-    options = training.Options(
+    options = train.Options(
         config=args.config,
         work_dir=args.work_dir or f'work_dirs/{name}/test',
         data_root=args.data_root,
@@ -61,7 +63,7 @@ def main() -> None:
         launcher=args.launcher,
         cfg_options=args.cfg_options,
     )
-    cfg = training.compose(options)
+    cfg = train.compose(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.out is not None:
@@ -74,7 +76,7 @@ def main() -> None:
     init_default_scope(cfg.default_scope)
     with distributed.main_first():  # the embedded set is drawn
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    work_dir = training.open_work_dir(cfg.work_dir)
+    work_dir = train.open_work_dir(cfg.work_dir)
     tester = runner.SafeRunner.from_cfg(cfg)
     tester.use_datasets({'test': dataset})
     if is_main_process():
@@ -84,8 +86,8 @@ def main() -> None:
     wall_s = time.perf_counter() - start
     if is_main_process():
         data = dataset.metainfo.get('name', 'custom')
-        title = f'{cfg.model.backbone.arch} · {training.detector_name(cfg.model)} · {data} test'
-        report.show_figures(title, dataset.metainfo['classes'], training.flat(metrics) or {})
+        title = f'{cfg.model.backbone.arch} · {train.detector_name(cfg.model)} · {data} test'
+        display.show_figures(title, dataset.metainfo['classes'], train.flat(metrics) or {})
         print(f'{len(dataset)} images in {duration(wall_s)} ({len(dataset) / wall_s:.1f} images/s)')
         if args.out is not None:
             print(f"detections: {args.out} (categories are numbered in the table's order)")

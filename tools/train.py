@@ -14,14 +14,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from bench.errors import run_main
+from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """The command line, in MMDetection's conventions."""
     from mmengine.config import DictAction
 
-    from bench.compose import add_axes, pop_axes, rate
+    from compactdet.config.compose import add_axes, pop_axes, rate
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     pop_axes(parser, args)
     if args.lr_choice is not None:
-        from bench.protocol import parse_lr_choice
+        from compactdet.records.protocol import parse_lr_choice
 
         try:
             args.lr_choice = parse_lr_choice(args.lr_choice, args.lr)
@@ -68,16 +68,18 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from bench import distributed, report, training
+    from compactdet import distributed
+    from compactdet.records import display
+    from compactdet.training import train
 
     print_config = vars(args).pop('print_config')
     if print_config:
-        training.show(training.Options(**vars(args)))
+        train.show(train.Options(**vars(args)))
         return
     command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    path = training.train(training.Options(**vars(args), command=command))
+    path = train.train(train.Options(**vars(args), command=command))
     if is_main_process():
-        report.show(path)
+        display.show(path)
     distributed.stop()
 
 

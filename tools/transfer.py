@@ -11,8 +11,10 @@ with their AP; --published takes both from the papers. Given both, they stand si
 import argparse
 from pathlib import Path
 
-from bench import tables, transfer, transfer_report, transfer_sources, transfer_words
-from bench.errors import run_main
+from compactdet.errors import run_main
+from compactdet.records import results_table
+from compactdet.transfer import findings, report, sources
+from compactdet.transfer import study as transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the report')
     parser.add_argument(
         '--figure',
-        default=transfer_sources.DEFAULT_FIGURE,
+        default=sources.DEFAULT_FIGURE,
         help='which test figure of own runs is AP (default: %(default)s)',
     )
     args = parser.parse_args()
@@ -39,26 +41,26 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Writes the report and prints what it found."""
     args = parse_args()
-    settings, left_out = transfer_sources.from_published() if args.published else ([], [])
+    settings, left_out = sources.from_published() if args.published else ([], [])
     if args.runs:
-        own, unusable = transfer_sources.from_records(tables.find_records(args.runs), args.figure)
+        own, unusable = sources.from_records(results_table.find_records(args.runs), args.figure)
         settings, left_out = own + settings, unusable + left_out
     study = transfer.make_study(settings, left_out)
-    files = transfer_report.write(study, args.out)
-    for sentence in transfer_words.pair_sentences(study):
+    files = report.write(study, args.out)
+    for sentence in findings.pair_sentences(study):
         print(sentence)
     for part in study.settings:
         print(f'\n{part.setting.title}')
-        for sentence in transfer_words.setting_sentences(part):
+        for sentence in findings.setting_sentences(part):
             print(f'  {sentence}')
     for contrast in study.contrasts:
         print(f'\n{contrast.a} against {contrast.b}')
-        for sentence in transfer_words.contrast_sentences(contrast):
+        for sentence in findings.contrast_sentences(contrast):
             print(f'  {sentence}')
     if study.agreements:
         print()
     for agreement in study.agreements:
-        print(transfer_words.agreement_sentence(agreement))
+        print(findings.agreement_sentence(agreement))
     for item in study.left_out:
         print(f'left out: {item.what}: {item.why}')
     print(f'\n{files[0]}: the whole report')

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.weights import WeightsError, file_sha256
-from bench.converters import IMAGES_AS, convert_file
-from bench.errors import UserError, run_main
-from bench.formats import TENSORFLOW
-from bench.known_weights import as_json, find, known_weights, select
-from bench.obtain_weights import get
-from bench.verify import accuracy, find_images
-from bench.weights_views import inspect_file, show_known
+from compactdet.errors import UserError, run_main
+from compactdet.weights.catalog import as_json, find, known_weights, select
+from compactdet.weights.convert import IMAGES_AS, convert_file
+from compactdet.weights.display import inspect_file, show_known
+from compactdet.weights.download import get
+from compactdet.weights.formats import TENSORFLOW
+from compactdet.weights.verify import accuracy, find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

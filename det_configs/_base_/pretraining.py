@@ -3,7 +3,12 @@
 _base_ = './runtime.py'
 
 custom_imports = dict(
-    imports=['backbones', 'bench.classification', 'bench.pretraining_network', 'bench.runner']
+    imports=[
+        'backbones',
+        'compactdet.classification.dataset',
+        'compactdet.pretraining.network',
+        'compactdet.training.runner',
+    ]
 )
 default_scope = 'mmpretrain'
 env_cfg = dict(cudnn_benchmark=True)  # all images have one size

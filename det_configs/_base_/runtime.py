@@ -3,7 +3,14 @@
 # Whoever loads this config (MMDetection's own tools too) gets the networks, the bridge to mmcv's ops,
 # the data sets and the metric.
 custom_imports = dict(
-    imports=['backbones', 'bench.voc', 'bench.coco', 'bench.shapes', 'bench.metric', 'bench.runner'],
+    imports=[
+        'backbones',
+        'compactdet.data.voc',
+        'compactdet.data.coco',
+        'compactdet.data.shapes',
+        'compactdet.evaluation.metric',
+        'compactdet.training.runner',
+    ],
     allow_failed_imports=False,
 )
 runner_type = 'SafeRunner'  # never executes what a checkpoint holds

@@ -8,7 +8,7 @@ two epochs of 300 were run (README.md, Pretraining).
 
 _base_ = ['../_base_/recipes/condensenetv2_cifar.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'condensenetv2_110_cifar', 'cifar10', _base_.recipe

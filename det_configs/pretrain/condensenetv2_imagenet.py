@@ -8,7 +8,7 @@ Trained with masks; the second command makes the test-time form, which gives the
 
 _base_ = ['../_base_/recipes/condensenetv2.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'condensenetv2_a', 'imagenet', _base_.recipe

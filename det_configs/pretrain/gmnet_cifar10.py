@@ -10,7 +10,7 @@ run of C10+ (README.md, Pretraining), none of the others.
 
 _base_ = ['../_base_/recipes/gmnet_augmented.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'gmnet_a_cifar', 'cifar10', _base_.recipe

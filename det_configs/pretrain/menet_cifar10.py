@@ -7,7 +7,7 @@ Any network: `--arch NAME --dataset cifar10`.
 
 _base_ = ['../_base_/recipes/short.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'menet_108_8x1_g3', 'cifar10', _base_.recipe

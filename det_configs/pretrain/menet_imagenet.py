@@ -8,7 +8,7 @@ The recipe (section IV-A) is that of every MENet of Tables II to VII, and of its
 
 _base_ = ['../_base_/recipes/menet.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'menet_228_12x1_g3', 'imagenet', _base_.recipe

@@ -8,7 +8,7 @@ train_dataloader.batch_size=256`. Not run yet.
 
 _base_ = ['../_base_/recipes/shufflenet.py', '../_base_/pretraining.py']
 
-from bench.pretraining_config import pretraining
+from compactdet.pretraining.config import pretraining
 
 model, train_dataloader, test_dataloader, test_evaluator, custom_hooks = pretraining(
     'shufflenet_1x_g3', 'imagenet', _base_.recipe

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn into data_root when it is first used (tools/bench/shapes.py)."""
+"""The embedded data set: drawn into data_root when it is first used (tools/compactdet/data/shapes.py)."""
 
 dataset_type = 'ShapesDataset'
 data_root = 'data/shapes'

@@ -1,0 +1,1 @@
+"""Classification networks of torchvision, timm and pytorchcv as backbones."""

@@ -1,0 +1,338 @@
+"""Any classification network of torchvision, timm or pytorchcv as a backbone: ``timm:regnetx_002``.
+
+``get_arch('LIBRARY:NAME')`` builds the network on the meta device, records its forward pass, and measures
+where its stages end (``backbones.libraries.graphs``). Stem, stages and classifier keep the library's layers and the
+library's parameter names, after the suite's prefix (``stage8.layer2.0.conv1.weight``), so that its weights
+fit (``adapted_entries``). The networks of the papers' comparisons have plain names too: ``ALIASES``.
+
+timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
+
+Deviations from the libraries: stochastic depth is left out; an average pool over the whole map of the
+native image size pools the whole map of any size; classifiers used in training only (GoogLeNet's) are left
+out. Weights start as the suite's do, but for what the libraries set otherwise (layer scales, position
+tables, filters). Sizes of maps are the library's: of an odd image some networks round down, and NASNet-A
+takes sides that are multiples of 32 only (which detectors pad to).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from torch import fx, nn
+
+from backbones.base import CompactBackbone, native_stride
+from backbones.libraries.graphs import Dissection
+from backbones.libraries.tracing import GraphError
+from backbones.libraries.unstride import unstride
+from backbones.spec import Arch, Conventions, Preprocessing, Stage, UnknownArchError, register_library
+
+FAMILY = 'AdaptedNetwork'
+HALVES = Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+
+
+@dataclass(frozen=True)
+class Library:
+    """How to use a library.
+
+    Attributes:
+        names: Of its classification networks; raises ImportError where it is not installed.
+        build: A network by name, with the given number of classes or, for None, its own.
+        describe: The side of the square image that a network is made for, its number of classes, and
+            how the library's weights want their images.
+    """
+
+    names: Callable[[], list[str]]
+    build: Callable[[str, int | None], nn.Module]
+    describe: Callable[[str, nn.Module], tuple[int, int, Preprocessing]]
+
+
+def _torchvision() -> Any:
+    return importlib.import_module('torchvision.models')
+
+
+def _build_torchvision(name: str, num_classes: int | None) -> nn.Module:
+    # these two would draw their weights slowly, and warn that they do
+    options = {'init_weights': False} if name in ('googlenet', 'inception_v3') else {}
+    return _torchvision().get_model(name, weights=None, num_classes=num_classes or 1000, **options)
+
+
+def _describe_torchvision(name: str, network: nn.Module) -> tuple[int, int, Preprocessing]:
+    size = 299 if name == 'inception_v3' else 224
+    # their published weights are TensorFlow's; torchvision changes the image inside (transform_input)
+    return size, 1000, HALVES if name in ('googlenet', 'inception_v3') else Preprocessing()
+
+
+def _build_timm(name: str, num_classes: int | None) -> nn.Module:
+    options = {} if num_classes is None else {'num_classes': num_classes}
+    return importlib.import_module('timm').create_model(name, pretrained=False, **options)
+
+
+def _describe_timm(name: str, network: Any) -> tuple[int, int, Preprocessing]:
+    config = network.default_cfg
+    mean, std = (tuple(255 * value for value in config[key]) for key in ('mean', 'std'))
+    return config['input_size'][-1], network.num_classes, Preprocessing('rgb', mean, std)
+
+
+def _build_pytorchcv(name: str, num_classes: int | None) -> nn.Module:
+    options = {} if num_classes is None else {'num_classes': num_classes}
+    return importlib.import_module('pytorchcv.model_provider').get_model(name, **options)
+
+
+def _describe_pytorchcv(name: str, network: Any) -> tuple[int, int, Preprocessing]:
+    return network.in_size[0], network.num_classes, Preprocessing()
+
+
+LIBRARIES = {
+    'torchvision': Library(
+        names=lambda: _torchvision().list_models(module=_torchvision()),
+        build=_build_torchvision,
+        describe=_describe_torchvision,
+    ),
+    'timm': Library(
+        names=lambda: importlib.import_module('timm').list_models(),
+        build=_build_timm,
+        describe=_describe_timm,
+    ),
+    'pytorchcv': Library(
+        names=lambda: [*importlib.import_module('pytorchcv.model_provider')._models],
+        build=_build_pytorchcv,
+        describe=_describe_pytorchcv,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedArch(Arch):
+    """A row that was measured.
+
+    Attributes:
+        source: Library and name of the network: ``'timm:regnetx_002'``.
+    """
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A network of the papers' comparisons; fields as in ``Arch``."""
+
+    source: str
+    paper: str
+    paper_mflops: float
+    paper_params_m: float | None = None
+    cost_note: str = ''
+
+
+ALIASES = {
+    'alexnet': Alias('torchvision:alexnet', 'arXiv:1404.5997; cost as in arXiv:1707.01083, Table 6', 720),
+    'vgg16': Alias(
+        'torchvision:vgg16',
+        'arXiv:1409.1556, Table 1, D; cost as in arXiv:1803.09127, Table IV',
+        15300,
+        cost_note='printed without the fully connected layers',
+    ),
+    'googlenet': Alias(
+        'torchvision:googlenet',
+        'arXiv:1409.4842, Table 1; cost as in arXiv:1803.09127, Table IV',
+        1550,
+        cost_note='torchvision has 3x3 convolutions where the paper has 5x5; arXiv:1707.01083 prints 1500',
+    ),
+    'squeezenet1_0': Alias(
+        'torchvision:squeezenet1_0',
+        'arXiv:1602.07360, Table 1; cost as in arXiv:1707.01083, Table 6',
+        833,
+        cost_note='printed for images of 227x227',
+    ),
+    'resnet101': Alias(
+        'torchvision:resnet101', 'arXiv:1512.03385, Table 1; cost as in arXiv:1803.09127, section I', 7800
+    ),
+    'regnetx_200mf': Alias('timm:regnetx_002', 'arXiv:2003.13678; cost as in CondenseNetV2', 200, 2.7),
+    'regnetx_400mf': Alias('timm:regnetx_004', 'arXiv:2003.13678; cost as in CondenseNetV2', 400, 5.2),
+    'mnasnet_a1': Alias('timm:semnasnet_100', 'arXiv:1807.11626, Table 1', 312, 3.9),
+    'proxylessnas_mobile': Alias(
+        'pytorchcv:proxylessnas_mobile', 'arXiv:1812.00332; cost as in CondenseNetV2', 320, 4.1
+    ),
+    'nasnet_a_mobile': Alias('pytorchcv:nasnet_4a1056', 'arXiv:1707.07012, Table 3', 564, 5.3),
+}
+
+
+def _library(source: str) -> tuple[Library, str]:
+    """The library and the name in it.
+
+    Raises:
+        UnknownArchError: The library is not installed, or has no such network.
+    """
+    key, _, name = source.partition(':')
+    library = LIBRARIES[key]
+    try:
+        names = library.names()
+    except ImportError as error:
+        raise UnknownArchError(
+            f"arch {source!r} needs {key}, which is not installed: pip install 'compactdet[{key}]'"
+        ) from error
+    if name.partition('.')[0] not in names:  # timm's names may end in a tag of weights
+        near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+        hint = f'near: {", ".join(f"{key}:{n}" for n in near)}' if near else f'{key} lists its own'
+        raise UnknownArchError(f'unknown arch {source!r}; {hint}')
+    return library, name
+
+
+@functools.lru_cache(maxsize=8)
+def _on_meta(source: str, num_classes: int | None) -> nn.Module:
+    """A library's network without values."""
+    library, name = _library(source)
+    try:
+        with torch.device('meta'):
+            return library.build(name, num_classes).eval()
+    except (NotImplementedError, RuntimeError):  # it reads a value as it is built
+        return copy.deepcopy(_with_values(source, num_classes)).to('meta')
+
+
+@functools.lru_cache(maxsize=1)
+def _with_values(source: str, num_classes: int | None) -> nn.Module:
+    """A library's network as it initialises it, always the same; the caller's random numbers go on."""
+    library, name = _library(source)
+    with torch.random.fork_rng(devices=[]), torch.device('cpu'):
+        torch.manual_seed(0)
+        return library.build(name, num_classes).eval()
+
+
+@functools.lru_cache(maxsize=8)
+def _dissect(source: str) -> Dissection:
+    network = _on_meta(source, None)
+    library, name = _library(source)
+    try:
+        return Dissection(network, library.describe(name, network)[0])
+    except GraphError as error:
+        raise UnknownArchError(f'{source} cannot be a backbone: {error}') from error
+
+
+@functools.cache
+def measure(source: str) -> AdaptedArch:
+    """The row of any library's network.
+
+    Raises:
+        UnknownArchError: The library or the network is not there, or the network is none of stages.
+    """
+    dissection, (library, name) = _dissect(source), _library(source)
+    size, num_classes, preprocessing = library.describe(name, dissection.network)
+    stem, *stages = dissection.cuts
+    keys = [key for i in range(len(stages) + 2) for key in dissection.part(i).state_dict()]
+    shared = sorted({key for key in keys if keys.count(key) > 1})
+    if shared:
+        raise UnknownArchError(f'{source} cannot be a backbone: two of its parts share {shared[0]}')
+    return AdaptedArch(
+        name=source,
+        family=FAMILY,
+        source=source,
+        paper=source.replace(':', ', '),
+        stem_channels=stem.channels,
+        stem_stride=stem.stride,
+        stages=tuple(Stage(cut.stride, cut.channels) for cut in stages),
+        split_strides=tuple(cut.stride for cut in dissection.cuts if cut.is_one_map),
+        input_size=size,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+    )
+
+
+def measure_alias(name: str) -> AdaptedArch:
+    """The row of a name in ``ALIASES``; errors are ``measure``'s."""
+    alias = ALIASES[name]
+    return replace(measure(alias.source), name=name, **vars(alias))
+
+
+def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
+    """Every entry of the library's state dict: its name in this suite, None where it is not used.
+
+    Not used are the classifiers of training only. ``{'layer1.0.conv1.weight':
+    'stage4.layer1.0.conv1.weight', 'fc.bias': 'head.fc.bias', ...}``.
+    """
+    dissection = _dissect(arch.source)
+    parts = ['stem', *(f'stage{stage.stride}' for stage in arch.stages), 'head']
+    ours = {key: f'{part}.{key}' for i, part in enumerate(parts) for key in dissection.part(i).state_dict()}
+    return {key: ours.get(key) for key in dissection.network.state_dict()}
+
+
+def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.GraphModule:
+    """A part with modules of its own, on the default device."""
+    dissection = _dissect(arch.source)
+    if num_classes == arch.num_classes:
+        num_classes = None
+    part = dissection.part(number, _on_meta(arch.source, num_classes))
+    device = torch.get_default_device()
+    if device.type == 'meta':
+        return copy.deepcopy(part)
+    if _is_plain(part):
+        part = copy.deepcopy(part).to_empty(device=device)
+        for layer in part.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+        return part
+    return copy.deepcopy(dissection.part(number, _with_values(arch.source, num_classes))).to(device)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether ``base.initialise`` sets all that a part holds."""
+    for module in part.modules():
+        names = {name for name, _ in module.named_parameters(recurse=False)}
+        buffers = any(True for _ in module.buffers(recurse=False))
+        if names and not (
+            names <= {'weight', 'bias'} and isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+        ):
+            return False
+        if buffers and not isinstance(module, nn.BatchNorm2d):
+            return False
+    return True
+
+
+@MODELS.register_module()
+class AdaptedNetwork(
+    CompactBackbone, archs={name: functools.partial(measure_alias, name) for name in ALIASES}
+):
+    """A library's network; arguments and maps are ``CompactBackbone``'s.
+
+    The stem ends with the first map that is taken; what follows is a stage for each stride.
+    """
+
+    @staticmethod
+    def make_stem(arch: AdaptedArch, conventions: Conventions) -> nn.Module:  # type: ignore[override]
+        """The library's layers up to the first map."""
+        return _part(arch, 0)
+
+    @staticmethod
+    def make_stage(  # type: ignore[override]
+        arch: AdaptedArch, stage: Stage, stride: int, conventions: Conventions
+    ) -> nn.Module:
+        """The library's layers from one map to the next; with ``stride=1`` each has stride 1."""
+        part = _part(arch, 1 + arch.stages.index(stage))
+        native = native_stride(arch, stage)
+        if stride == native:
+            return part
+        if stride != 1:
+            raise ValueError(f'{arch.name}: stage {stage.stride} has stride {native} or 1, not {stride}')
+        try:
+            unstride(part, arch.channels_before(stage))
+        except GraphError as error:
+            raise ValueError(
+                f'{arch.name}: stage {stage.stride} cannot keep the size of a map, as Faster R-CNN C4 '
+                f'needs: {error}; FPN and RetinaNet can have its maps'
+            ) from error
+        return part
+
+    @staticmethod
+    def make_head(arch: AdaptedArch, num_classes: int, conventions: Conventions) -> nn.Module:  # type: ignore[override]
+        """What follows the last map."""
+        return _part(arch, 1 + len(arch.stages), num_classes)
+
+
+for _name in LIBRARIES:
+    register_library(_name, measure)

@@ -1,0 +1,237 @@
+"""Weights files of the suite: a safetensors file with a classifier's entries and a `WeightsInfo`.
+
+A weights file holds a whole classification network's ``state_dict`` under the suite's names, with a
+`WeightsInfo` in its metadata. ``tools/weights.py`` makes such files from the published ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from backbones.base import Classifier, family_of
+from backbones.spec import Conventions, Preprocessing, get_arch
+from backbones.weights.safe_files import WeightsError, check_file
+
+METADATA_KEY = 'compactdet'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What weights were trained on.
+
+    Attributes:
+        data: Name of the data set.
+        recipe: In a line, or None where it is not known.
+        top1: Validation accuracy in per cent as the publisher states it, or None.
+        top5: The same for top-5.
+        size: Pixels a side of what the network got at test, or None for 224.
+    """
+
+    data: str
+    recipe: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts(data=self.data, recipe=self.recipe or '')
+        for accuracy in (self.top1, self.top5):
+            if accuracy is not None and not 0 <= accuracy <= 100:
+                raise WeightsError(f'top1={self.top1}, top5={self.top5}: per cent, from 0 to 100')
+        if self.size is not None and not (type(self.size) is int and 1 <= self.size <= 4096):
+            raise WeightsError(f'size={self.size!r}: pixels a side, from 1 to 4096')
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What travels with a network's weights.
+
+    Attributes:
+        arch: Name of the network.
+        pretraining: What they were trained on.
+        preprocessing: How images were presented.
+        conventions: What the network has to compute as the framework that trained it.
+        source: Where they come from, in a line.
+        source_sha256: Of the file they were converted from.
+        licence: SPDX name, or None where it is not known.
+    """
+
+    arch: str
+    pretraining: Pretraining
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    conventions: Conventions = field(default_factory=Conventions)
+    source: str
+    source_sha256: str | None = None
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts(
+            arch=self.arch,
+            source=self.source,
+            source_sha256=self.source_sha256 or '',
+            licence=self.licence or '',
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightsInfo:
+        """Inverse of ``json.dumps(asdict(info))``.
+
+        Raises:
+            ValueError, TypeError, KeyError: It is not JSON, or a field is not as it has to be.
+        """
+        fields = json.loads(text)
+        return cls(
+            **fields
+            | dict(
+                pretraining=Pretraining(**fields['pretraining']),
+                preprocessing=Preprocessing(**fields['preprocessing']),
+                conventions=Conventions(**fields['conventions']),
+            )
+        )
+
+
+def _check_texts(**texts: object) -> None:
+    """Sees that what a file says can be shown in a line: a terminal would obey control characters.
+
+    Raises:
+        WeightsError: It cannot.
+    """
+    for name, text in texts.items():
+        if not (isinstance(text, str) and text.isprintable()):
+            raise WeightsError(f'{name}={text!r}: a line of printable text')
+
+
+def is_counter(key: str) -> bool:
+    """Whether an entry only counts BN's updates, which no inference and no fixed momentum reads."""
+    return key.endswith('.num_batches_tracked')
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Writes a weights file: whole or not at all, and the same bytes for the same input.
+
+    Raises:
+        WeightsError: The file cannot be written.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    tensors = {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state_dict.items()
+    }
+    data = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(asdict(info), sort_keys=True)})
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise WeightsError(f'cannot write {path}: {error.strerror or error}') from error
+    finally:
+        with contextlib.suppress(OSError):  # its folder may not be one; then nothing was written
+            temporary.unlink(missing_ok=True)
+
+
+def read_info(path: str | Path) -> WeightsInfo:
+    """What a weights file says of itself; reads its header only.
+
+    Raises:
+        WeightsError: As for ``read_weights``.
+    """
+    return _read(path, tensors=False)[1]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
+    """The entries of a weights file and what it says of itself.
+
+    Raises:
+        WeightsError: The file is absent, truncated, not safetensors or not one of this suite's.
+    """
+    return _read(path, tensors=True)
+
+
+def _read(path: str | Path, *, tensors: bool) -> tuple[dict[str, Tensor], WeightsInfo]:
+    head = b''
+    check_file(path)
+    try:
+        with Path(path).open('rb') as opened:
+            head = opened.read(9)
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+            state_dict = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+    except OSError as error:
+        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
+    except SafetensorError as error:
+        raise WeightsError(_why_unreadable(path, head, error)) from error
+    if METADATA_KEY not in metadata:
+        raise WeightsError(
+            f'{path} does not say what it is (no {METADATA_KEY!r} in its metadata); make a file that does '
+            f"from the authors' one: {convert_command()}"
+        )
+    try:
+        info = WeightsInfo.from_json(metadata[METADATA_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f'{path}: its metadata does not fit this version: {error}') from error
+    return state_dict, info
+
+
+def _why_unreadable(path: str | Path, head: bytes, error: Exception) -> str:
+    if head.startswith((b'PK\x03\x04', b'\x80')):
+        return f'{path} is a PyTorch file, not safetensors; convert it: {convert_command(path)}'
+    if head[8:] == b'{':
+        return f'{path} is truncated or damaged ({error}); fetch or make it again'
+    return f'{path} is not a safetensors file ({error})'
+
+
+def convert_command(
+    file: str | Path = 'FILE', arch: str = 'NAME', out: str | Path = 'OUT.safetensors'
+) -> str:
+    """The command that makes a weights file from a published one."""
+    return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
+
+
+@functools.lru_cache(maxsize=64)
+def classifier_shapes(
+    arch: str, num_classes: int | None = None, sparsity: str = 'masked'
+) -> Mapping[str, Tensor]:
+    """The entries of a network with its classifier, without values; ``arch`` is a name.
+
+    Raises:
+        UnknownArchError: No such arch.
+    """
+    with torch.device('meta'):
+        conventions = {} if sparsity == 'masked' else {'sparsity': sparsity}
+        return Classifier(arch, num_classes, conventions=conventions).state_dict()
+
+
+def num_classes_of(state_dict: Mapping[str, Tensor], arch: str) -> int | None:
+    """How many classes a network's entries tell apart; None where they are those of a trunk.
+
+    The classifier's entries are those whose shape depends on the number of classes.
+
+    Raises:
+        UnknownArchError: No such arch.
+    """
+    some, more = _head_shapes(arch, 2), _head_shapes(arch, 3)
+    theirs = [state_dict[k] for k in some if some[k] != more[k] and k in state_dict]
+    # One without numbers may claim any number of rows.
+    return next((len(v) for v in theirs if v.dim() and v.numel()), None)
+
+
+@functools.cache
+def _head_shapes(arch: str, num_classes: int) -> dict[str, torch.Size]:
+    row = get_arch(arch)
+    with torch.device('meta'):
+        head = family_of(row).make_head(row, num_classes, Conventions())
+    return {f'head.{key}': value.shape for key, value in head.state_dict().items()}

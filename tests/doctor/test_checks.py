@@ -1,0 +1,332 @@
+"""tools/doctor.py: every broken environment is a finding with its cure, never a traceback."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from compactdet.data import shapes
+from compactdet.doctor import checks as doctor
+from compactdet.doctor import files, stack
+from compactdet.doctor.findings import Finding, Places
+
+HERE = Places()
+TORCH = dict(torch='2.9.0', torchvision='0.24.0', kept=[0], built='13.0', gpus=['H200'])
+STACK = dict(
+    versions=dict(mmdet='3.5.1', mmcv='2.3.6', mmengine='0.10.12'),
+    ops='backbones.mmcv_ops',
+    right=True,
+    archs=107,
+    maintained=True,
+    backbones=str(stack.REPO / 'backbones' / '__init__.py'),
+    compactdet=str(stack.REPO / 'tools' / 'compactdet' / '__init__.py'),
+)
+
+
+def only(findings: Iterator[Finding]) -> Finding:
+    (found,) = findings
+    return found
+
+
+def problems(findings: Iterator[Finding]) -> list[Finding]:
+    return [found for found in findings if found.state == 'problem']
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def answer(found: dict[str, Any] | None, failure: str = '') -> None:
+        monkeypatch.setattr(stack, 'probe', lambda code: (found, failure))
+
+    return answer
+
+
+# Python and packages
+
+
+def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(doctor.check_python(HERE)).state == 'ok'
+    monkeypatch.setattr(doctor.sys, 'version_info', (3, 9, 1))
+    found = only(doctor.check_python(HERE))
+    assert (found.state, found.main_job) == ('problem', True)
+    assert 'Python 3.10 or newer' in found.cure
+
+
+def test_this_environment_has_its_packages() -> None:
+    assert only(doctor.check_packages(HERE)).state == 'ok'
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
+    def version(name: str) -> str:
+        if name not in found:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    needs = ['torch<2.15,>=2.6', 'onedl-mmcv>=2.3.6', 'pytest; extra == "dev"']
+    monkeypatch.setattr(doctor.importlib.metadata, 'version', version)
+    monkeypatch.setattr(doctor.importlib.metadata, 'requires', lambda name: needs)
+
+
+@pytest.mark.parametrize(
+    ('found', 'text', 'cure', 'main_job'),
+    [
+        ({}, 'compactdet is not installed', 'pip install -e', True),
+        ({'torch': '2.9.0+cpu'}, 'onedl-mmcv is not installed', 'pip install -e', True),
+        ({'torch': '2.5.1', 'mmcv': '2.1'}, 'torch is 2.5.1, not', "install 'torch<2.15,>=2.6'", True),
+        (
+            {'torch': '2.9', 'mmcv': '2.1', 'onedl-mmcv': '2.3.6'},
+            'overwrite each other',
+            'uninstall',
+            False,
+        ),
+    ],
+)
+def test_packages_that_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, str], text: str, cure: str, main_job: bool
+) -> None:
+    versions(monkeypatch, {**found, **({'compactdet': '0'} if found else {})})
+    problem = only(doctor.check_packages(HERE))
+    assert (problem.state, problem.main_job) == ('problem', main_job)
+    assert text in problem.text
+    assert cure in problem.cure
+
+
+def test_the_originals_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {'compactdet': '0', 'torch': '2.9.0+cu128', 'mmcv-lite': '2.1.0'})
+    assert only(doctor.check_packages(HERE)).state == 'ok'
+
+
+# PyTorch and MMDetection
+
+
+def test_a_probe_says_how_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stack.probe('print("noise"); print("{\\"a\\": 1}")') == ({'a': 1}, '')
+    assert stack.probe('raise ImportError("libx.so")') == (None, 'ImportError: libx.so')
+    assert stack.probe('import os; os.abort()') == (None, 'crashes (signal 6)')
+    assert stack.probe('pass') == (None, 'says nothing')
+    assert stack.probe('print("no JSON")') == (None, 'says nothing')
+    monkeypatch.setattr(stack, 'TIMEOUT_S', 0.05)
+    assert stack.probe('import time; time.sleep(9)') == (None, 'does not answer within 0.05 s')
+
+
+def test_a_broken_pytorch(probed: Callable[..., None]) -> None:
+    probed(None, 'RuntimeError: operator torchvision::nms does not exist')
+    found = only(stack.check_torch(HERE))
+    assert found.line().startswith('PROBLEM PyTorch: RuntimeError: operator torchvision::nms')
+    assert '--force-reinstall torch torchvision' in found.cure
+    assert found.main_job
+    probed({**TORCH, 'kept': [0, 1]})
+    assert 'NMS gives wrong results' in only(stack.check_torch(HERE)).text
+
+
+@pytest.mark.parametrize(
+    ('change', 'driver', 'hidden', 'state', 'words'),
+    [
+        ({'sum': 262144.0}, True, None, 'ok', '13.0, H200'),
+        ({'error': 'no kernel image is available'}, True, None, 'problem', 'CUDA_VISIBLE_DEVICES='),
+        ({}, False, None, 'absent', 'runs on the CPU'),
+        ({'built': None}, True, None, 'problem', "PyTorch's CPU build"),
+        ({}, True, None, 'problem', 'update the NVIDIA driver'),
+        ({}, True, '', 'problem', "CUDA_VISIBLE_DEVICES='' hides it"),
+    ],
+)
+def test_the_gpu(
+    probed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    driver: bool,
+    hidden: str | None,
+    state: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(stack, 'has_nvidia_driver', lambda: driver)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if hidden is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+    probed({**TORCH, **change})
+    _, cuda = stack.check_torch(HERE)
+    assert cuda.state == state
+    assert words in cuda.line()
+    assert cuda.main_job == ('error' in change)  # training would take the GPU and fail
+
+
+def test_the_stack_says_which_it_is_and_where_its_ops_come_from(probed: Callable[..., None]) -> None:
+    probed(STACK)
+    lines = [found.line() for found in stack.check_stack(HERE)]
+    assert 'onedl (maintained): mmdet 3.5.1, mmcv 2.3.6' in lines[0]
+    assert 'torchvision, through backbones.mmcv_ops' in lines[1]
+    probed({**STACK, 'maintained': False, 'ops': '/x/_ext.so'})
+    lines = [found.line() for found in stack.check_stack(HERE)]
+    assert 'OpenMMLab (original)' in lines[0]
+    assert "mmcv's own compiled ones (/x/_ext.so)" in lines[1]
+
+
+def test_a_broken_stack(probed: Callable[..., None]) -> None:
+    probed(None, "ModuleNotFoundError: No module named 'mmcv'")
+    found = only(stack.check_stack(HERE))
+    assert found.main_job
+    assert "No module named 'mmcv'; python -m pip uninstall" in found.line()
+    probed({**STACK, 'right': False})
+    assert 'ops from backbones.mmcv_ops give wrong results' in only(stack.check_stack(HERE)).text
+    probed({**STACK, 'backbones': '/elsewhere/backbones/__init__.py'})
+    (found,) = problems(stack.check_stack(HERE))
+    assert 'backbones is imported from /elsewhere/backbones' in found.text
+    assert not found.main_job
+
+
+# Room
+
+
+def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(data=tmp_path / 'data' / 'x', work_dirs=tmp_path)
+    free = {'free': 2 * doctor.GIB}
+    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda path: SimpleNamespace(**free))
+    assert not problems(doctor.check_disk(places))
+    free['free'] = doctor.GIB // 2
+    found = problems(doctor.check_disk(places))
+    assert [f.text for f in found] == [
+        f'0.5 GB free for {name} in {folder}; the main job needs 1'
+        for name, folder in (
+            ('runs', tmp_path),
+            ('data', tmp_path),
+            ('temporary files', doctor.tempfile.gettempdir()),
+        )
+    ]
+    assert all(f.main_job for f in found)
+    free['free'] = doctor.GIB // 16
+    assert '64 MB of shared memory' in problems(doctor.check_disk(places))[-1].text
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(doctor.tempfile, 'TemporaryFile', refuse)
+    found = problems(doctor.check_disk(Places(tmp_path, tmp_path)))[0]
+    assert found.text == f'{tmp_path} cannot be written (Permission denied)'
+    assert found.main_job
+
+
+@pytest.mark.parametrize(('free', 'state'), [(4, 'ok'), (2, 'problem'), (None, 'absent')])
+def test_memory(monkeypatch: pytest.MonkeyPatch, free: int | None, state: str) -> None:
+    monkeypatch.setattr(doctor, 'available_memory', lambda: free and free * doctor.GIB)
+    found = only(doctor.check_memory(HERE))
+    assert (found.state, found.main_job) == (state, state == 'problem')
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ('max', 'current', 'stat')
+    monkeypatch.setattr(doctor, 'CGROUPS', [tuple(str(tmp_path / name) for name in names)])
+    whole = doctor.available_memory()
+    assert whole is not None
+    for name, text in zip(names, ('1000\n', '600\n', 'anon 500\ninactive_file 50\n'), strict=True):
+        (tmp_path / name).write_text(text)
+    assert doctor.available_memory() == 450
+    (tmp_path / 'max').write_text('max\n')
+    assert doctor.available_memory() > 1000
+
+
+# Files
+
+
+def test_data_that_is_absent_and_data_that_is_damaged(tmp_path: Path) -> None:
+    found = [*files.check_data(Places(tmp_path))]
+    assert {f.state for f in found} == {'absent'}
+    assert {f.cure for f in found} >= {
+        'python tools/data.py get voc07',
+        'it is drawn when it is first used',
+    }
+    spec = shapes.Spec(images={'train': 2, 'val': 1, 'test': 1})
+    shapes.ensure(tmp_path / 'shapes', spec)
+    (tmp_path / 'shapes' / 'Annotations' / 'test_00000.xml').write_text('<annotation>')
+    (damaged,) = problems(files.check_data(Places(tmp_path)))
+    assert 'shapes in' in damaged.text
+    assert 'python tools/data.py check shapes lists them' in damaged.cure
+    assert damaged.main_job
+
+
+def test_a_large_set_that_did_not_arrive_whole(tmp_path: Path) -> None:
+    for folder in ('annotations', 'val2017'):
+        (tmp_path / 'coco' / folder).mkdir(parents=True)
+    (missing,) = problems(files.check_data(Places(tmp_path)))
+    assert 'no file' in missing.text
+    for split in ('train2017', 'val2017'):
+        (tmp_path / 'coco' / 'annotations' / f'instances_{split}.json').touch()
+    (tmp_path / 'coco' / 'val2017' / '1.jpg').touch()
+    (missing,) = problems(files.check_data(Places(tmp_path)))
+    assert 'has 1 of 123287 images' in missing.text
+    assert not missing.main_job
+
+
+def test_weights(tmp_path: Path, weights_file: Path) -> None:
+    assert only(files.check_weights(Places(weights=tmp_path))).state == 'absent'
+    data = weights_file.read_bytes()
+    (tmp_path / 'good.safetensors').write_bytes(data)
+    (tmp_path / 'short.safetensors').write_bytes(data[:-9])
+    good, short = files.check_weights(Places(weights=tmp_path))
+    assert good.text.endswith('good.safetensors: menet_108_8x1_g3, noise')
+    assert (short.state, 'short.safetensors' in short.text) == ('problem', True)
+    assert 'convert it anew' in short.cure
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    run = tmp_path / 'run'
+    run.mkdir()
+    torch.save({'state_dict': {'x': torch.ones(2)}}, run / 'epoch_1.pth')
+    (run / 'last_checkpoint').write_text('/moved/since/run/epoch_1.pth')
+    assert '1 of 1 found are readable' in only(files.check_checkpoints(Places(work_dirs=tmp_path))).text
+    (run / 'epoch_1.pth').write_bytes((run / 'epoch_1.pth').read_bytes()[:100])
+    places = Places(work_dirs=tmp_path, checkpoints=(tmp_path / 'absent.pth',))
+    found = [*files.check_checkpoints(places)]
+    assert [f.state for f in found] == ['problem', 'problem', 'ok']
+    assert '0 of 2' in found[-1].text
+    assert not any(f.main_job for f in found)
+
+
+# The whole
+
+
+def test_what_needs_a_broken_stack_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(places: Places) -> Iterator[Finding]:
+        yield Finding('PyTorch', 'problem', 'gone', 'get it', main_job=True)
+
+    def fails(places: Places) -> Iterator[Finding]:
+        raise ValueError('a\nb')
+
+    checks = {'PyTorch': broken, 'memory': fails, 'files': fails}
+    monkeypatch.setattr(doctor, 'CHECKS', checks)
+    lines = [found.line() for found in doctor.examine(HERE)]
+    assert lines == [
+        'PROBLEM PyTorch: gone; get it',
+        'PROBLEM memory: the check failed (ValueError: a b); report this as a defect of the suite',
+        'absent  files: data, weights and checkpoints were not looked at; mend the problems above first',
+    ]
+
+
+@pytest.mark.parametrize('main_job', [True, False])
+def test_the_tool(monkeypatch: pytest.MonkeyPatch, run_tool: Any, main_job: bool) -> None:
+    found = Finding('disk', 'problem', 'full', 'make room', main_job)
+    monkeypatch.setattr(doctor, 'examine', lambda places: [found])
+    status, out, err = run_tool('doctor')
+    assert (status, err) == (int(main_job), '')
+    assert out.startswith('PROBLEM disk: full; make room\n')
+    assert f'the main job can{"not" if main_job else ""} run' in out
+    status, out, _ = run_tool('doctor', '--json')
+    assert status == int(main_job)
+    assert json.loads(out) == {'main_job_runs': not main_job, 'findings': [vars(found)]}
+
+
+def test_it_starts_where_pytorch_does_not(tmp_path: Path) -> None:
+    """A broken PyTorch is what the doctor is called for."""
+    (tmp_path / 'torch.py').write_text('raise ImportError("libtorch.so: no such file")')
+    code = (
+        f'import sys; sys.path[:0] = [{str(tmp_path)!r}]; from compactdet.doctor import checks; print(checks.MAIN_JOB)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == doctor.MAIN_JOB, done.stderr

@@ -1,0 +1,215 @@
+"""The leaderboard: what is grouped, what is ranked and what it refuses."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from compactdet.leaderboard import ranking, writers
+from compactdet.records import record_file
+
+from leaderboard_runs import MAIN, TEMPLATE, board, example_record, measured, run, seeds
+
+# Grouping
+
+
+def test_rows_seeds_and_ranks(tmp_path):
+    seeds(tmp_path, 'good', 0.80, 0.81, 0.82)
+    seeds(tmp_path, 'like_it', 0.79, 0.82)
+    seeds(tmp_path, 'worse', 0.60, 0.61, 0.62)
+    seeds(tmp_path, 'once', 0.99)
+    (group,) = measured(board(tmp_path))
+    rows = {row['network']: row for row in group['rows']}
+    figures = {name: row['figures'][MAIN] for name, row in rows.items()}
+    assert list(rows) == ['once', 'good', 'like_it', 'worse']
+    assert {name: figure['ranks'] for name, figure in figures.items()} == {
+        'good': [1, 2], 'like_it': [1, 2], 'worse': [3, 3], 'once': [],
+    }  # fmt: skip
+    assert figures['good']['mean'] == pytest.approx(0.81)
+    assert figures['good']['sd'] == pytest.approx(0.01)
+    assert (figures['once']['mean'], figures['once']['sd']) == (0.99, None)
+    assert (figures['once']['seeds_interval'], figures['once']['images_interval']) == (None, None)
+    assert rows['good']['class_ap'] == {MAIN: {'RBC': pytest.approx(0.81), 'WBC': pytest.approx(0.81)}}
+    assert rows['good']['costs']['time_ms'] == pytest.approx(250)
+
+
+def test_networks_on_one_seed_each_are_never_ranked_apart(tmp_path):
+    for arch, ap in (('a', 0.9), ('b', 0.1), ('c', 0.5)):
+        run(tmp_path, arch, 0, ap)
+    (group,) = measured(board(tmp_path))
+    assert [row['figures'][MAIN]['ranks'] for row in group['rows']] == [[], [], []]
+
+
+def test_two_weights_files_of_a_network_are_two_rows(tmp_path):
+    init = example_record()['init']
+    seeds(tmp_path, 'net', 0.8, 0.9)
+    for path in sorted(tmp_path.rglob('record.json')):
+        record = json.loads(path.read_text())
+        record['init'] = {**init, 'file': 'other.safetensors', 'sha256': 'b' * 64}
+        (path.parent / 'other').mkdir()
+        record_file.write(path.parent / 'other' / 'record.json', record)
+    (group,) = measured(board(tmp_path))
+    assert [len(row['seeds']) for row in group['rows']] == [2, 2]
+    assert sorted(row['label'] for row in group['rows'])[1] == 'net (other.safetensors)'
+
+
+def test_protocols_are_never_ranked_together(tmp_path):
+    seeds(tmp_path, 'a', 0.80, 0.81)
+    seeds(tmp_path, 'c', 0.70, 0.71)
+    seeds(tmp_path, 'b', 0.50, 0.51, protocol={'init': 'ImageNet', 'optimiser': {'lr': 0.01}})
+    groups = measured(board(tmp_path))
+    ranks = [[row['figures'][MAIN]['ranks'] for row in group['rows']] for group in groups]
+    assert ranks == [[[1, 1], [2, 2]], [[]]]  # one that stands alone is first of nothing
+    assert len({group['key'] for group in groups}) == 2
+    for group in board(tmp_path).groups:
+        if group['kind'] == 'published':
+            assert all('ranks' not in figure for row in group['rows'] for figure in row['figures'].values())
+
+
+def test_a_seed_counts_once(tmp_path):
+    seeds(tmp_path / 'a', 'net', 0.80, 0.82)
+    run(
+        tmp_path / 'b', 'net', 0, 0.10, created_utc='2026-11-21T00:00:00Z'
+    )  # the run key of the first, later
+    text = 'seed = 0  # slower\n'
+    changed = {'created_utc': '2026-11-22T00:00:00Z', 'config': {'file': 'x.py', 'text': text}}
+    run(tmp_path / 'b', 'net', 1, 0.20, **changed)  # another config text, but nothing that moves the result
+    made = board(tmp_path)
+    (row,) = measured(made)[0]['rows']
+    assert (row['seeds'], row['figures'][MAIN]['values']) == ([0, 1], [0.80, 0.82])
+    assert made.summary.startswith('2 runs (2 more records repeat a seed')
+
+
+def test_added_records_are_marked_and_do_not_displace_own(tmp_path):
+    seeds(tmp_path / 'own', 'net', 0.80, 0.82)
+    run(tmp_path / 'theirs', 'net', 0, 0.10, created_utc='2020-01-01T00:00:00Z')
+    run(tmp_path / 'theirs', 'other', 0, 0.70)
+    (group,) = measured(board(tmp_path / 'own', add=(tmp_path / 'theirs',)))
+    rows = {row['network']: row for row in group['rows']}
+    assert (rows['net']['added'], rows['net']['figures'][MAIN]['values']) == (False, [0.80, 0.82])
+    assert (rows['other']['added'], rows['other']['source']) == (True, 'measured, added')
+
+
+def test_interval_over_images_has_its_own_column(tmp_path):
+    run(tmp_path, 'net', 0, 0.80, images=(0.78, 0.83))
+    run(tmp_path, 'net', 1, 0.82, images=(0.80, 0.85))
+    run(tmp_path, 'bare', 0, 0.50, images=(0.4, 0.6))
+    run(tmp_path, 'bare', 1, 0.52)
+    rows = {row['network']: row['figures'][MAIN] for row in measured(board(tmp_path))[0]['rows']}
+    assert rows['net']['images_interval'] == pytest.approx([0.79, 0.84])
+    assert rows['net']['seeds_interval'] == pytest.approx(ranking.t_interval([0.80, 0.82]))
+    assert rows['bare']['images_interval'] is None
+
+
+def test_an_undefined_figure_is_no_number_and_comes_last(tmp_path):
+    seeds(tmp_path, 'known', 0.1, 0.2)
+    run(tmp_path, 'unknown', 0, None)
+    run(tmp_path, 'unknown', 1, 0.9)
+    made = board(tmp_path)
+    assert [row['network'] for row in measured(made)[0]['rows']] == ['known', 'unknown']
+    assert measured(made)[0]['rows'][1]['figures'][MAIN]['mean'] is None
+    assert writers.page(made)
+
+
+def test_frontier_of_times_only_on_one_machine(tmp_path):
+    run(tmp_path, 'a', 0, 0.5, images_per_s=8.0, macs=100)
+    run(tmp_path, 'b', 0, 0.6, images_per_s=4.0, macs=200)
+    run(tmp_path, 'c', 0, 0.4, images_per_s=2.0, macs=300)
+    (group,) = measured(board(tmp_path))
+    names = {row['id']: row['network'] for row in group['rows']}
+    assert [names[id] for id in group['frontiers']['time_ms'][MAIN]] == ['a', 'b']
+    assert [names[id] for id in group['frontiers']['detector_macs'][MAIN]] == ['a', 'b']
+    run(tmp_path, 'd', 0, 0.7, hardware={**example_record()['hardware'], 'gpu': 'a GPU'})
+    (group,) = measured(board(tmp_path))
+    assert 'time_ms' not in group['frontiers']
+
+
+def test_the_committed_records():
+    groups = measured(board(TEMPLATE))
+    means = {
+        (g['title'], len(g['rows'])): round(100 * g['rows'][0]['figures'][g['main']]['mean'], 1)
+        for g in groups
+    }
+    assert means == {
+        ('BCCD · frcnn_c4 · ImageNet (ILSVRC 2012) weights', 2): 86.2,
+        ('BCCD · frcnn_c4 · CIFAR-10 weights', 11): 54.5,
+        ('BCCD · frcnn_c4 · weights of unstated training', 1): 59.2,
+        ('BCCD · frcnn_c4 · random weights', 4): 61.5,
+        ('BCCD · frcnn_c4 · random weights', 11): 55.3,
+        ('BCCD · frcnn_fpn · ImageNet (ILSVRC 2012) weights', 1): 87.4,
+        ('BCCD · retinanet_fpn · ImageNet (ILSVRC 2012) weights', 1): 68.0,
+        ('shapes · frcnn_c4 · CIFAR-10 weights', 11): 66.9,
+        ('shapes · frcnn_c4 · random weights', 1): 74.0,
+        ('shapes · frcnn_c4 · random weights, stem and 2 stages frozen', 1): 34.6,
+    }
+    top1 = {row['network']: row['top1'] for row in groups[0]['rows']}
+    assert top1 == {'mobilenet_0.75x': None, 'menet_108_8x1_g3': pytest.approx(0.5608)}
+
+
+def test_published_rows_are_the_papers():
+    groups = {g['key']: g for g in board(TEMPLATE).groups if g['kind'] == 'published'}
+    voc = groups['arXiv:1803.09127/voc07_c4']
+    best = voc['rows'][0]
+    assert (best['network'], best['figures']['voc/ap50']['mean']) == ('menet_456_24x1_g3', 0.655)
+    assert (best['costs']['network_macs'], best['source']) == (551e6, 'MENet paper, Table VIII')
+    assert best['class_ap']['voc/ap50']['aeroplane'] == pytest.approx(0.692)
+    labels = [row['label'] for row in groups['arXiv:1707.01083/coco_frcnn_300']['rows']]
+    assert labels[1:3] == [
+        'mobilenet_1x (1.0 MobileNet-224 [12])',
+        'mobilenet_1x (1.0 MobileNet-224 (our impl.))',
+    ]
+    fpn = groups['arXiv:2104.04382/coco_frcnn_fpn']
+    (row,) = [row for row in fpn['rows'] if row['network'] == 'shufflenetv2_1x']
+    assert 'printed: model ShuffleNetV2 0.5x' in row['note']
+    assert all(not re.search('seed 00', json.dumps(group)) for group in groups.values())
+
+
+# What is refused
+
+
+def spoil(path: Path, how: str) -> str:
+    """Spoils a record; returns what the error must name."""
+    record = json.loads(path.read_text())
+    if how == 'not JSON':
+        path.write_text('{"arch": ')
+        return 'not a JSON file'
+    if how == 'missing':
+        del record['costs']['params']['total']
+        name = r'\$\.costs\.params'
+    elif how == 'edited':
+        record['protocol']['optimiser']['lr'] = 5
+        name = r'\$\.keys\.protocol'
+    elif how == 'per cent':
+        record['metrics']['test'][MAIN] = 80.0
+        name = r"\$\.metrics\.test\['voc/ap50_11point'\] is 80\.0"
+    elif how == 'share':
+        record['init']['pretraining']['top1'] = 5608
+        name = r'\$\.init\.pretraining\.top1 is 5608'
+    else:
+        record['metrics']['test'][MAIN] = float('nan')
+        name = r'\$\.metrics\.test\.voc/ap50_11point is NaN'
+    path.write_text(json.dumps(record))
+    return name
+
+
+@pytest.mark.parametrize('how', ['not JSON', 'missing', 'edited', 'per cent', 'share', 'NaN'])
+@pytest.mark.parametrize('added', [False, True])
+def test_a_bad_record_is_one_line_and_nothing_is_written(tmp_path, run_tool, how, added):
+    good, bad = run(tmp_path / 'good', 'net', 0, 0.8), run(tmp_path / 'bad', 'net', 1, 0.8)
+    name = spoil(bad, how)
+    arguments = [good, '--add', bad] if added else [good, bad]
+    status, out, err = run_tool('leaderboard', *arguments, '--out', tmp_path / 'out')
+    assert (status, out) == (1, '')
+    assert err.startswith(f'error: {bad}: ')
+    assert err.count('\n') == 1
+    assert re.search(name, err)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_no_record_and_no_folder(tmp_path, run_tool):
+    status, _, err = run_tool('leaderboard', tmp_path, '--out', tmp_path / 'out')
+    assert (status, 'no record.json there' in err) == (1, True)
+    (tmp_path / 'file').write_text('')
+    status, _, err = run_tool('leaderboard', TEMPLATE, '--out', tmp_path / 'file')
+    assert (status, 'cannot be written' in err, err.count('\n')) == (1, True, 1)

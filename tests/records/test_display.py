@@ -1,0 +1,15 @@
+"""What the console shows of a record."""
+
+import pytest
+
+from compactdet.records import display, record_file
+
+from record_examples import example_record, put
+
+
+@pytest.mark.parametrize(('speed', 'shown'), [(2.5, ' (2.5 images/s), started'), (None, ' min, started')])
+def test_a_record_is_shown_with_and_without_its_speed(tmp_path, capsys, speed, shown):
+    record = put(example_record(), 'training.images_per_s', speed)
+    record_file.write(tmp_path / 'record.json', record)
+    display.show(tmp_path / 'record.json')
+    assert shown in ' '.join(capsys.readouterr().out.split())

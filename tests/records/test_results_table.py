@@ -1,0 +1,112 @@
+"""The results table against figures worked by hand."""
+
+import json
+
+import pytest
+
+from compactdet.errors import UserError
+from compactdet.records import record_file, results_table
+
+from record_examples import example_record
+
+PROTOCOL = {'model': {'backbone': {'frozen_stages': -1}}, 'batch_size': 4}
+
+
+def run(folder, seed, ap, more=(), **changes):
+    record = example_record()
+    record.update({'seed': seed, 'protocol': PROTOCOL} | changes)
+    record['metrics']['test'] = {
+        'voc/ap50_11point': ap,
+        'voc/ap50_area': ap / 2,
+        'coco/ap': ap / 4,
+        **dict(more),
+    }
+    folder.mkdir(parents=True)
+    record_file.write(folder / 'record.json', record)
+    return folder / 'record.json'
+
+
+def test_mean_and_spread_over_seeds(tmp_path):
+    for seed, ap in ((2, 0.7), (0, 0.5), (1, 0.6)):
+        run(tmp_path / str(seed), seed, ap)
+    (row,) = results_table.rows(results_table.find_records([str(tmp_path)]))
+    assert row['seeds'] == [0, 1, 2]
+    assert row['voc/ap50_11point']['mean'] == pytest.approx(0.6)
+    assert row['voc/ap50_11point']['sd'] == pytest.approx(0.1)
+    assert results_table.percent(row['voc/ap50_11point']) == '60.0 ± 10.0'
+    assert f'[0]({tmp_path.name}/0/record.json)' in results_table.markdown([row], tmp_path.parent)
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    (row,) = results_table.rows([run(tmp_path / 'a', 0, 0.5)])
+    assert row['coco/ap'] == {'mean': 0.125, 'sd': None, 'images': None}
+    assert results_table.percent(row['coco/ap']) == '12.5'
+
+
+def test_the_interval_over_images_has_a_column_of_its_own(tmp_path):
+    ends = [
+        {'voc/ap50_11point_low95': low, 'voc/ap50_11point_high95': high}
+        for low, high in ((0.4, 0.6), (0.5, 0.8))
+    ]
+    for seed, more in enumerate(ends):
+        run(tmp_path / str(seed), seed, 0.55, more=more)
+    (row,) = results_table.rows(results_table.find_records([str(tmp_path)]))
+    assert row['voc/ap50_11point']['images'] == pytest.approx([0.45, 0.7])
+    assert row['coco/ap']['images'] is None
+    assert results_table.figures(row) == ['55.0 ± 0.0', '45.0 to 70.0', '27.5 ± 0.0', '13.8 ± 0.0']
+    assert results_table.markdown([row], tmp_path).splitlines()[2].split(' | ')[5] == '45.0 to 70.0'
+
+
+def test_archs_and_protocols_are_not_mixed(tmp_path):
+    other = dict(PROTOCOL, batch_size=99)
+    paths = [
+        run(tmp_path / 'a', 0, 0.5),
+        run(tmp_path / 'b', 0, 0.6, arch='another'),
+        run(tmp_path / 'c', 0, 0.7, protocol=other),
+    ]
+    table = results_table.rows(paths)
+    assert len(table) == 3
+    assert json.dumps(table)  # plain values
+    assert [row['voc/ap50_11point']['mean'] for row in table] == [0.7, 0.6, 0.5]
+    assert table[1]['protocol'] == table[2]['protocol'] != table[0]['protocol']
+    assert [row['arch'] for row in table[1:]] == ['another', example_record()['arch']]  # best first
+
+
+def test_a_seed_counts_once(tmp_path):
+    paths = [run(tmp_path / 'a', 0, 0.5), run(tmp_path / 'b', 0, 0.6)]
+    with pytest.raises(UserError, match='two runs of one seed'):
+        results_table.rows(paths)
+
+
+def test_a_folder_without_records(tmp_path):
+    with pytest.raises(UserError, match=r'no record\.json there'):
+        results_table.find_records([str(tmp_path)])
+
+
+def test_a_figure_that_is_not_defined_is_no_number(tmp_path):
+    run(tmp_path / 'a', 0, 0.5)
+    record = example_record() | {'seed': 1, 'protocol': PROTOCOL, 'arch': 'another'}
+    record['metrics']['test'] = {'voc/ap50_11point': None, 'coco/ap': 0.25}
+    (tmp_path / 'b').mkdir()
+    record_file.write(tmp_path / 'b' / 'record.json', record)
+    table = results_table.rows([tmp_path / 'b' / 'record.json', tmp_path / 'a' / 'record.json'])
+    assert [row['arch'] for row in table] == [example_record()['arch'], 'another']
+    assert [results_table.percent(table[1][figure]) for figure in results_table.FIGURES] == [
+        '-',
+        '-',
+        '25.0',
+    ]
+
+
+def test_a_record_from_elsewhere_may_say_less_and_more_than_ours(tmp_path, capsys):
+    odd = run(tmp_path / 'a', 0, 0.5, protocol={'a': 1}, arch='[bold red]z[/x]')
+    (row,) = table = results_table.rows([odd])
+    assert row['frozen_stages'] == -1
+    results_table.show(table)
+    assert '[bold' in capsys.readouterr().out
+
+
+def test_records_outside_the_readers_folder_are_linked(tmp_path):
+    (tmp_path / 'here').mkdir()
+    table = results_table.rows([run(tmp_path / 'there', 0, 0.5)])
+    assert '[0](../there/record.json)' in results_table.markdown(table, tmp_path / 'here')

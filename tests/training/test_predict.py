@@ -1,0 +1,403 @@
+"""tools/predict.py and tools/test.py: from a checkpoint to pictures, JSON and figures."""
+
+import errno
+import json
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from compactdet import drawing
+from compactdet.config import strict
+from compactdet.data import shapes
+from compactdet.errors import UserError, run_main
+from compactdet.evaluation.evaluate import read_predictions, read_voc
+from compactdet.mmdetection import MODELS
+from compactdet.records import record_file
+from compactdet.training import predict
+from compactdet.training.runner import inputs_of
+
+from record_examples import example_record
+
+REPO = Path(__file__).parents[2]
+CONFIG = REPO / 'det_configs/menet_frcnn_shapes.py'
+CLASSES = list(shapes.CLASSES)
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the embedded config, as training leaves it, but untrained."""
+    folder = tmp_path_factory.mktemp('run')
+    cfg = strict.load(CONFIG)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    model.roi_head.bbox_head.fc_cls.weight.data /= 1000  # scores between 0 and 1, not at them
+    meta = {'config': '__import__("os").abort()', 'inputs': inputs_of(model), 'epoch': 3}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'epoch_3.pth')
+    (folder / 'last_checkpoint').write_text('/where/it/was/trained/epoch_3.pth')
+    record = example_record()
+    record['config'] = {'file': CONFIG.name, 'text': strict.resolved_text(cfg)}
+    record['dataset']['classes'] = CLASSES
+    record['training']['chosen'] = None
+    record_file.write(folder / 'record.json', record)
+    return folder
+
+
+@pytest.fixture
+def broken_run(run_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the run with a changed record."""
+
+    def make(change: Callable[[dict[str, Any]], None]) -> Path:
+        record = json.loads((run_dir / 'record.json').read_text())
+        del record['keys']
+        change(record)
+        folder = tmp_path / 'broken'
+        folder.mkdir()
+        (folder / 'epoch_3.pth').symlink_to(run_dir / 'epoch_3.pth')
+        (folder / 'last_checkpoint').write_text('epoch_3.pth')
+        record_file.write(folder / 'record.json', record)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two images of one stem, one of them lying, and things that are no images."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    lying = Image.Exif()
+    lying[274] = 6  # to be shown turned by a quarter
+    Image.fromarray(pixels).save(folder / 'cat.jpg', exif=lying)
+    Image.fromarray(pixels[:50]).save(folder / 'cat.PNG')
+    (folder / 'notes.txt').write_text('no image')
+    (folder / '._cat.jpg').write_text('what a Mac leaves')
+    (folder / 'more.jpg').mkdir()
+    return folder
+
+
+def read_json(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / 'predictions.json').read_text())
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Any]:
+    """Runs a tool in this process: exit status, output and errors."""
+
+    def run(name: str, *args: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        # By its file: `import test` could mean Python's own package.
+        module = runpy.run_path(str(REPO / 'tools' / f'{name}.py'), run_name=f'tool_{name}')
+        with pytest.raises(SystemExit) as end:
+            run_main(module['main'])
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+# predict
+
+
+def test_a_folder_of_images(
+    run_dir: Path, photos: Path, tmp_path: Path, run_tool: Callable[..., Any]
+) -> None:
+    out = tmp_path / 'out'
+    args = (run_dir, photos, '--out', out, '--score', '0', '--device', 'cpu')
+    status, printed, errors = run_tool('predict', *args)
+    assert (status, errors) == (0, '')
+    assert sorted(path.name for path in out.iterdir()) == ['cat.PNG', 'cat.jpg', 'predictions.json']
+    upright, other = sorted(read_json(out), key=lambda entry: entry['image'], reverse=True)
+    assert (upright['image'], upright['width'], upright['height']) == ('cat.jpg', 60, 90)
+    assert (other['image'], other['width'], other['height']) == ('cat.PNG', 90, 50)
+    for entry in (upright, other):
+        assert f'{entry["image"]}: ' in printed
+        assert Image.open(out / entry['image']).size == (entry['width'], entry['height'])
+        scores = [found['score'] for found in entry['detections']]
+        assert scores == sorted(scores, reverse=True) != []
+        assert {found['class'] for found in entry['detections']} <= set(CLASSES)
+        boxes = np.array([found['bbox'] for found in entry['detections']])
+        assert (boxes[:, :2] <= boxes[:, 2:]).all()
+        assert boxes.min() >= 0
+        assert (boxes.max(0) <= np.tile([entry['width'], entry['height']], 2) + 1).all()
+
+
+def test_one_image_with_nothing_on_it_is_left_as_it_is(run_dir: Path, photos: Path, tmp_path: Path) -> None:
+    out = predict.predict(run_dir, photos / 'cat.PNG', tmp_path / 'out', score=1.0)
+    assert read_json(out) == [{'image': 'cat.PNG', 'width': 90, 'height': 50, 'detections': []}]
+    assert (cv2.imread(str(out / 'cat.PNG')) == cv2.imread(str(photos / 'cat.PNG'))).all()
+
+
+def test_the_chosen_checkpoint_is_taken(broken_run: Callable[..., Path]) -> None:
+    chosen = {'checkpoint': 'best_epoch_2.pth', 'epoch': 2, 'metric': 'voc/ap50_11point', 'value': 0.5}
+    folder = broken_run(lambda record: record['training'].update(chosen=chosen))
+    record = record_file.read(folder / 'record.json')
+    assert predict.find_checkpoint(folder, record) == folder / 'best_epoch_2.pth'
+    record['training']['chosen'] = None
+    assert predict.find_checkpoint(folder, record) == folder / 'epoch_3.pth'
+    (folder / 'last_checkpoint').unlink()
+    with pytest.raises(UserError, match='last_checkpoint: cannot be read'):
+        predict.find_checkpoint(folder, record)
+
+
+@pytest.mark.parametrize('cut', [0, 100, -200], ids=['empty', 'header', 'cut short'])
+def test_a_broken_image_stops_before_anything_is_written(
+    run_dir: Path, photos: Path, tmp_path: Path, cut: int
+) -> None:
+    (photos / 'zebra.jpg').write_bytes((photos / 'cat.jpg').read_bytes()[:cut])
+    with pytest.raises(UserError, match=r'zebra\.jpg: not a readable image, or cut short'):
+        predict.predict(run_dir, photos, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('absent', 'absent: no such image or folder'),
+        ('more.jpg', r'more\.jpg: no image in this folder \(\.jpg'),
+        ('notes.txt', r'notes\.txt: not an image by its name; must end in one of \.jpg'),
+    ],
+)
+def test_no_images(run_dir: Path, photos: Path, source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        predict.predict(run_dir, photos / source)
+
+
+def test_an_image_too_thin_for_the_detector(run_dir: Path, photos: Path) -> None:
+    Image.new('RGB', (900, 1)).save(photos / 'line.png')
+    with pytest.raises(UserError, match=r"line\.png: 900x1 cannot be brought to the detector's input size"):
+        predict.predict(run_dir, photos / 'line.png', photos / 'out')
+
+
+def test_originals_are_not_overwritten(run_dir: Path, photos: Path) -> None:
+    before = (photos / 'cat.jpg').read_bytes()
+    for source in (photos, photos / 'cat.jpg'):
+        with pytest.raises(UserError, match='is the folder of the images: it would overwrite them'):
+            predict.predict(run_dir, source, photos / '..' / 'photos')
+    assert (photos / 'cat.jpg').read_bytes() == before
+
+
+def test_results_of_an_earlier_call_are_replaced_and_no_others(
+    run_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / 'out'
+    out.mkdir()
+    for name in ('cat.PNG', 'predictions.json', 'mine.txt'):
+        (out / name).write_text('old')
+    predict.predict(run_dir, photos / 'cat.PNG', out)
+    assert sorted(path.name for path in out.iterdir()) == ['cat.PNG', 'mine.txt', 'predictions.json']
+    assert (out / 'mine.txt').read_text() == 'old'
+    assert read_json(out)[0]['image'] == 'cat.PNG'
+
+
+def test_an_output_folder_that_cannot_be(run_dir: Path, photos: Path) -> None:
+    with pytest.raises(UserError, match=r'cannot make the folder .*notes\.txt.*choose another --out'):
+        predict.predict(run_dir, photos / 'cat.PNG', photos / 'notes.txt')
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    run_dir: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(UserError, match=r"cannot write '.*cat\.PNG' \(No space left on device\)"):
+        predict.predict(run_dir, photos / 'cat.PNG', tmp_path / 'out')
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_runs_that_do_not_serve(run_dir: Path, broken_run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'is no finished run .* it has no record\.json'):
+        predict.load_detector(tmp_path)
+    folder = broken_run(lambda record: record['dataset'].update(classes=['RBC']))
+    with pytest.raises(UserError, match=r'the detector has 8 classes, but dataset\.classes names 1'):
+        predict.load_detector(folder)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ("'mmdet'", "__import__('os').getcwd()", 'is not a plain value'),
+        ('in_channels=432', 'in_channels=430', r'epoch_3\.pth does not fit this config'),
+        ('roi_feat_size=7', 'roi_feet_size=7', "no key 'roi_feet_size'; did you mean roi_feat_size"),
+        ('103.53', '100', r'epoch_3\.pth was trained with .* but this config gives'),
+        ("'compactdet.data.voc'", "'compactdet.data.vocc'", r'custom_imports: .*vocc.*install what'),
+    ],
+)
+def test_configs_that_do_not_serve(
+    broken_run: Callable[..., Path], old: str, new: str, message: str
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        assert old in record['config']['text']
+        record['config']['text'] = record['config']['text'].replace(old, new)
+
+    folder = broken_run(change)
+    with pytest.raises(UserError, match=message):
+        predict.load_detector(folder)
+
+
+def test_a_device_that_is_not_there(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match='--device cuda needs a CUDA GPU'):
+        predict.load_detector(run_dir, 'cuda')
+
+
+# The record's config
+
+
+@pytest.mark.parametrize('name', ['menet_frcnn_voc', 'menet_frcnn_bccd'])
+def test_a_resolved_config_is_read_as_it_was_written(name: str) -> None:
+    cfg = strict.load(CONFIG.with_name(f'{name}.py'))
+    assert predict.parse_resolved(cfg.pretty_text).to_dict() == cfg.to_dict()
+
+
+def test_keys_that_are_no_names_are_read() -> None:
+    cfg = predict.parse_resolved("a = dict({'x.y': dict(b=-1.5), 'z': {}})\nb = [(1, None), dict(c=True)]")
+    assert cfg.to_dict() == {'a': {'x.y': {'b': -1.5}, 'z': {}}, 'b': [(1, None), {'c': True}]}
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "__import__('os').system('true')",
+        "a = __import__('os')",
+        "a = 'x'.upper()",
+        'a = [i for i in (1, 2)]',
+        'a = dict(b=lambda: 1)',
+        'a = dict(**{})',
+        'a = {**{}}',
+        'a = dict([(1, 2)])',
+        'a = list((1, 2))',
+        'a = 9 ** 9',
+        'a = print',
+        "a = f'{1}'",
+        'a = b = 1',
+        'a, b = 1, 2',
+        'a.b = 1',
+        'a: int = 1',
+        'import os',
+        'def f(): pass',
+    ],
+)
+def test_code_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r'record, line 2: .* is not a plain value'):
+        predict.parse_resolved(f'ok = 1\n{text}', 'record')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a = (1\nb = 2', 'record, line 1: syntax error'),
+        ("filename = 'x'", 'record: not a config: .*filename is reserved'),
+        ('a = {[]: 1}', 'record: not a config: .*unhashable'),
+        ('a = ' + 5000 * '[' + 5000 * ']', 'record'),
+        ('a = ' + 150 * 'f(' + 150 * ')', 'record, line 1: .* is not a plain value'),
+        ('a = "\0"', 'record'),
+    ],
+)
+def test_texts_that_are_no_config(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        predict.parse_resolved(text, 'record')
+
+
+# Drawing
+
+
+@pytest.mark.parametrize('num_classes', [1, 3, 8, 20, 80])
+def test_each_class_has_its_colour(num_classes: int) -> None:
+    assert len(set(drawing.class_colours(num_classes))) == num_classes
+
+
+@pytest.mark.parametrize('size', [(40, 60), (160, 160), (480, 640), (1500, 2000)])
+def test_lines_and_letters_grow_with_the_image(size: tuple[int, int]) -> None:
+    height, width = size
+    blank = np.full((*size, 3), 255, np.uint8)
+    box = np.array([0.25 * width, 0.75 * height, 0.75 * width, 0.95 * height])
+    drawn = drawing.draw_detections(blank, box[None], [2], [0.987], ['a', 'b', 'c'])
+    assert blank.min() == 255  # the image given is left as it is
+    is_drawn = (drawn == drawing.class_colours(3)[2]).all(2)
+    line_width = is_drawn[round(0.9 * height), : width // 2].sum()
+    assert 0 <= line_width - max(1, height // 300) <= 2
+    plate_height = round(box[1]) - np.nonzero(is_drawn)[0].min()
+    assert max(10, 0.025 * height) < plate_height < max(20, 0.06 * height)
+
+
+def test_the_surest_detection_lies_on_top() -> None:
+    blank = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[20, 50, 80, 90]] * 2)
+    drawn = drawing.draw_detections(blank, boxes, [1, 0], [0.9, 0.8], ['a', 'b'])
+    assert tuple(drawn[89, 50]) == drawing.class_colours(2)[1]
+
+
+@pytest.mark.parametrize('box', [(0, 0, 30, 30), (98, 98, 100, 100), (-20, 40, 130, 45), (60, 1, 61, 99)])
+def test_a_text_stays_in_the_image(box: tuple[int, ...]) -> None:
+    blank = np.full((100, 100, 3), 255, np.uint8)
+    drawn, wanted = (
+        drawing.draw_boxes(blank, [place], ['ring 0.50'], [(0, 255, 0)])
+        for place in (box, (20, 50, 80, 90))
+    )
+    ink, wanted_ink = ((image[:, :, 1] < 200).sum() for image in (drawn, wanted))
+    assert ink == wanted_ink > 50
+
+
+# test
+
+
+@pytest.fixture
+def small_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    spec = shapes.Spec(images={'train': 2, 'val': 2, 'test': 2})
+    monkeypatch.setattr(shapes, 'Spec', lambda: spec)
+    return shapes.ensure(tmp_path / 'set', spec)
+
+
+def test_the_test_tool(run_dir: Path, small_set: Path, run_tool: Callable[..., Any]) -> None:
+    before = sorted(run_dir.rglob('*'))
+    args = (CONFIG, run_dir / 'epoch_3.pth', '--data-root', small_set, '--out', 'results/found.json')
+    status, printed, errors = run_tool('test', *args)
+    assert (status, errors) == (0, '')
+    assert 'menet_108_8x1_g3 · frcnn_c4 · shapes test' in printed
+    assert 'VOC 11-point AP50' in printed
+    assert all(f' {name} ' in printed for name in (*CLASSES, 'mean'))
+    assert sorted(run_dir.rglob('*')) == before
+    assert Path('work_dirs/menet_frcnn_shapes/test').is_dir()
+    assert [path.name for path in Path('results').iterdir()] == ['found.json']
+    ground_truth = read_voc(small_set, 'test', CLASSES)
+    assert len(ground_truth.image_ids) == 2
+    assert len(read_predictions('results/found.json', ground_truth).scores) > 0
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'cannot read .*No such file'),
+        (b'PK\x03\x04 cut', 'is truncated or no PyTorch file'),
+        ({'weights': 1}, 'is no detector checkpoint: it holds no state_dict'),
+        ({'state_dict': {}, 'meta': print}, r'contains code \((builtins\.)?print\)'),
+    ],
+)
+def test_bad_checkpoints_leave_nothing(
+    small_set: Path, run_tool: Callable[..., Any], content: Any, message: str
+) -> None:
+    if isinstance(content, dict):
+        torch.save(content, 'bad.pth')
+    elif content is not None:
+        Path('bad.pth').write_bytes(content)
+    status, _, errors = run_tool('test', CONFIG, 'bad.pth', '--data-root', small_set)
+    assert status == 1
+    assert errors.startswith('error: ')
+    assert errors.count('\n') == 1
+    assert re.search(message, errors)
+    assert not Path('work_dirs').exists()

@@ -1,0 +1,1 @@
+"""Benchmarks of speed and of resuming; run each with python -m."""

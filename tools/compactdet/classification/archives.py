@@ -1,0 +1,338 @@
+"""Labelled images where they lie: in folders, zip files or tar files, read without unpacking.
+
+An archive is indexed once; an image is then one read at an offset, which any number of processes may do
+at the same time. Read are a folder, a zip or a tar with ``CLASS/FILE`` (at any depth: the class is the
+folder that holds the file), tar shards of that form, a tar of one tar a class (ImageNet's training
+archive) and a tar without classes (its validation archive, with its development kit beside it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from compactdet.classification.devkit import DEVKIT, read_devkit
+from compactdet.data.archives import BROKEN, check_end
+from compactdet.errors import UserError
+
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+ARCHIVES = ('.zip', '.tar')
+LOCAL_HEADER = struct.Struct('<4s22xHH')  # of a zip's member: signature, lengths of name and extra field
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An encoded image.
+
+    Attributes:
+        store: Folder or archive.
+        name: Path in it.
+        label: Name of its class; None where its path does not tell.
+        size: Bytes in the store.
+        offset: Of the data in a tar, of the local header in a zip.
+        crc: Of a zip's member, after unpacking; None elsewhere.
+        deflated: Whether a zip's member is compressed.
+    """
+
+    store: Path
+    name: str
+    label: str | None
+    size: int
+    offset: int = 0
+    crc: int | None = None
+    deflated: bool = False
+
+
+def decode(data: bytes) -> np.ndarray | None:
+    """An image, (H, W, 3), 8 bits, BGR; None where it cannot be decoded."""
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # too many pixels
+        return None
+
+
+class Images:
+    """Encoded images with labels: index and reader.
+
+    Attributes:
+        classes: Names, sorted; a label is an index into them.
+        labels: (N,).
+        source: Names of the folders and archives.
+        sha256: Of every image's name, size and class.
+    """
+
+    def __init__(self, entries: Sequence[Entry]):
+        entries = sorted(entries, key=lambda e: (str(e.label), e.name))
+        self._stores = sorted({e.store for e in entries})
+        place = {store: i for i, store in enumerate(self._stores)}
+        # Arrays, not objects: a million entries are shared by all workers.
+        self._store = np.array([place[e.store] for e in entries], np.int32)
+        self._names = np.array([os.fsencode(e.name) for e in entries])
+        self._spans = np.array([(e.offset, e.size) for e in entries], np.int64)
+        self._crcs = np.array([-1 if e.crc is None else e.crc for e in entries], np.int64)
+        self._deflated = np.array([e.deflated for e in entries])
+        self.classes = sorted({str(e.label) for e in entries})
+        if odd := [name for name in self.classes if not name.isprintable()]:
+            raise UserError(f'class {odd[0]!r}: its name is no printable text; give it another')
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = np.array([number[str(e.label)] for e in entries], np.int64)
+        self.source = ', '.join(store.name for store in self._stores[:3])
+        if len(self._stores) > 3:
+            self.source += f', ... ({len(self._stores)} files)'
+        lines = (f'{e.name}\t{e.size}\t{e.label}\n' for e in entries)
+        self.sha256 = hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'_files': {}}  # another process opens its own
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3), 8 bits, BGR.
+
+        Raises:
+            UserError: The image cannot be read or decoded.
+        """
+        image = decode(self.read(index))
+        if image is None:
+            raise UserError(f'{self.where(index)} is no readable image; get it anew')
+        return image
+
+    def where(self, index: int) -> str:
+        """File and store of an image, for a message."""
+        store, name = self._stores[self._store[index]], os.fsdecode(self._names[index])
+        return f'{store / name}' if store.is_dir() else f'{store}: {name}'
+
+    def read(self, index: int) -> bytes:
+        """An image's bytes as they were encoded.
+
+        Raises:
+            UserError: They cannot be read, or are not those that were stored.
+        """
+        number = int(self._store[index])
+        store, name = self._stores[number], os.fsdecode(self._names[index])
+        offset, size = map(int, self._spans[index])
+        try:
+            if store.is_dir():
+                return (store / name).read_bytes()
+            if number not in self._files:
+                self._files[number] = os.open(store, os.O_RDONLY)
+            file, crc = self._files[number], int(self._crcs[index])
+            if crc >= 0:
+                _, *lengths = LOCAL_HEADER.unpack(os.pread(file, LOCAL_HEADER.size, offset))
+                offset += LOCAL_HEADER.size + sum(lengths)
+            data = os.pread(file, size, offset)
+            if crc >= 0:
+                data = zlib.decompress(data, -zlib.MAX_WBITS) if self._deflated[index] else data
+            if (crc >= 0 and zlib.crc32(data) != crc) or (crc < 0 and len(data) != size):
+                raise zlib.error('its checksum or length is wrong')
+        except (OSError, zlib.error, struct.error) as error:
+            raise UserError(
+                f'{self.where(index)} cannot be read ({error}); get {store.name} anew'
+            ) from error
+        return data
+
+
+def find(root: Path, names: Sequence[str]) -> Images:
+    """The images of a split.
+
+    Args:
+        root: A folder, or one archive with a folder a split.
+        names: What the split may be called, such as ``('test', 'val')``.
+
+    Raises:
+        UserError: There is no such split, it is damaged, or an image has no class.
+    """
+    entries = _entries(root, names)
+    if any(entry.label is None for entry in entries):
+        entries = _labelled(root, entries)
+    return Images(entries)
+
+
+def _entries(root: Path, names: Sequence[str]) -> list[Entry]:
+    for name in names:
+        folder = root / name
+        if folder.is_dir():
+            shards = sorted(p for p in folder.iterdir() if p.suffix in ARCHIVES)
+            return _collect(shards or [folder], str(folder))
+        if root.is_dir():
+            files = [p for p in sorted(root.iterdir()) if p.suffix in ARCHIVES and name in _words(p.stem)]
+            if files:
+                return _collect(files, f'{root}/*{name}*')
+    whole = [root] if root.is_file() else sorted(p for p in root.glob('*') if p.suffix in ARCHIVES)
+    if len(whole) == 1:
+        inside = list(_index(whole[0]))
+        for name in names:
+            if found := [e for e in inside if name in PurePosixPath(e.name).parts[:-1]]:
+                return found
+    wanted = ' or '.join(names)
+    if not root.exists():
+        raise UserError(f'{root}: no such folder; say where the images are: --data-root DIR')
+    raise UserError(
+        f'{root} has no images called {wanted}: there has to be a folder {names[0]}/CLASS/FILE, or a zip '
+        f'or tar file with {names[0]} in its name and CLASS/FILE in it'
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.split(r'[^a-z0-9]+|(?<=[a-z])(?=\d)', text.lower())
+
+
+def _collect(places: Sequence[Path], what: str) -> list[Entry]:
+    entries = [entry for place in places for entry in _index(place)]
+    if not entries:
+        raise UserError(f'{what} holds no image ({", ".join(sorted(SUFFIXES))})')
+    return entries
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that file managers and notebooks leave about."""
+    return name == '__MACOSX' or (name.startswith('.') and name != '..')
+
+
+def is_image(path: str) -> bool:
+    """Whether a path is an image's, and nothing in it is hidden."""
+    parts = PurePosixPath(path).parts
+    return PurePosixPath(path).suffix.lower() in SUFFIXES and not any(map(is_hidden, parts))
+
+
+def images_in(folder: Path) -> Iterator[str]:
+    """The images in a folder, as paths in it; folders that are linked to are entered, but for its own.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place).resolve()
+        folders[:] = sorted(name for name in folders if not here.is_relative_to((here / name).resolve()))
+        for file in sorted(files):
+            path = Path(place, file)
+            name = path.relative_to(folder).as_posix()
+            if is_image(name) and path.is_file():
+                yield name
+
+
+def _index(place: Path) -> Iterator[Entry]:
+    try:
+        if place.is_dir():
+            for name in images_in(place):
+                yield Entry(place, name, _label(place, name), (place / name).stat().st_size)
+        else:
+            yield from (_zip if zipfile.is_zipfile(place) else _tar)(place)
+    except UserError:
+        raise
+    except BROKEN as error:
+        with place.open('rb') as file:
+            magic = file.read(4)
+        if magic.startswith((b'\x1f\x8b', b'BZh', b'\xfd7zX', b'\x28\xb5\x2f\xfd')):
+            hint = 'it is compressed, so no image in it can be read alone; decompress it, such as by gunzip'
+        else:
+            hint = f'broken or cut short ({error}); get it anew'
+        raise UserError(f'{place}: {hint}') from error
+    except OSError as error:
+        raise UserError(f'{place}: cannot be read ({error.strerror or error})') from error
+
+
+def _label(store: Path, name: str) -> str | None:
+    parts = PurePosixPath(name).parts
+    if len(parts) < 2 and store.is_dir():
+        raise UserError(f'{store / name} lies in no class folder; move it to {store}/CLASS/{name}')
+    return parts[-2] if len(parts) > 1 else None
+
+
+def _zip(path: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not is_image(info.filename) or info.is_dir():
+                continue
+            if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(
+                    f'{path}: {info.filename} is encrypted or packed in a rare way; make the zip anew with '
+                    '`zip -0 -r`'
+                )
+            yield Entry(
+                path, info.filename, _label(path, info.filename), info.compress_size, info.header_offset,
+                info.CRC, info.compress_type == zipfile.ZIP_DEFLATED,
+            )  # fmt: skip
+
+
+def _tar(path: Path) -> Iterator[Entry]:
+    with tarfile.open(path, 'r:') as archive:
+        for member in archive:
+            name = member.name.removeprefix('./')
+            if member.isreg() and is_image(name):
+                yield Entry(path, name, _label(path, name), member.size, member.offset_data)
+            elif member.isreg() and PurePosixPath(name).suffix.lower() == '.tar':
+                yield from _inner_tar(path, archive, member, PurePosixPath(name).stem)
+        check_end(archive)
+
+
+def _inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo, label: str) -> Iterator[Entry]:
+    """The images of a class that is a tar of its own."""
+    file = outer.extractfile(member)
+    if file is None:
+        raise tarfile.ReadError(f'{member.name} cannot be read')
+    with tarfile.open(fileobj=file, mode='r:') as inner:
+        for image in inner:
+            if image.isreg() and is_image(image.name):
+                name = f'{label}/{PurePosixPath(image.name).name}'
+                yield Entry(path, name, label, image.size, member.offset_data + image.offset_data)
+        check_end(inner)
+
+
+def _labelled(root: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """Gives ImageNet's validation images the classes that the development kit says."""
+    kit = (root if root.is_dir() else root.parent) / DEVKIT
+    unlabelled = next(e for e in entries if e.label is None)
+    if not kit.is_file():
+        raise UserError(
+            f'{unlabelled.store}: {unlabelled.name} lies in no class folder; for the official validation '
+            f'archive put {DEVKIT} beside it, else pack it as CLASS/FILE'
+        )
+    classes = read_devkit(kit)
+    if len(classes) != len(entries):
+        raise UserError(
+            f'{kit} has the classes of {len(classes)} images, {unlabelled.store} has {len(entries)}: '
+            'is the archive whole?'
+        )
+    ordered = sorted(entries, key=lambda e: e.name)  # ILSVRC2012_val_00000001.JPEG and on
+    return [Entry(e.store, e.name, c, e.size, e.offset) for e, c in zip(ordered, classes, strict=True)]
+
+
+def decoded(images: Images, size: int, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """All images in memory: (N, size, size, 3), 8 bits, BGR.
+
+    Raises:
+        UserError: One cannot be read or is of another size.
+    """
+    array = np.empty((len(images), size, size, 3), np.uint8)
+    for index in range(len(images)):
+        image = images[index]
+        if image.shape != array.shape[1:]:
+            height, width = image.shape[:2]
+            raise UserError(
+                f'{images.where(index)} has {width}x{height} pixels, the images of this set have '
+                f'{size}x{size}; for a set of your own: --dataset folder'
+            )
+        array[index] = image
+        progress(index + 1)
+    return array

@@ -1,0 +1,1 @@
+"""Configs: strict reading, composition from pieces, command-line options."""

@@ -1,0 +1,337 @@
+"""Reading a config strictly: MMEngine merges a misspelt key in silence, this refuses it.
+
+What a config may hold is known from three places: the signatures of the registered classes (any dict
+with a ``type``), MMEngine's ``Runner``, and the tables of ``compactdet.config.allowed_keys`` for the plain dicts that
+MMEngine and MMDetection read by name.
+"""
+
+import ast
+import contextlib
+import copy
+import difflib
+import functools
+import importlib
+import inspect
+import itertools
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+import compactdet.mmdetection  # noqa: F401  mmcv's ops, then MMDetection without its chatter
+from compactdet.config.allowed_keys import (
+    ALSO_READ,
+    BUILDER_KEYS,
+    DEFAULT_TYPES,
+    DERIVED_FROM,
+    DETECTOR_PARTS,
+    PLAIN,
+    VARIABLES,
+)
+from compactdet.errors import UserError
+
+T = TypeVar('T')
+
+
+def load(path: Path | str) -> Config:
+    """Reads a config file and checks its keys.
+
+    Raises:
+        UserError: As ``read``; or it holds a key that nothing reads.
+    """
+    cfg = read(Path(path))
+    if Path(path).suffix == '.py':
+        _check_variables(Path(path))
+    check_keys(cfg)
+    return cfg
+
+
+def read(path: Path) -> Config:
+    """Reads a config file, or a piece of one.
+
+    Raises:
+        UserError: The file is absent, is not valid Python or fails when it runs (an unknown arch, a failed
+            import). Names the file and, if known, the line.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such config file')
+    try:
+        return Config.fromfile(path)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(_syntax_error(path) or f'{path}: {error}') from error
+    except Exception as error:  # a config is a program: anything may come out of it
+        raise UserError(_run_error(path, error)) from error
+
+
+def resolved_text(cfg: Config) -> str:
+    """The config as Python text with every base and override resolved, for the record.
+
+    Without where this run's results lie and how it was started, so that a repeated run has the same.
+    """
+    resolved = copy.deepcopy(cfg)
+    # With `resume`, `load_from` is the checkpoint to go on from; else it is where training starts.
+    starts = cfg.get('load_from') and not cfg.get('resume')
+    for key in ('work_dir', 'launcher', 'resume', *([] if starts else ['load_from'])):
+        resolved.pop(key, None)
+    return resolved.pretty_text
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merges ``--cfg-options`` into the config, in place.
+
+    Raises:
+        UserError: An option names a key that nothing reads, sets a variable that was copied already,
+            or would leave values derived from it stale. The config is then as it was.
+    """
+    leaves = dict(_leaves(options))
+    for key in leaves:
+        top = key.split('.')[0]
+        if top in VARIABLES:
+            raise UserError(f'--cfg-options {key}: {_unread(top)}')
+        if any(fnmatchcase(key, p) or fnmatchcase(key, f'{p}.*') for p in DERIVED_FROM):
+            raise UserError(_stale(cfg, key, leaves[key]))
+    merged = copy.deepcopy(cfg)
+    for key, value in options.items():
+        try:
+            merged.merge_from_dict({key: copy.deepcopy(value)})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f'--cfg-options {key}: {_one_line(error)}') from error
+    _raise_first(_problems(merged), '--cfg-options')
+    for key in leaves:
+        _refuse_free(cfg, key)
+    cfg.merge_from_dict(copy.deepcopy(dict(options)))
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuses a key that nothing reads, anywhere in the config.
+
+    Raises:
+        UserError: Names the file, the key and near matches.
+    """
+    _raise_first(_problems(cfg), cfg.filename or 'config')
+
+
+def _unread(name: str) -> str:
+    return f'{name} is a variable of its config file and setting it does nothing; {VARIABLES[name]}'
+
+
+def _check_variables(path: Path) -> None:
+    """Refuses a config with bases that sets a base's variable and makes no use of it itself."""
+    names = [n for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Name)]
+    is_set = {name.id: name.lineno for name in names if isinstance(name.ctx, ast.Store)}
+    is_read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    for name, line in is_set.items():
+        if '_base_' in is_set and name in VARIABLES and name not in is_read:
+            raise UserError(f'{path}, line {line}: {_unread(name)}')
+
+
+def _raise_first(problems: Iterator[str], source: str) -> None:
+    for problem in problems:
+        raise UserError(f'{source}: {problem}')
+
+
+def _problems(cfg: Config) -> Iterator[str]:
+    content = cfg.to_dict()
+    plain = _tables(content)
+    runner = inspect.signature(Runner.__init__).parameters
+    known = {*runner, *ALSO_READ, *VARIABLES} - {'self', 'cfg'}
+    yield from _unknown('the config', content, known)
+    for key, value in content.items():
+        yield from _walk(value, key, plain)
+
+
+def _tables(content: Mapping[str, Any]) -> dict[str, Collection[str]]:
+    model = content.get('model')
+    detector = model.get('type') if isinstance(model, dict) else None
+    return {**PLAIN, **DETECTOR_PARTS.get(str(detector).split('.')[-1], {})}
+
+
+def _walk(value: Any, place: str, plain: Mapping[str, Collection[str]]) -> Iterator[str]:
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _walk(item, f'{place}.{index}', plain)
+    if not isinstance(value, dict):
+        return
+    kind = value.get('type', _first(DEFAULT_TYPES, place))
+    table = _first(plain, place)
+    if table is not None:
+        yield from _unknown(place, value, table)
+    elif kind is not None:
+        yield from _check_typed(value, kind, place)
+    for key, item in value.items():
+        yield from _walk(item, f'{place}.{key}', plain)
+
+
+def _first(table: Mapping[str, T], place: str) -> T | None:
+    return next((value for pattern, value in table.items() if fnmatchcase(place, pattern)), None)
+
+
+def _unknown(owner: str, value: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    for key in value:
+        if key not in known:
+            yield f'{owner} has no key {key!r}; {_near(key, known)}'
+
+
+def _near(word: str, known: Collection[str], otherwise: str | None = None) -> str:
+    near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
+    if near:
+        return f'did you mean {" or ".join(near)}?'
+    return otherwise or (f'known: {", ".join(sorted(known))}' if len(known) <= 20 else 'nothing reads it')
+
+
+def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[str]:
+    owners = _owners(kind)
+    if owners is None:
+        return
+    if not owners:
+        names: set[str] = set().union(*_sources())
+        hint = _near(kind, names, 'a class of your own needs its module in custom_imports')
+        yield f'{place}: no class {kind!r} is registered; {hint}'
+        return
+    known = {key for pattern, keys in BUILDER_KEYS.items() if fnmatchcase(place, pattern) for key in keys}
+    found = [parameters(owner) for owner in owners]
+    known = known.union(*(names for names, _ in found))
+    swallows = any(open_ended for _, open_ended in found)
+    for problem in _unknown(f'{place} ({getattr(kind, "__name__", kind)})', value, known):
+        # A class that swallows any keyword may read it: there, only a near miss is a mistake.
+        if not swallows or 'did you mean' in problem:
+            yield problem
+
+
+def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The keyword parameters of a class (through ``**kwargs`` its bases' too) or a function.
+
+    Returns:
+        Their names, and whether a last ``**kwargs`` swallows every other keyword.
+    """
+    if not inspect.isclass(owner):
+        signatures = [inspect.signature(owner)]
+    else:
+        owns_init = [c for c in owner.__mro__ if '__init__' in vars(c) and c is not object]
+        signatures = [inspect.signature(vars(c)['__init__']) for c in owns_init]
+    names: set[str] = set()
+    for signature in signatures:
+        given = signature.parameters.values()
+        names |= {p.name for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in given):
+            return names - {'self'}, False
+    return names - {'self'}, bool(signatures)
+
+
+def _owners(kind: Any) -> list[Callable[..., Any]] | None:
+    """What a ``type`` names, in any registry; None where it cannot be told."""
+    if not isinstance(kind, str):
+        return [kind] if callable(kind) else []
+    scope, _, name = kind.rpartition('.')
+    if scope == 'mmpretrain':
+        sources = _registries('mmpretrain')
+    elif scope in ('', 'mmdet', 'mmengine', 'mmcv'):
+        sources = _sources()
+    else:
+        return None
+    return [source[name] for source in sources if callable(source.get(name))]
+
+
+@functools.cache
+def _sources() -> list[Mapping[str, Any]]:
+    """Every registry's classes by name, and mmcv's ops: RoI layers and NMS are looked up there."""
+    import mmcv.ops  # not above: it needs compactdet.mmdetection to be imported first
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    return [vars(mmcv.ops), *_registries('mmdet'), *_registries('mmengine')]
+
+
+def _registries(package: str) -> list[Mapping[str, Any]]:
+    """The classes of each of a package's registries by name, as far as they are imported."""
+    found = vars(importlib.import_module(f'{package}.registry')).values()
+    return [registry.module_dict for registry in found if isinstance(registry, Registry)]
+
+
+def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def _refuse_free(cfg: Config, key: str) -> None:
+    """Refuses an option that adds a key to a dict of which nobody knows what reads it."""
+    content = cfg.to_dict()
+    plain, value, place = _tables(content), content, ''
+    for part in key.split('.'):
+        if isinstance(value, list):
+            value = value[int(part)]
+        elif part in value:
+            value = value[part]
+        else:
+            known = 'type' in value or _first({**DEFAULT_TYPES, **plain}, place) is not None
+            if place and not known:
+                hint = _near(part, value.keys(), 'add it in a config file if it is meant')
+                raise UserError(f'--cfg-options {key}: {place} has no key {part!r}; {hint}')
+            return
+        place = f'{place}.{part}' if place else part
+        if not isinstance(value, dict | list):
+            return
+
+
+def _stale(cfg: Config, key: str, value: Any) -> str:
+    """Says why an option is refused and shows the leaf config that does it right."""
+    model = cfg.get('model') or {}
+    wire = 'retinanet_fpn' if model.get('type') == 'RetinaNet' else 'frcnn_c4'
+    if wire == 'frcnn_c4' and model.get('neck'):
+        wire = 'frcnn_fpn'
+    arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
+    head = (model.get('roi_head') or model).get('bbox_head') or {}
+    classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
+    stale = f'--cfg-options {key}: other values were derived from the old one and would not follow; '
+    if cfg.filename and not Path(cfg.filename).is_file():  # composed in memory
+        return f'{stale}choose them with --arch, --detector and --dataset'
+    return (
+        f"{stale}write a config instead, with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
+        f'`from backbones.wiring import {wire}` and '
+        f"`model = {wire}('{arch}', num_classes={classes})`"
+    )
+
+
+def _syntax_error(path: Path) -> str:
+    """Which file does not parse, the config or one of its bases, and where; '' if none."""
+    if not path.is_file():  # a base that MMEngine names by package
+        return ''
+    try:
+        ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        return f'{path}, line {error.lineno}: syntax error: {error.msg}'
+    bases = [_syntax_error(path.parent / base) for base in Config._get_base_files(str(path))]
+    return next(filter(None, bases), '')
+
+
+def _run_error(path: Path, error: BaseException) -> str:
+    """The line of the config that failed, why, and what to do where that is known."""
+    calls = itertools.pairwise(traceback.extract_tb(error.__traceback__))
+    lines = [f for by, f in calls if by.name == '_file2dict' and f.name == '<module>']
+    where = f'{lines[-1].filename}, line {lines[-1].lineno}' if lines else str(path)
+    hint = ''
+    if isinstance(error, ImportError):
+        while isinstance(error.__cause__ or error.__context__, ImportError):
+            error = error.__cause__ or error.__context__  # type: ignore[assignment]
+        hint = '; install what is missing (backbones and compactdet: pip install -e . in the checkout)'
+    with contextlib.suppress(Exception):
+        if not lines and Config._is_lazy_import(str(path)):
+            hint = '; imports must stand below `_base_`: above, they switch MMEngine to lazy configs'
+    return f'{where}: {_one_line(error)}{hint}'
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = text.strip().split('\n')[0]
+    named = type(error).__module__ == 'builtins'  # an error class of ours says it all in its text
+    return f'{type(error).__name__}: {text}' if named else text

@@ -1,0 +1,118 @@
+"""What the loaders of VOC's and COCO's format share, and what a record says of a data set."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compactdet.data.images import check_image
+from compactdet.errors import UserError
+from compactdet.mmdetection import BaseDetDataset
+
+
+class StrictDataset(BaseDetDataset):
+    """A split of a data set, read strictly: nothing wrong is skipped or clipped in silence.
+
+    Args:
+        data_root: Folder of the data set.
+        ann_file: The split, below ``data_root``.
+        known_defects: Ids of images whose boxes without area are dropped, counted and listed.
+        how_to_get: Said where the data set is absent.
+        **kwargs: MMDetection's ``BaseDetDataset``. ``metainfo['classes']`` names the classes;
+            ``filter_cfg`` takes ``filter_empty_gt`` and ``min_size`` (pixels), for training only.
+
+    Raises:
+        UserError: A file is wrong, when it is loaded; an image cannot be decoded, when it is used.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_root: str,
+        ann_file: str,
+        known_defects: Sequence[str | int] = (),
+        how_to_get: str = '',
+        **kwargs: Any,
+    ) -> None:
+        self.known_defects = frozenset(known_defects)
+        self.how_to_get = how_to_get
+        super().__init__(data_root=str(data_root), ann_file=ann_file, **kwargs)
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Takes every value as it is: MMEngine reads the file, if there is one, that a text names."""
+        return {**cls.METAINFO, **(metainfo or {})}
+
+    def _join_prefix(self) -> None:
+        """Leaves the paths as given: `load_data_list` finds the files."""
+
+    def class_names(self) -> tuple[str, ...]:
+        """The classes.
+
+        Raises:
+            UserError: They are not named, or one twice.
+        """
+        classes = self._metainfo.get('classes')
+        if not classes or isinstance(classes, str) or len(set(classes)) != len(classes):
+            raise UserError(f'metainfo.classes is {classes!r}; must name every class once')
+        return tuple(classes)
+
+    @abstractmethod
+    def annotation_bytes(self, entry: Mapping[str, Any]) -> bytes:
+        """What an image's annotation says, as bytes to hash."""
+
+    def filter_data(self) -> list[dict]:
+        """In training, leaves out the images that ``filter_cfg`` says: empty or too small."""
+        cfg = dict(self.filter_cfg or {})
+        no_empty, min_size = cfg.pop('filter_empty_gt', False), cfg.pop('min_size', 0)
+        if cfg:
+            raise UserError(f'filter_cfg has {sorted(cfg)}; known: filter_empty_gt, min_size')
+        if self.test_mode:
+            return self.data_list
+        kept = [
+            entry
+            for entry in self.data_list
+            if min(entry['width'], entry['height']) >= min_size and (entry['instances'] or not no_empty)
+        ]
+        if not kept:
+            raise UserError(
+                f"{self.ann_file} in '{self.data_root}': no image is left after filter_cfg "
+                f'{self.filter_cfg}; annotate objects or relax it'
+            )
+        return kept
+
+    def prepare_data(self, idx: int) -> Any:
+        """Runs the pipeline; where it fails on a damaged image, says which file."""
+        try:
+            return super().prepare_data(idx)
+        except Exception:
+            entry = self.get_data_info(idx)
+            check_image(entry['img_path'], entry['width'], entry['height'], decode=True)
+            raise
+
+
+def annotations_sha256(dataset: StrictDataset) -> str:
+    """Hashes the annotations of the images in use, in the order of their ids."""
+    digest = hashlib.sha256()
+    entries = (dataset.get_data_info(i) for i in range(len(dataset)))
+    for entry in sorted(entries, key=lambda entry: entry['img_id']):
+        data = dataset.annotation_bytes(entry)
+        digest.update(f'{entry["img_id"]}\0{len(data)}\0'.encode() + data)
+    return digest.hexdigest()
+
+
+def dataset_facts(dataset: StrictDataset) -> dict[str, Any]:
+    """What a record says of a data set: counts, dropped boxes, classes, hash of the annotations.
+
+    ``difficult`` counts the boxes that are ignored: VOC's difficult ones and COCO's crowds.
+    """
+    entries = [dataset.get_data_info(i) for i in range(len(dataset))]
+    objects = [instance for entry in entries for instance in entry['instances']]
+    return {
+        'images': len(entries),
+        'boxes': len(objects),
+        'difficult': sum(instance['ignore_flag'] for instance in objects),
+        'dropped_boxes': {str(e['img_id']): list(e['dropped']) for e in entries if e['dropped']},
+        'classes': list(dataset.metainfo['classes']),
+        'annotations_sha256': annotations_sha256(dataset),
+    }

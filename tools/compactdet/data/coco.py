@@ -1,0 +1,147 @@
+"""Data sets in COCO's format, read strictly: what is wrong stops the run with one clear line.
+
+Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014). Masks are left aside.
+
+- Boxes: the files hold x, y, width, height in continuous pixel coordinates, origin at the image's top
+  left corner; ours are x, y, x + width, y + height.
+- ``iscrowd`` boxes are ignored in training and, by COCO's own rule, in evaluation.
+- minival2014 and trainval35k are val2017 and train2017: same images, same annotations. Where the built
+  files are absent the 2017 ones are read; images are found under either year's names.
+- Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped in silence, boxes of less than
+  one pixel a side are kept, boxes without area are dropped only where ``known_defects`` names the image.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compactdet.data.base_dataset import StrictDataset
+from compactdet.data.coco_file import read_coco_file
+from compactdet.data.images import check_image
+from compactdet.data.problems import DataError, stop
+from compactdet.mmdetection import DATASETS
+
+# The same images and annotations under two names.
+SAME = {
+    'instances_trainval35k.json': 'instances_train2017.json',
+    'instances_minival2014.json': 'instances_val2017.json',
+}
+FOLDERS = ('train2017', 'val2017', 'train2014', 'val2014')
+OFFICIAL = re.compile(r'(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg')
+
+
+def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str = '') -> Path:
+    """The annotation file, or the 2017 one that says the same.
+
+    Raises:
+        DataError: There is neither; says how to get the data set.
+    """
+    path = Path(root) / ann_file
+    twin = path.with_name(SAME.get(path.name, path.name))
+    for candidate in (path, twin):
+        if candidate.is_file():
+            return candidate
+    state = 'is not complete' if Path(root).is_dir() else 'is absent'
+    other = f' (nor {twin.name})' if twin != path else ''
+    problem = f"data set '{root}' {state}: no file {path}{other}"
+    cure = how_to_get or 'point --data-root at a data set in COCO format'
+    raise DataError(problem, cure, kind='annotation-missing')
+
+
+def find_images(root: Path, annotation_file: Path, names: Sequence[str]) -> list[Path]:
+    """Where the images of an annotation file are (or ought to be, if they are absent).
+
+    COCO's own are found by number, in any of the folders of 2014 and 2017. Others lie in one folder:
+    the one, of those in use (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, where
+    SPLIT is in the file's name), that holds most of a sample of them.
+    """
+    numbers = [OFFICIAL.fullmatch(Path(name).name) for name in names]
+    bases = (root, root / 'images')
+    if names and all(numbers):
+        index: dict[str, Path] = {}
+        for folder in (base / year for base in bases for year in FOLDERS):
+            if folder.is_dir():
+                there = ((OFFICIAL.fullmatch(file.name), file) for file in folder.iterdir())
+                index |= {match[1]: file for match, file in there if match and match[1] not in index}
+        if index:
+            likely = next(iter(index.values())).parent
+            return [
+                index.get(m[1], likely / Path(name).name)
+                for m, name in zip(numbers, names, strict=True)
+                if m
+            ]
+    stem = annotation_file.stem.removeprefix('instances_')
+    splits = [stem, *([annotation_file.parent.name] if stem.startswith('_') else [])]
+    folders = [annotation_file.parent, *(base / split for base in bases for split in splits), *bases]
+    folders += [folder for base in bases if base.is_dir() for folder in sorted(base.iterdir())]
+    sample = names[:: max(1, len(names) // 50)]
+    best = max(folders, key=lambda folder: sum((folder / name).is_file() for name in sample))
+    return [best / name for name in names]
+
+
+@DATASETS.register_module()
+class COCOFormatDataset(StrictDataset):
+    """A split of a data set in COCO's format; arguments as `StrictDataset`.
+
+    ``metainfo['ann_file']`` is set to the file that was read, so that `DetectionMetric` finds the areas
+    and crowds in it.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Reads and checks the annotation file, and sees that every image is there."""
+        classes = self.class_names()
+        path = find_annotation_file(self.data_root, self.ann_file, self.how_to_get)
+        file = read_coco_file(path, classes, drop_empty=self.known_defects, report=_stop_at_errors)
+        self._metainfo['ann_file'] = str(path)
+        label = {number: classes.index(name) for number, name in file.categories.items() if name in classes}
+        names = [image['file_name'] for image in file.images.values()]
+        entries = []
+        for (image_id, image), img_path in zip(
+            file.images.items(), find_images(Path(self.data_root), path, names), strict=True
+        ):
+            if not img_path.is_file():
+                problem = f'names {image["file_name"]!r}, but there is no file {img_path}'
+                raise DataError(problem, 'get it, or take the image out', file=path, kind='image-missing')
+            instances = [
+                {
+                    'bbox': [x, y, x + width, y + height],
+                    'bbox_label': label[annotation['category_id']],
+                    'ignore_flag': annotation.get('iscrowd', 0),
+                    'area': annotation.get('area', width * height),
+                }
+                for annotation in file.objects[image_id]
+                for x, y, width, height in [annotation['bbox']]
+            ]
+            entries.append(
+                {
+                    'img_id': image_id,
+                    'img_path': str(img_path),
+                    'width': image['width'],
+                    'height': image['height'],
+                    'dropped': tuple(file.dropped.get(image_id, ())),
+                    'instances': instances,
+                }
+            )
+        return entries
+
+    def annotation_bytes(self, entry: Mapping[str, Any]) -> bytes:
+        """Size and objects, in an order of their own: 2014's and 2017's files give the same."""
+        objects = sorted(json.dumps(instance, sort_keys=True) for instance in entry['instances'])
+        return json.dumps([entry['width'], entry['height'], objects]).encode()
+
+    def prepare_data(self, idx: int) -> Any:
+        """Runs the pipeline and compares the image's size with the annotation's."""
+        sample = super().prepare_data(idx)
+        entry = self.get_data_info(idx)
+        shape = getattr(sample.get('data_samples'), 'ori_shape', None) if isinstance(sample, dict) else None
+        if shape is not None and tuple(shape) != (entry['height'], entry['width']):
+            check_image(entry['img_path'], entry['width'], entry['height'])
+        return sample
+
+
+def _stop_at_errors(error: DataError) -> None:
+    """Our own evaluator finds annotation 0 like any other, and rounding does no harm."""
+    if error.kind not in ('box-rounded', 'id-zero'):
+        stop(error)

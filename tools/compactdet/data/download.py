@@ -1,0 +1,226 @@
+"""Downloads that arrive whole: several mirrors, resumed where they broke off, checked before they count.
+
+A file is written beside its place (``.NAME.part``) and moved there when its size and checksum are right.
+What came before a break is kept, and asked for no more (HTTP range) - but only where a checksum will tell
+in the end whether the pieces fit together.
+"""
+
+import hashlib
+import http.client
+import re
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from compactdet.errors import UserError
+
+Progress = Callable[[int, int | None], None]
+CHUNK = 1 << 20
+AGAIN = (408, 425, 429)  # HTTP statuses that may pass; 500 and up may too
+
+
+class _CutError(Exception):
+    """The transfer failed; the same address may do better."""
+
+
+class _RefusedError(Exception):
+    """This address does not have the file."""
+
+
+def fetch(
+    urls: Sequence[str],
+    target: Path,
+    *,
+    size: int | None = None,
+    checksum: str | None = None,
+    tries: int = 4,
+    pause_s: float = 2.0,
+    timeout_s: float = 30.0,
+    progress: Progress = lambda done, total: None,
+    by_hand: str | None = None,
+) -> Path:
+    """Downloads a file; returns ``target``.
+
+    Args:
+        urls: Addresses of the same file, tried in turn.
+        target: Where it goes; its folder is made. A file that is there with this checksum is left.
+        size: Its size in bytes, if known: another size is refused before it is downloaded.
+        checksum: ``md5:...`` or ``sha256:...``, if known; of the digits the first ones suffice.
+        tries: Tries of an address without a byte of progress.
+        pause_s: Between tries.
+        timeout_s: Without a sign from the server.
+        progress: Told the bytes that are there and those there will be.
+        by_hand: The command that takes a file which the user got by other means.
+
+    Raises:
+        UserError: No address gave the file, or it cannot be written. Says what each did.
+    """
+    part = target.with_name(f'.{target.name}.part')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file():
+            if checksum is not None and wrong_file(target, size, checksum) is None:
+                return target
+            target.unlink()
+        if checksum is None:
+            part.unlink(missing_ok=True)
+        failures = []
+        for url in urls:
+            problem = _fetch_from(url, part, size, checksum, tries, pause_s, timeout_s, progress)
+            if problem is None:
+                part.replace(target)
+                return target
+            failures.append(f'{urllib.parse.urlsplit(url).hostname}: {problem}')
+    except OSError as error:
+        raise UserError(f"cannot write '{target}' ({error.strerror}); choose another --root") from error
+    kept = f' What has come is kept: the same command goes on from there ({part}).' if part.exists() else ''
+    raise UserError(
+        f'could not get {target.name}: {"; ".join(failures)}.{kept} Or get it by other means and use: '
+        f'{by_hand or f"python tools/data.py import SET {target.name}"}'
+    )
+
+
+def _fetch_from(
+    url: str,
+    part: Path,
+    size: int | None,
+    checksum: str | None,
+    tries: int,
+    pause_s: float,
+    timeout_s: float,
+    progress: Progress,
+) -> str | None:
+    """Downloads from one address until ``part`` is whole; returns what is wrong, or None."""
+    if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
+        return f'{url!r} is no http address'
+    most, failed = _length(part), 0
+    begun_here = most == 0
+    while True:
+        try:
+            if size is None or _length(part) != size:
+                _transfer(url, part, size, checksum is not None, timeout_s, progress)
+            problem = wrong_file(part, size, checksum)
+            if problem is None:
+                return None
+            part.unlink()
+            if begun_here:
+                return problem
+            most, begun_here = 0, True  # the beginning was another server's, or of another day
+        except _RefusedError as error:
+            return str(error)
+        except _CutError as error:
+            failed = 0 if _length(part) > most else failed + 1
+            most = max(most, _length(part))
+            if failed >= tries:
+                return f'{error} ({tries} tries)'
+            time.sleep(pause_s)
+
+
+def _transfer(
+    url: str, part: Path, size: int | None, resume: bool, timeout_s: float, progress: Progress
+) -> None:
+    """One request, its body appended to what is there, or from the start if the server has no ranges."""
+    offset = _length(part) if resume and _length(part) < (size or float('inf')) else 0
+    headers = {'User-Agent': 'compactdet', 'Accept-Encoding': 'identity'}
+    request = urllib.request.Request(
+        url, headers=headers | ({'Range': f'bytes={offset}-'} if offset else {})
+    )
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:
+                if error.headers.get('Content-Range') == f'bytes */{offset}':
+                    return  # it is all there
+                part.unlink(missing_ok=True)
+                raise _CutError('the server cannot go on from here') from error
+            kind = _CutError if error.code >= 500 or error.code in AGAIN else _RefusedError
+            raise kind(f'HTTP {error.code} {error.reason}') from error
+    except urllib.error.URLError as error:
+        raise _CutError(f'no connection ({error.reason})') from error
+    except (http.client.HTTPException, OSError) as error:
+        raise _CutError(f'no connection ({error or type(error).__name__})') from error
+    with response:
+        if response.headers.get_content_type() == 'text/html':
+            raise _RefusedError('sent a web page in place of the file')
+        start = _start_of(response, offset)
+        if start != offset and start != 0:
+            raise _CutError(f'sent bytes from {start} on, asked for those from {offset} on')
+        length = response.headers.get('Content-Length')
+        total = start + int(length) if length and length.isdigit() else None
+        if size is not None and total is not None and total != size:
+            raise _RefusedError(f'has a file of {total} bytes, the published one has {size}')
+        done = start
+        with part.open('ab' if start else 'wb') as file:
+            while True:
+                try:
+                    data = response.read(CHUNK)
+                except http.client.IncompleteRead as error:
+                    data = error.partial
+                    file.write(data)
+                    raise _CutError(f'the connection broke after {done + len(data)} bytes') from error
+                except (http.client.HTTPException, OSError) as error:
+                    raise _CutError(f'the connection broke after {done} bytes ({error})') from error
+                if not data:
+                    break
+                file.write(data)
+                done += len(data)
+                progress(done, total or size)
+        if total is not None and done < total:
+            raise _CutError(f'the connection ended after {done} of {total} bytes')
+
+
+def _start_of(response: http.client.HTTPResponse, offset: int) -> int:
+    """The first byte that a response holds."""
+    if response.status != 206:
+        return 0
+    match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
+    return int(match[1]) if match else offset
+
+
+def wrong_file(path: Path, size: int | None, checksum: str | None) -> str | None:
+    """What is wrong with a file, in words; None if it is the published one."""
+    there = _length(path)
+    if size is not None and there != size:
+        return f'{there} bytes came, the published file has {size}'
+    if checksum is not None:
+        kind, _, wanted = checksum.partition(':')
+        found = file_hash(path, kind)
+        if not wanted or not found.startswith(wanted):
+            with path.open('rb') as file:
+                page = file.read(256).lstrip().lower().startswith((b'<!doctype', b'<html'))
+            what = 'a web page' if page else 'another file'
+            return f'sent {what}: its {kind} is {found}, published is {wanted}'
+    return None
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """Hash of a file's bytes, as hexadecimal digits; ``kind`` is a name that hashlib knows."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open('rb') as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Sees that there is room.
+
+    Raises:
+        UserError: There is not.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"{what} needs {needed / 1e9:.1f} GB in '{folder}', but {free / 1e9:.1f} GB are free; "
+            'make room or choose another disk (--root)'
+        )
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,260 @@
+"""What a folder of data is: its format, its splits, its classes; and the config of a set of the user's own.
+
+Layouts that are understood:
+
+- VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt`` (or one folder above).
+- COCO: ``annotations/[instances_]SPLIT.json`` with the images in ``SPLIT``, ``images``, ``images/SPLIT``
+  or beside; or ``SPLIT/*.json`` with the images beside it, as annotation tools export it.
+
+SPLIT is anything; a run looks for names that begin with train (or trainval), val (or minival) and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compactdet.data.catalog import SOURCES
+from compactdet.data.problems import DataError
+from compactdet.errors import UserError
+
+BASES = Path(__file__).parents[3] / 'det_configs' / '_base_' / 'datasets'
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set's folder.
+
+    Attributes:
+        root: What ``--data-root`` names.
+        format: 'voc' or 'coco'.
+        splits: Name of a split to its file below ``root``.
+        classes: None where they are not given: then any class will do.
+        known_defects: Ids of images whose boxes without area are known.
+        expected: Published number of images by split, as far as known.
+    """
+
+    root: Path
+    format: str
+    splits: dict[str, str]
+    classes: tuple[str, ...] | None = None
+    known_defects: tuple[str | int, ...] = ()
+    expected: dict[str, int] | None = None
+
+    def only(self, split: str | None) -> Layout:
+        """The same with one split.
+
+        Raises:
+            UserError: There is no such split.
+        """
+        if split is None:
+            return self
+        if split not in self.splits:
+            raise UserError(f"'{self.root}' has no split {split!r}; splits there: {', '.join(self.splits)}")
+        return Layout(**vars(self) | {'splits': {split: self.splits[split]}})
+
+
+def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
+    """Looks at a folder.
+
+    Raises:
+        UserError: It is absent, or no data set in VOC's or COCO's format.
+    """
+    root = Path(root)
+    named = tuple(classes) if classes else None
+    for folder in (root, root / 'VOC2007'):
+        if (folder / 'ImageSets' / 'Main').is_dir():
+            from compactdet.data.voc import (
+                find_set,
+                split_files,
+            )  # late: loads MMDetection, which takes seconds
+
+            prefix = folder.relative_to(root) / 'ImageSets' / 'Main'
+            find_set(root, prefix / 'x.txt')
+            files = split_files(folder)
+            if not files:
+                raise UserError(f"no split file in '{root / prefix}'; write one image id a line")
+            return Layout(root, 'voc', {file.stem: str(prefix / file.name) for file in files}, named)
+    found = sorted({*root.glob('*/[!.]*.json'), *root.glob('[!.]*.json')})
+    boxes = [file for file in found if file.name.startswith('instances_')] or found
+    splits = {_split_name(file): str(file.relative_to(root)) for file in boxes}
+    if not splits:
+        state = 'is absent' if not root.exists() else 'is no data set in VOC or COCO format'
+        raise UserError(
+            f"data set '{root}' {state}: it needs Annotations, JPEGImages and ImageSets/Main/SPLIT.txt, or "
+            'annotations/SPLIT.json and its images; point at such a folder'
+        )
+    if len(splits) < len(boxes):
+        listed = ', '.join(str(file.relative_to(root)) for file in boxes)
+        raise UserError(f"'{root}': several annotation files of one split ({listed}); keep one of each")
+    return Layout(root, 'coco', splits, named)
+
+
+def _split_name(file: Path) -> str:
+    """``instances_train2017.json`` is train2017, ``valid/_annotations.coco.json`` is valid."""
+    stem = file.stem.removeprefix('instances_')
+    return file.parent.name if stem.startswith('_') or stem == 'annotations' else stem
+
+
+def find_layout(name: str, data: Path, classes: Sequence[str] | None = None) -> Layout:
+    """A published set by its name, or a folder.
+
+    Raises:
+        UserError: It is absent, or no data set.
+    """
+    if name in SOURCES and not Path(name).is_dir():
+        return published_layout(name, data)
+    return layout_of(name, classes)
+
+
+def published_layout(name: str, data: Path) -> Layout:
+    """A published set below the folder of all data.
+
+    Raises:
+        UserError: It is absent; says how to get it.
+    """
+    from mmengine.config import Config
+
+    source = SOURCES[name]
+    root = data / source.root
+    if not root.is_dir():
+        raise UserError(f"data set {name!r} is absent in '{data}': python tools/data.py get {name}")
+    dataset = Config.fromfile(BASES / f'{source.config}.py').train_dataloader.dataset
+    metainfo = dataset.get('metainfo')
+    if metainfo is None:
+        from compactdet.mmdetection import DATASETS
+
+        metainfo = DATASETS.get(dataset.type).METAINFO
+    kind = 'coco' if name == 'coco' else 'voc'
+    if kind == 'voc':
+        splits = layout_of(root).splits
+    else:
+        splits = {Path(file).stem.removeprefix('instances_'): file for file in source.splits}
+    return Layout(
+        root,
+        kind,
+        splits,
+        tuple(metainfo['classes']),
+        tuple(dataset.get('known_defects', ())),
+        {Path(file).stem.removeprefix('instances_'): count for file, count in source.splits.items()},
+    )
+
+
+def roles(splits: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The splits that a run uses: train, test and, where there is a third, val, which chooses a checkpoint.
+
+    Raises:
+        UserError: There is none to train on or none to test on.
+    """
+
+    def named(*beginnings: str) -> list[str]:
+        return [name for name in sorted(splits) if name.lower().startswith(beginnings)]
+
+    both, vals, tests = named('trainval'), named('val', 'minival', 'dev'), named('test')
+    trains = [name for name in named('train') if name not in both]
+    if tests and trains and vals:
+        return {'train': trains[0], 'val': vals[0], 'test': tests[0]}
+    if not tests and not named('minival'):
+        both = []  # holds what is tested on
+    if (trains or both) and (tests or vals):
+        return {'train': (both + trains)[0], 'test': (tests + vals)[0]}
+    raise UserError(
+        f"'{root}' has the splits {', '.join(splits)}; a run needs two, whose names begin with train and "
+        'with test or val'
+    )
+
+
+def custom_dataset(root: str | Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Describes a data set of the user's.
+
+    Args:
+        root: Its folder; see the layouts above.
+        classes: Their names, in order; None for those in the annotations (COCO: in the order of the file's
+            category ids, VOC: sorted).
+
+    Returns:
+        ``format`` ('voc' or 'coco'), ``type`` (of the registered data set), ``data_root``, ``classes`` and
+        ``splits``: 'train', 'test' and maybe 'val', to a file below ``data_root``.
+
+    Raises:
+        UserError: It is no data set, has no split to train or test on, or its annotations are wrong.
+    """
+    layout = layout_of(root, classes)
+    chosen = {role: layout.splits[name] for role, name in roles(layout.splits, layout.root).items()}
+    return {
+        'format': layout.format,
+        'type': {'voc': 'VOCFormatDataset', 'coco': 'COCOFormatDataset'}[layout.format],
+        'data_root': str(root),
+        'classes': list(layout.classes or class_names(layout, list(chosen.values()))),
+        'splits': chosen,
+    }
+
+
+def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
+    """The classes that the annotations of some splits name.
+
+    Raises:
+        UserError: An annotation is wrong, or there is no class.
+    """
+    names: dict[str, None] = {}
+    if layout.format == 'voc':
+        from compactdet.data.voc import find_set, parse_annotation, read_split
+
+        found = set()
+        for file in files:
+            folder, split_file = find_set(layout.root, file)
+            for image_id in read_split(split_file):
+                found |= set(parse_annotation(folder / 'Annotations' / f'{image_id}.xml').names)
+        names = dict.fromkeys(sorted(found))
+    else:
+        from compactdet.data.coco_file import read_coco_file
+
+        for file in files:
+            names |= dict.fromkeys(read_coco_file(layout.root / file, report=_later).categories.values())
+    if not names:
+        raise UserError(f"'{layout.root}': no object is annotated; name the classes with --classes")
+    return list(names)
+
+
+def _later(error: DataError) -> None:
+    """Leaves what is wrong with an object to the loader."""
+
+
+def custom_config(root: str | Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """The variables that a file of ``det_configs/_base_/datasets`` would define for `custom_dataset`.
+
+    Pipelines and loaders are voc07's. With three splits, checkpoints can be chosen on val.
+
+    Raises:
+        UserError: From `custom_dataset`.
+    """
+    from mmengine.config import Config
+
+    found = custom_dataset(root, classes)
+    content = Config.fromfile(BASES / 'voc07.py').to_dict()
+    common = {
+        'type': found['type'],
+        'data_root': found['data_root'],
+        'metainfo': {'name': Path(root).resolve().name, 'classes': tuple(found['classes'])},
+        'known_defects': (),
+        'how_to_get': 'Point --data-root at the folder of your data set.',
+    }
+    content |= {'dataset_type': found['type']} | {
+        key: common[key] for key in ('data_root', 'metainfo', 'how_to_get')
+    }
+    for role, pipeline in (
+        ('train', 'train_pipeline'),
+        ('val', 'test_pipeline'),
+        ('test', 'test_pipeline'),
+    ):
+        if role not in found['splits']:
+            continue
+        own = {'filter_cfg': {'filter_empty_gt': True}} if role == 'train' else {'test_mode': True}
+        loader = content['train_dataloader' if role == 'train' else 'test_dataloader']
+        dataset = {**common, 'ann_file': found['splits'][role], **own, 'pipeline': content[pipeline]}
+        content[f'{role}_dataloader'] = {**loader, 'dataset': dataset}
+    if 'val' in found['splits']:
+        content |= {'val_evaluator': content['test_evaluator'], 'val_cfg': {'type': 'ValLoop'}}
+    return content

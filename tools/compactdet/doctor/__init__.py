@@ -1,0 +1,1 @@
+"""Checks of the installation, the data sets and the weights."""

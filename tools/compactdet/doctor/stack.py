@@ -1,0 +1,140 @@
+"""PyTorch and MMDetection, tried in processes of their own: a crash or a hang there is a finding too."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compactdet.doctor.findings import REINSTALL, Finding, Places
+
+REPO = Path(__file__).parents[3]
+TIMEOUT_S = 300
+
+
+def probe(code: str) -> tuple[dict[str, Any] | None, str]:
+    """Runs Python code in a process of its own.
+
+    Args:
+        code: Prints JSON on its last line.
+
+    Returns:
+        What it printed, or None and in words how it failed.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None, f'does not answer within {TIMEOUT_S} s'
+    except OSError as error:
+        return None, f'cannot be started ({error.strerror})'
+    if done.returncode < 0:
+        return None, f'crashes (signal {-done.returncode})'
+    if done.returncode:
+        errors = done.stderr.strip().splitlines()
+        return None, errors[-1] if errors else f'ends with status {done.returncode}'
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1]), ''
+    except (IndexError, ValueError):
+        return None, 'says nothing'
+
+
+TORCH = """
+import json, torch, torchvision
+boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2.1]])
+kept = torchvision.ops.nms(boxes, torch.tensor([.9, .8]), .5).tolist()
+found = dict(torch=torch.__version__, torchvision=torchvision.__version__, kept=kept)
+found['built'] = torch.version.cuda
+found['gpus'] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+if torch.cuda.is_available():
+    try:
+        found['sum'] = float((torch.ones(64, 64, device='cuda') @ torch.ones(64, 64, device='cuda')).sum())
+    except Exception as error:
+        found['error'] = str(error).splitlines()[0]
+print(json.dumps(found))
+"""
+
+
+def check_torch(places: Places) -> Iterator[Finding]:
+    """PyTorch, torchvision's ops, and the GPU."""
+    found, failure = probe(TORCH)
+    if found is None or found['kept'] != [0]:
+        cure = 'python -m pip install --force-reinstall torch torchvision'
+        text = failure or "torchvision's NMS gives wrong results"
+        yield Finding('PyTorch', 'problem', text, cure, main_job=True)
+        return
+    yield Finding('PyTorch', 'ok', f'{found["torch"]}, torchvision {found["torchvision"]}')
+    if 'error' in found:
+        cure = 'install the build of PyTorch for this GPU (pytorch.org), or hide it: CUDA_VISIBLE_DEVICES='
+        yield Finding('CUDA', 'problem', f'{found["gpus"][0]}: {found["error"]}', cure, main_job=True)
+    elif 'sum' in found:
+        yield Finding('CUDA', 'ok', f'{found["built"]}, {", ".join(found["gpus"])}')
+    elif not has_nvidia_driver():
+        yield Finding('CUDA', 'absent', 'no NVIDIA GPU here: everything runs on the CPU')
+    elif found['built'] is None:
+        cure = 'install a CUDA build (pytorch.org, "Get started") to use it'
+        yield Finding('CUDA', 'problem', "a GPU is here, but this is PyTorch's CPU build", cure)
+    else:
+        hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
+        cure = 'update the NVIDIA driver, or install a build of PyTorch for an older CUDA'
+        if hidden is not None:
+            cure = f'CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset it'
+        yield Finding('CUDA', 'problem', f'PyTorch (CUDA {found["built"]}) does not see the GPU', cure)
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine has the driver of an NVIDIA GPU."""
+    return Path('/proc/driver/nvidia/version').exists() or shutil.which('nvidia-smi') is not None
+
+
+STACK = """
+import importlib.metadata, json, sys, torch
+import backbones, compactdet
+from compactdet import mmdetection
+import mmcv, mmdet, mmengine
+from mmcv.ops import RoIAlign, nms
+boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2.1]])
+kept = nms(boxes, torch.tensor([.9, .8]), .5)[1].tolist()
+level = RoIAlign(1, 1.0, 1)(torch.ones(1, 1, 4, 4), torch.tensor([[0., 1, 1, 3, 3]])).item()
+spec = sys.modules['mmcv._ext'].__spec__
+print(json.dumps(dict(
+    versions={m.__name__: m.__version__ for m in (mmdet, mmcv, mmengine)}, ops=spec.origin,
+    maintained=importlib.metadata.packages_distributions()['mmdet'] == ['onedl-mmdetection'],
+    right=kept == [0] and abs(level - 1) < 1e-6, archs=len(backbones.list_archs()),
+    backbones=backbones.__file__, compactdet=compactdet.__file__,
+)))
+"""
+
+
+def check_stack(places: Places) -> Iterator[Finding]:
+    """MMDetection's packages, where the compiled ops come from, and this suite's own packages."""
+    found, failure = probe(STACK)
+    if found is None or not found['right']:
+        text = failure or f"mmcv's ops from {found and found['ops']} give wrong results"
+        cure = f'python -m pip uninstall -y mmcv mmcv-full mmcv-lite mmdet mmengine, then {REINSTALL}'
+        yield Finding('MMDetection', 'problem', text, cure, main_job=True)
+        return
+    kind = 'onedl (maintained)' if found['maintained'] else 'OpenMMLab (original)'
+    versions = ', '.join(f'{name} {version}' for name, version in found['versions'].items())
+    yield Finding('MMDetection', 'ok', f'{kind}: {versions}')
+    ours = found['ops'] == 'backbones.mmcv_ops'
+    source = (
+        'torchvision, through backbones.mmcv_ops' if ours else f"mmcv's own compiled ones ({found['ops']})"
+    )
+    yield Finding('ops', 'ok', f'NMS, RoIAlign and the others come from {source}')
+    for package, folder in (('backbones', REPO / 'backbones'), ('compactdet', REPO / 'tools' / 'compactdet')):
+        place = Path(found[package]).parent
+        if place.resolve() != folder.resolve():
+            cure = f'in this checkout: {REINSTALL}'
+            yield Finding(
+                'checkout', 'problem', f'{package} is imported from {place}, not from {folder}', cure
+            )
+    yield Finding('networks', 'ok', f'{found["archs"]} archs')

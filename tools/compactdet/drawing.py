@@ -1,0 +1,99 @@
+"""Boxes and names on images, readable at any size of the image."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from compactdet.files import write_whole
+
+Colour = tuple[int, int, int]  # blue, green, red, 0 to 255
+
+
+def class_colours(num_classes: int) -> list[Colour]:
+    """Colours as far apart as hues allow; of many classes every second one is darker."""
+    colours = []
+    for i in range(num_classes):
+        value = 0.6 if num_classes > 12 and i % 2 else 1.0
+        red, green, blue = colorsys.hsv_to_rgb(i / num_classes, 1.0, value)
+        colours.append((round(255 * blue), round(255 * green), round(255 * red)))
+    return colours
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    texts: Sequence[str],
+    colours: Sequence[Colour],
+) -> np.ndarray:
+    """A copy of the image with boxes, and a text on a plate above each (inside, where there is no room).
+
+    Lines and letters grow with the image's shorter side. Later boxes lie above earlier ones, and texts
+    above all boxes.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        boxes: (n, 4) x1, y1, x2, y2 in continuous pixel coordinates.
+        texts: One a box.
+        colours: One a box.
+    """
+    drawn = np.ascontiguousarray(image).copy()
+    height, width = drawn.shape[:2]
+    line = max(1, round(min(height, width) / 300))
+    scale = max(0.35, min(height, width) / 900)  # in units of OpenCV's letters, 21 pixels high
+    stroke = max(1, round(1.5 * scale))
+    pad = line
+    corners = [[round(float(side)) for side in box] for box in boxes]
+    for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
+        cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour, line)
+    for (x1, y1, _, _), text, colour in zip(corners, texts, colours, strict=True):
+        (text_width, ascent), descent = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
+        plate_width, plate_height = text_width + 2 * pad, ascent + descent + 2 * pad
+        left = max(0, min(x1, width - plate_width))
+        top = y1 - plate_height if y1 >= plate_height else max(0, y1)
+        cv2.rectangle(drawn, (left, top), (left + plate_width, top + plate_height), colour, cv2.FILLED)
+        blue, green, red = colour
+        bright = 0.114 * blue + 0.587 * green + 0.299 * red > 128  # luma, ITU-R BT.601
+        ink = (0, 0, 0) if bright else (255, 255, 255)
+        corner = (left + pad, top + pad + ascent)
+        cv2.putText(drawn, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, stroke, cv2.LINE_AA)
+    return drawn
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    classes: Sequence[str],
+) -> np.ndarray:
+    """A copy of the image with each detection's box, class and score, the surest on top.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        boxes: (n, 4) x1, y1, x2, y2 in continuous pixel coordinates.
+        labels: n indices into ``classes``.
+        scores: n, in [0, 1].
+        classes: Names; each has its own colour.
+    """
+    palette = class_colours(len(classes))
+    order = np.argsort(scores, kind='stable')
+    return draw_boxes(
+        image,
+        [boxes[i] for i in order],
+        [f'{classes[labels[i]]} {scores[i]:.2f}' for i in order],
+        [palette[labels[i]] for i in order],
+    )
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image, whole or not at all; the file's name tells its format.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    write_whole(path, cv2.imencode(path.suffix, image)[1].tobytes())

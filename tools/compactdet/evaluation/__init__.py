@@ -1,0 +1,1 @@
+"""Average precision by the rules of PASCAL VOC and COCO, and its bootstrap intervals."""

@@ -1,0 +1,1 @@
+"""The leaderboard: measured results and published figures."""

@@ -1,0 +1,192 @@
+"""The figures that the papers print, as data: ``published.json`` and its typed reader.
+
+A row is a line of a paper's table. Errors that are known in the papers are corrected in it; ``printed``
+keeps what stood there and ``note`` says why. Of a result that stands in several tables all rows but one say
+which they repeat, so that nothing counts twice; `Published.results` gives each once, with what the paper's
+other tables say of the same network.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compactdet.errors import UserError
+from compactdet.files import load_json
+
+FILE = Path(__file__).with_name('published.json')
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where rows come from: ``id`` is its arXiv id, ``name`` what it is called by."""
+
+    id: str
+    name: str
+    title: str
+    authors: str
+    year: int
+
+    @property
+    def citation(self) -> str:
+        """Such as ``Yang et al. 2021, arXiv:2104.04382``."""
+        names = self.authors.split(', ')
+        who = names[0] + (' et al.' if len(names) > 2 else f' & {names[1]}' if len(names) == 2 else '')
+        return f'{who} {self.year}, {self.id}'
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What results must share to be compared at all.
+
+    Attributes:
+        name: The key that rows name.
+        task: 'classification' or 'detection'.
+        dataset: Its name, as in records.
+        metric: The figure: 'top1' (accuracy), 'voc/ap50' or 'coco/ap'.
+        input: Size of the images, as the paper says it.
+        detector: As in records; None for classification.
+        pretraining: The data of the first training; None for none.
+        detail: Splits, training and what is left unsaid.
+    """
+
+    name: str
+    task: str
+    dataset: str
+    metric: str
+    input: str
+    detector: str | None
+    pretraining: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; None where it says nothing.
+
+    Attributes:
+        paper: Id of the paper.
+        table: Its number as the paper writes it, or a section.
+        model: The network as printed.
+        setting: Name of a `Setting`.
+        arch: The suite's name of the network, where it has it.
+        mflops: Multiply-adds in millions.
+        budget: The cost is a nominal size ('140 MFLOPs'), not this network's own.
+        params_m: Parameters in millions.
+        layers: Number of layers.
+        top1, top5: Accuracy in per cent, where accuracy is printed.
+        top1_err, top5_err: Error in per cent, where error is printed.
+        ap: AP in per cent, of the setting's rule.
+        class_ap: AP by class, in per cent.
+        latency_ms: Milliseconds by image size, such as '224x224'.
+        device: What it was measured on.
+        structure: Widths and depths as printed.
+        quoted: The paper says that it took the result from elsewhere.
+        repeats: The table of the same paper with the same result, as precise or more so.
+        printed: Fields that were corrected, as they were printed.
+        note: Why, and what else must be known.
+    """
+
+    paper: str
+    table: str
+    model: str
+    setting: str
+    arch: str | None = None
+    mflops: float | None = None
+    budget: bool = False
+    params_m: float | None = None
+    layers: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+    top1_err: float | None = None
+    top5_err: float | None = None
+    ap: float | None = None
+    class_ap: Mapping[str, float] = field(default_factory=dict)
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    device: str | None = None
+    structure: Mapping[str, str] = field(default_factory=dict)
+    quoted: bool = False
+    repeats: str | None = None
+    printed: Mapping[str, Any] = field(default_factory=dict)
+    note: str | None = None
+
+    @property
+    def top1_accuracy(self) -> float | None:
+        """Top-1 accuracy in per cent, from what is printed."""
+        return _accuracy(self.top1, self.top1_err)
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        """Top-5 accuracy in per cent, from what is printed."""
+        return _accuracy(self.top5, self.top5_err)
+
+    @property
+    def result(self) -> float | None:
+        """AP of a detector, top-1 accuracy of a classifier, in per cent."""
+        return self.top1_accuracy if self.ap is None else self.ap
+
+
+def _accuracy(accuracy: float | None, error: float | None) -> float | None:
+    if accuracy is None and error is not None:
+        return round(100 - error, 4)  # 100 - 33.6 is 66.4, not 66.40000000000001
+    return accuracy
+
+
+@dataclass(frozen=True)
+class Published:
+    """All of it: papers by id, settings by name, rows in the order of the papers' tables."""
+
+    papers: Mapping[str, Paper]
+    settings: Mapping[str, Setting]
+    rows: tuple[Row, ...]
+
+    def results(self, task: str | None = None) -> list[Row]:
+        """Each printed result once.
+
+        A network's own cost, parameters and latency are taken from the paper's other tables where the row
+        has none (or a budget), and a detection row gets the accuracy that the same paper prints for the
+        network on ImageNet (``top1``, ``top5``), unless one of the two is quoted and the other is not: then
+        they are two trainings.
+
+        Args:
+            task: 'classification' or 'detection'; None for both.
+        """
+        found = []
+        for row in self.rows:
+            setting = self.settings[row.setting]
+            if row.result is None or row.repeats or task not in (None, setting.task):
+                continue
+            same = [r for r in self.rows if row.arch and (r.paper, r.arch) == (row.paper, row.arch)]
+            costed = [r for r in same if r.mflops is not None and not r.budget]
+            measured = next((r for r in same if r.latency_ms), row)
+            new: dict[str, Any] = {'latency_ms': measured.latency_ms, 'device': measured.device}
+            if costed and (row.mflops is None or row.budget):
+                new |= {'mflops': costed[0].mflops, 'budget': False}
+            if row.params_m is None:
+                new['params_m'] = next((r.params_m for r in same if r.params_m is not None), None)
+            if setting.task == 'detection':
+                for r in same:
+                    if r.setting == 'imagenet' and r.result and not r.repeats and r.quoted == row.quoted:
+                        new |= {'top1': r.top1_accuracy, 'top5': r.top5_accuracy}
+            found.append(replace(row, **new))
+        return found
+
+
+@functools.cache
+def load(path: Path = FILE) -> Published:
+    """Reads the published figures.
+
+    Raises:
+        UserError: The file cannot be read, or a row names a paper, setting or field that there is not.
+    """
+    data = load_json(path)
+    try:
+        papers = {paper['id']: Paper(**paper) for paper in data['papers']}
+        settings = {setting['name']: Setting(**setting) for setting in data['settings']}
+        rows = tuple(Row(**row) for row in data['rows'])
+        for row in rows:
+            papers[row.paper], settings[row.setting]
+    except (KeyError, TypeError) as error:
+        raise UserError(f'{path}: not a file of published figures: {error}') from error
+    return Published(papers, settings, rows)

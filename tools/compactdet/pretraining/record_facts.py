@@ -1,0 +1,105 @@
+"""What a pretraining's record and weights file say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from backbones.weights import Pretraining, WeightsInfo, file_sha256, preprocessing_of, read_info
+from compactdet import costs
+from compactdet.classification.dataset import ClassificationSet
+
+
+def shares(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metric's per cent as shares; top-5 is None with fewer than five classes."""
+    found = {name.rpartition('/')[2]: float(value) / 100 for name, value in figures.items()}
+    return {name: found.get(name) for name in ('top1', 'top5')}
+
+
+def info_of(
+    cfg: Config, model: Any, data: ClassificationSet, metrics: Mapping[str, Any], git: Any
+) -> WeightsInfo:
+    """What the weights file says of itself."""
+    name = (cfg.get('recipe') or {}).get('name', Path(cfg.filename).stem)
+    epochs = cfg.train_cfg.get('max_epochs')
+    commit = f'commit {git["commit"]}{" with changes" if git["dirty"] else ""}' if git else 'no checkout'
+    figures = {
+        name: None if value is None else round(100 * value, 4) for name, value in metrics['test'].items()
+    }
+    size = cfg.model.data_preprocessor.size
+    start = f', from {Path(model.backbone.init).name}' if model.backbone.init else ''
+    return WeightsInfo(
+        arch=cfg.model.backbone.arch,
+        pretraining=Pretraining(
+            data=data.title,
+            # Weights of several seeds are of one recipe.
+            recipe=f'{name}: {epochs} epochs at {size}x{size}{start}',
+            **figures,
+            size=size,
+        ),
+        preprocessing=preprocessing_of(model.data_preprocessor),
+        conventions=model.backbone.conventions,
+        source=f'tools/pretrain.py of compactdet, seed {cfg.randomness.seed}, {commit}',
+    )
+
+
+def protocol_of(cfg: Config, splits: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
+    """What has to be equal for two networks' accuracies to be ranked together.
+
+    Args:
+        cfg: The config as it is trained.
+        splits: The record's ``dataset.splits``.
+        world_size: Number of processes.
+    """
+    plain = cfg.to_dict()
+    loader, test = plain['train_dataloader'], plain['test_dataloader']
+    scaling = plain.get('auto_scale_lr') or {}
+    return {
+        'data': {name: split['sha256'] for name, split in sorted(splits.items())},
+        'hold_out': loader['dataset'].get('hold_out', 0),
+        'selection': 'last',
+        'recipe': plain.get('recipe', {}).get('name'),
+        'init': read_info(init).pretraining.data
+        if (init := plain['model']['backbone']['init'])
+        else 'none',
+        'size': plain['model']['data_preprocessor']['size'],
+        'preprocessing': {k: v for k, v in plain['model']['data_preprocessor'].items() if k != 'type'},
+        'train_pipeline': loader['dataset']['pipeline'],
+        'test_pipeline': test['dataset']['pipeline'],
+        'batch_size': loader['batch_size'] * world_size,
+        'batch_size_per_process': loader['batch_size'],
+        'head': plain['model']['head'],
+        'optimiser': plain['optim_wrapper'],
+        'schedule': plain['param_scheduler'],
+        'loop': {k: v for k, v in plain['train_cfg'].items() if not k.startswith('val_')},
+        'auto_scale_lr': scaling if scaling.get('enable') else None,
+        'amp': plain['optim_wrapper']['type'] == 'AmpOptimWrapper',
+    }
+
+
+def init_facts(network: Any) -> dict[str, Any]:
+    """What the network started from."""
+    if not network.init:
+        return {'class': 'none', 'file': None, 'sha256': None, 'loaded': None}
+    return {
+        'class': read_info(network.init).pretraining.data,
+        'file': Path(network.init).name,
+        'sha256': file_sha256(network.init),
+        'loaded': network.loaded,
+    }
+
+
+def cost_facts(cfg: Config, network: Any) -> dict[str, Any]:
+    """Parameters and multiply-adds of the network as it was trained, for one image of the trained size."""
+    size = cfg.model.data_preprocessor.size
+    image: Tensor = torch.empty(1, 3, size, size, device='meta')
+    return {
+        'size': size,
+        'macs': costs.count(network, image).macs,
+        'params': costs.num_params(network.parameters()),
+    }

@@ -1,0 +1,1 @@
+"""Records of runs, their protocols, and tables made from them."""

@@ -1,0 +1,216 @@
+"""``record.json``: what one training run was and what it measured, checked and immutable.
+
+The schema (``work_dirs_template/record.schema.json``, for a pretraining ``pretraining.schema.json``; JSON
+Schema 2020-12) is applied on writing and on reading; NaN and infinity are refused. Two keys are computed
+from the record's own content:
+
+- ``protocol``: all that must be equal for two rows to be ranked together (see ``compactdet.records.protocol``);
+- ``run``: that, and the architecture, the seed, the initial weights and the resolved config. What
+  was measured is in neither, so a repeated run has the same keys.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from compactdet.errors import UserError
+from compactdet.files import unique, write_whole
+
+SCHEMA_VERSION = 1
+SCHEMAS = Path(__file__).parents[3] / 'work_dirs_template'
+SCHEMA_FILE = SCHEMAS / 'record.schema.json'
+PRETRAINING = 'pretraining'  # the `kind` of such a record; a detector's has none
+PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
+BEYOND = 1e300  # no figure is as large or its inverse as small; near float's own limit sums overflow
+KEY_LENGTH = 12  # hexadecimal digits: 48 bits, no collision among any thinkable number of runs
+
+Record = dict[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: keys sorted, no spaces, ASCII, no NaN.
+
+    Raises:
+        ValueError: the value holds NaN or infinity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
+
+
+def content_key(value: Any) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finish(record: Record) -> Record:
+    """A checked copy of the record with ``config.sha256`` and ``keys`` computed.
+
+    Raises:
+        UserError: the record does not fit the schema; names the place in it.
+    """
+    try:
+        finished: Record = json.loads(json.dumps(record))  # tuples become lists, as in the file
+    except (TypeError, ValueError) as error:
+        raise UserError(f'record: holds what JSON cannot: {error}') from error
+    config = finished.get('config')
+    if isinstance(config, dict) and isinstance(config.get('text'), str):
+        config['sha256'] = text_sha256(config['text'])
+    blank = '0' * KEY_LENGTH
+    finished['keys'] = {'protocol': blank, 'run': blank}
+    _check(finished, 'record')
+    finished['keys'] = _keys(finished)
+    return finished
+
+
+def write(path: Path | str, record: Record) -> Record:
+    """Finishes the record, writes it and returns it. A run's record is written once.
+
+    Raises:
+        UserError: the record does not fit the schema, the file exists with other content, or it
+            cannot be written (full disk, no such folder). Nothing half-written stays.
+    """
+    path = Path(path)
+    finished = finish(record)
+    text = json.dumps(finished, indent=2, ensure_ascii=False, allow_nan=False) + '\n'
+    if not path.exists():
+        write_whole(path, text)
+        return finished
+    try:
+        same = path.read_bytes() == text.encode()
+    except OSError as error:
+        raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
+    if not same:
+        raise UserError(
+            f'{path}: a record is never overwritten, and this file holds another one; '
+            'give the new run its own --work-dir, or move the old folder away'
+        )
+    return finished
+
+
+def read(path: Path | str, kind: str | None = None) -> Record:
+    """Reads a record and checks it: schema, finite numbers, and keys that fit the content.
+
+    Args:
+        path: The file.
+        kind: What it has to be the record of: None is a detector, ``PRETRAINING`` the other.
+
+    Raises:
+        UserError: names the file and, in JSON path notation, the place of what is wrong; or it is the
+            record of the other kind.
+    """
+    path = Path(path)
+    record = _load(path)
+    if _kind(record) != kind and PRETRAINING in (_kind(record), kind):
+        is_one = _kind(record) == PRETRAINING
+        raise UserError(
+            f'{path}: the record of a {"pretraining" if is_one else "detector"}; give that of a '
+            f'{"detector (tools/train.py)" if is_one else "pretraining (tools/pretrain.py)"}'
+        )
+    _check(record, str(path))
+    stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
+    actual = {**_keys(record), 'config.sha256': text_sha256(record['config']['text'])}
+    for name, value in actual.items():
+        if stated[name] != value:
+            place = name if name.startswith('config') else f'keys.{name}'
+            raise UserError(
+                f'{path}: $.{place} is {stated[name]} but the content gives {value}: the file was '
+                'edited after the run; restore it or run again'
+            )
+    return record
+
+
+def is_pretraining(path: Path) -> bool:
+    """Whether a file is the record of a pretraining, sound or not."""
+    try:
+        return _kind(_load(path)) == PRETRAINING
+    except UserError:  # whoever reads it says why
+        return False
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=unique)
+    except OSError as error:
+        raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not a JSON file: {error}') from error
+
+
+def _kind(record: Any) -> str | None:
+    return record.get('kind') if isinstance(record, dict) else None
+
+
+def _keys(record: Record) -> dict[str, str]:
+    run = {
+        'protocol': record['protocol'],
+        'arch': record['arch'],
+        'seed': record['seed'],
+        'init_sha256': record['init']['sha256'],
+        'config_sha256': record['config']['sha256'],
+    }
+    return {'protocol': content_key(record['protocol']), 'run': content_key(run)}
+
+
+@functools.cache
+def _validator(file: Path) -> jsonschema.Draft202012Validator:
+    try:
+        schema = json.loads(file.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{file}: {error.strerror}; records need the checkout: pip install -e .') from error
+    return jsonschema.Draft202012Validator(schema)
+
+
+def _check(record: Any, name: str) -> None:
+    for place in _not_finite(record, '$'):
+        raise UserError(
+            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}, or its inverse; say null where there '
+            'is no figure'
+        )
+    schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
+    errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
+    if errors:
+        raise UserError(f'{name}: {errors[0].json_path}: {_reason(errors[0])}')
+    for split, figures in record['metrics'].items():
+        for figure, value in figures.items() if isinstance(figures, dict) else ():
+            if figure.startswith(('voc/', 'coco/')) and value is not None and not 0 <= value <= 1:
+                raise UserError(
+                    f"{name}: $.metrics.{split}['{figure}'] is {value}; it is a share, from 0 to 1"
+                )
+
+
+def _reason(error: jsonschema.ValidationError) -> str:
+    """One short line; the library's own prints the whole object for some errors."""
+    instance: Any = error.instance
+    schema: Any = error.schema
+    if error.validator == 'additionalProperties':
+        known = list(schema['properties'])
+        unknown = next(key for key in instance if key not in known)
+        near = difflib.get_close_matches(unknown, known, n=1)
+        return f'unknown key "{unknown}"' + (f'; did you mean "{near[0]}"?' if near else '')
+    if error.validator == 'required':
+        missing = next(key for key in schema['required'] if key not in instance)
+        return f'missing key "{missing}"'
+    shown = json.dumps(instance)
+    shown = shown if len(shown) <= 60 else shown[:57] + '...'
+    return f'{shown} does not fit "{error.validator}": {json.dumps(error.validator_value)}'
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, int | float) and not (value == 0 or 1 / BEYOND < abs(value) < BEYOND):  # NaN too
+        yield place
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f'{place}.{key}')
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f'{place}[{index}]')

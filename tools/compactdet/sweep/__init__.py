@@ -1,0 +1,1 @@
+"""Grids of runs: here, on Slurm or on Ray."""

@@ -1,0 +1,97 @@
+"""What tools/sweep.py does: takes a grid, and runs it here or hands it on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from compactdet.sweep.folder import FINISHED, STOPPED, Folder
+from compactdet.sweep.grid import Job, chosen, read
+from compactdet.sweep.job_runner import How
+from compactdet.sweep.jobs import Suite
+
+
+def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) -> int:
+    """Does what a command line asks for.
+
+    Args:
+        args: As ``sweep_options.settle`` leaves them.
+        suite_of: What the jobs in a folder are.
+
+    Returns:
+        The exit status: 1 if a job failed or was stopped.
+
+    Raises:
+        UserError: The grid cannot be used.
+    """
+    content = read(args.grid) if args.grid is not None else args.content or None
+    out = args.out or Path('work_dirs/sweep')
+    folder = Folder.open(out, content, suite_of(out))
+    jobs = selected(folder, args.only)
+    if args.plan:
+        from compactdet.sweep import plan  # late: it loads PyTorch
+
+        return plan.main(args, folder, jobs)
+    if args.status:
+        return show_status(folder, jobs, args.jobs)
+    folder.suite.check(jobs)
+    if args.slurm_print:
+        from compactdet.sweep import slurm
+
+        print(slurm.text(folder, jobs, args))
+        return 0
+    if content is not None:
+        folder.make(content)
+    else:
+        folder.make_folders()
+    if args.slurm:
+        from compactdet.sweep import slurm
+
+        return slurm.submit(folder, jobs, args)
+    return run(folder, jobs, args)
+
+
+def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
+    """Runs jobs here or on Ray, and reports; the exit status."""
+    from compactdet.sweep import local, view
+
+    how = How(retries=args.retries, threads=args.threads)
+    if args.ray:
+        from compactdet.sweep import ray
+
+        states = ray.run(folder, jobs, how, args.ray, args.cpus_per_run, args.gpus_per_run)
+    else:
+        states = local.run(folder, jobs, how, workers=args.jobs, gpus=args.gpus)
+    print(view.report(folder, jobs, states))
+    if STOPPED in states.values():
+        # Said here: a UserError would load PyTorch for its line, and whoever stopped it does not wait long.
+        print('error: stopped by a signal; the same command goes on where it was', file=sys.stderr)
+    return 0 if set(states.values()) <= {FINISHED} else 1
+
+
+def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
+    """All jobs, or those of some names with what they need.
+
+    Raises:
+        UserError: There is no such job.
+    """
+    if not names:
+        return folder.jobs
+    wanted = {job.name for job in chosen(folder.jobs, names)}
+    wanted |= {job.needs for job in folder.jobs if job.name in wanted and job.needs}
+    return [job for job in folder.jobs if job.name in wanted]
+
+
+def show_status(folder: Folder, jobs: Sequence[Job], workers: int) -> int:
+    """Prints how far a sweep is, by its files."""
+    from compactdet.sweep import view
+
+    rows = view.status(folder, jobs, {})
+    console = Console()
+    console.print(view.table(rows))
+    console.print(view.counted(rows), highlight=False)
+    return 0

@@ -1,0 +1,205 @@
+"""One job of a sweep, run to its end: locked, started, watched, and resumed when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compactdet.errors import UserError
+from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder, now
+from compactdet.sweep.grid import Job
+from compactdet.sweep.lock import Busy, Lock
+from compactdet.training.signals import WORKER_DIED
+
+CHILD = Path(__file__).with_name('child.py')
+GRACE_S = 20.0  # between SIGTERM and SIGKILL
+TAIL = 20  # lines of a failed job's log that the report shows
+
+
+@dataclass(frozen=True)
+class How:
+    """How jobs are run.
+
+    Attributes:
+        retries: How often a job that died is started again.
+        threads: ``OMP_NUM_THREADS`` of each; a job that goes on keeps the number that it began with, since
+            another would change the last bits of its sums.
+        gpu: ``CUDA_VISIBLE_DEVICES``; None leaves it as it is.
+    """
+
+    retries: int = 2
+    threads: int = 1
+    gpu: str | None = None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_job(folder: Folder, job: Job, how: How, stop: threading.Event) -> str:
+    """Runs a job to its end, and notes in its state file how it goes.
+
+    Args:
+        folder: The sweep.
+        job: One of it.
+        how: How it is run.
+        stop: Set by another thread to end it: the child gets SIGTERM, then SIGKILL.
+
+    Returns:
+        Its state: finished, failed or stopped; ``running`` if another sweep runs it now; ``waiting`` or
+        ``blocked`` if what it needs is not there.
+    """
+    try:
+        if folder.finished(job):
+            return FINISHED
+        with folder.lock(job) as lock:
+            return _run_locked(folder, job, how, stop, lock)
+    except Busy:
+        return RUNNING
+    except (UserError, OSError) as error:  # such as a full disk
+        with contextlib.suppress(UserError):
+            folder.note(job, state=FAILED, message=str(error), exit_status=None, ended_utc=now())
+        return FAILED
+
+
+def _run_locked(folder: Folder, job: Job, how: How, stop: threading.Event, lock: Lock) -> str:
+    if folder.finished(job):  # by whoever had the lock before
+        return FINISHED
+    needed = next((other for other in folder.jobs if other.name == job.needs), None)
+    if needed is not None and not folder.finished(needed):
+        return BLOCKED if folder.state(needed).get('state') == FAILED else WAITING
+    folder.check_unfinished(job)
+    begun = folder.state(job)
+    threads = begun.get('threads') or how.threads
+    folder.note(
+        job, state=RUNNING, threads=threads, message=None, exit_status=None, ended_utc=None,
+        started_utc=now(), began_utc=begun.get('began_utc') or now(),
+    )  # fmt: skip
+    clock, before, state = time.monotonic(), begun.get('wall_s') or 0.0, STOPPED
+    message: str | None = None
+    for attempt in range(1, how.retries + 2):
+        folder.note(job, attempt=attempt, attempts=(folder.state(job).get('attempts') or 0) + 1)
+        status, text = _attempt(folder, job, threads, how.gpu, stop, lock)
+        if folder.finished(job):
+            state, message = FINISHED, None
+            break
+        if stop.is_set():
+            state, message = STOPPED, 'stopped; the same command goes on'
+            break
+        state, message = FAILED, why(status, text)
+        folder.note(job, exit_status=status, message=message)
+        if not may_retry(status, text):
+            break
+    wall_s = before + time.monotonic() - clock
+    folder.note(job, state=state, message=message, ended_utc=now(), wall_s=round(wall_s, 1))
+    return state
+
+
+def may_retry(status: int, text: str) -> bool:
+    """Whether a job that ended with a status, and printed a text, is started again.
+
+    Statuses 1 and 2 are a user's error, which would come again, unless 1 came with a traceback, as Python
+    ends on what nobody foresaw, or because a data loader's worker was killed.
+    """
+    may_pass = 'Traceback (most recent call last)' in text or f'error: {WORKER_DIED}' in text
+    return status not in (0, 1, 2) or (status == 1 and may_pass)
+
+
+def why(status: int, text: str) -> str:
+    """A failure in one line."""
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), '')
+    if status < 0:
+        return f'killed by {signal_name(-status)}'
+    if status == 0:
+        return f'ended well but left no record: {last}'
+    return f'exit status {status}: {last.strip()}'
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f'signal {number}'
+
+
+def _attempt(
+    folder: Folder, job: Job, threads: int, gpu: str | None, stop: threading.Event, lock: Lock
+) -> tuple[int, str]:
+    """Runs a job's command once; its exit status (-N: signal N) and the end of what it printed."""
+    command = folder.suite.command(job, resume=(folder.out / job.name).is_dir())
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONUNBUFFERED': '1'}
+    if gpu is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = gpu
+    guard = [sys.executable, '-I', str(CHILD), str(os.getpid())]
+    path = folder.log(job)
+    with path.open('ab') as log:
+        log.write(f'--- {now()} OMP_NUM_THREADS={threads} {shlex.join(command)}\n'.encode())
+        log.flush()
+        start = log.tell()
+        process = subprocess.Popen(
+            [*guard, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=environment, pass_fds=lock.fds, start_new_session=True,
+        )  # fmt: skip
+    folder.note(job, pid=process.pid)
+    try:
+        status = _watch(process, stop, lock)
+    finally:
+        end(process)
+    with path.open('rb') as printed:
+        printed.seek(max(start, path.stat().st_size - 20_000))
+        return status, printed.read().decode(errors='replace')
+
+
+def _watch(process: subprocess.Popen, stop: threading.Event, lock: Lock) -> int:
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            lock.beat()
+        if stop.is_set():
+            end(process)
+            return process.wait()
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a child and all that it started: SIGTERM, and SIGKILL for what is left after ``GRACE_S``."""
+    if process.poll() is None:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE_S)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # it leads a session of its own
+
+
+def summary(state: dict[str, Any], command: list[str], log: Path) -> list[str]:
+    """What the report says of a job that failed: why; of one that ran, its log and how to repeat it."""
+    if state.get('exit_status') is None:  # the log is of an earlier run
+        return [str(state.get('message') or state.get('state'))]
+    try:
+        lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-TAIL:]
+    except OSError:
+        lines = []
+    return [
+        str(state.get('message') or state.get('state')),
+        *(f'    {line}' for line in lines),
+        f'log:    {log}',
+        f'repeat: {shlex.join(command)}',
+    ]

@@ -1,0 +1,265 @@
+"""What a sweep's jobs are in this suite: their commands, and how a finished one is known again.
+
+A run is known by what its record says of itself: network, seed, the bytes of its initial weights, and the
+resolved config, composed here exactly as ``tools/train.py`` composes it. Left out of the config is what
+moves no figure: how the run was started, saved and logged, advice to the user, and the path of the initial
+weights, of which the bytes are compared. So a sweep's folder may be moved.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from compactdet.errors import UserError, user_line
+from compactdet.records import record_file
+from compactdet.sweep.grid import Job, Pretraining, Run
+
+TOOLS = Path(__file__).parents[2]
+# Places in a config, as patterns. Which checkpoint is tested (save_best, rule) does count.
+MOVES_NO_FIGURE = (
+    'work_dir', 'launcher', 'resume', 'log_*', 'runner_type', 'custom_imports', 'default_hooks.timer',
+    'default_hooks.logger', *(f'default_hooks.checkpoint.{key}' for key in ('type', 'interval', 'minutes')),
+    'default_hooks.checkpoint.max_keep_ckpts', 'how_to_get', '*.how_to_get',
+)  # fmt: skip
+WEIGHTS_FILES = ('*.init_cfg.checkpoint', 'model.backbone.init')
+ABSENT = 'nothing'
+NOT_THERE = 'a file that is not there yet'
+
+_one_at_a_time = threading.Lock()  # MMEngine composes with the help of globals
+
+
+class Suite:
+    """The jobs' commands and identities.
+
+    Attributes:
+        out: The sweep's folder, as commands name it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def command(self, job: Job, *, resume: bool) -> list[str]:
+        """The command that runs a job, which may go on where an earlier one stopped."""
+        tool = 'pretrain.py' if isinstance(job, Pretraining) else 'train.py'
+        arguments = job.arguments(self.out)
+        resumed = ['--resume'] if resume else []
+        return [sys.executable, str(TOOLS / tool), *resumed, *arguments]
+
+    def sweep_command(self) -> list[str]:
+        """The command that runs jobs of a sweep, without its arguments."""
+        return [sys.executable, str(TOOLS / 'sweep.py')]
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Composes every job, before the first one starts; of those that differ in their seed alone, one.
+
+        Raises:
+            UserError: One of them cannot be: an unknown network, one that the detector cannot use, a bad
+                option, initial weights that are not there.
+        """
+        from compactdet.config.options import check_init
+
+        seen: set[Job] = set()
+        for job in jobs:
+            same = replace(job, seed=0)
+            if isinstance(same, Run):
+                same = replace(same, pretraining=None)
+            if same in seen:
+                continue
+            seen.add(same)
+            cfg = compose(job, self.out)
+            if isinstance(job, Run) and job.pretraining is None:
+                with naming(job):
+                    check_init(cfg)
+
+    def identity(self, job: Job) -> dict[str, Any]:
+        """What the record of a job must say.
+
+        Raises:
+            UserError: The job cannot be composed, or its initial weights cannot be read.
+        """
+        from backbones.weights import file_sha256
+
+        cfg = compose(job, self.out)
+        backbone = cfg.model.backbone
+        init = backbone.get('init') or (backbone.get('init_cfg') or {}).get('checkpoint')
+        if init is not None:
+            init = file_sha256(init) if Path(init).is_file() else NOT_THERE
+        return {'arch': backbone.arch, 'seed': job.seed, 'init': init, 'config': plain(cfg.to_dict())}
+
+    def stated(self, job: Job, record: dict[str, Any]) -> dict[str, Any]:
+        """The same, as a record says it."""
+        return {
+            'arch': record['arch'],
+            'seed': record['seed'],
+            'init': record['init']['sha256'],
+            'config': config_of_text(record['config']['text']),
+        }
+
+    def read(self, job: Job) -> dict[str, Any] | None:
+        """A job's record; None where there is none yet.
+
+        Raises:
+            UserError: It is not valid, or the weights that it tells of are not there.
+        """
+        path = self.out / job.name / 'record.json'
+        if not path.exists():
+            return None
+        if isinstance(job, Run):
+            return record_file.read(path)
+        record = record_file.read(path, record_file.PRETRAINING)
+        from backbones.weights import file_sha256
+
+        weights = job.weights(self.out)
+        if not weights.is_file() or file_sha256(weights) != record['weights']['sha256']:
+            raise UserError(f'{weights} is not the file that {path} tells of; move the folder away')
+        return record
+
+
+def compose(job: Job, out: Path) -> Any:
+    """The config of a job, as its tool composes it.
+
+    Raises:
+        UserError: There can be no such job.
+    """
+    with _one_at_a_time, naming(job):
+        return _compose_run(job, out) if isinstance(job, Run) else _compose_pretraining(job, out)
+
+
+def _compose_run(job: Run, out: Path) -> Any:
+    from mmengine.config import DictAction  # late: tools answer --help without loading PyTorch
+
+    from compactdet.config.compose import Choice
+    from compactdet.config.options import Options, compose
+
+    options = {}
+    for key, _, text in (option.partition('=') for option in job.options()):
+        options[key] = DictAction._parse_iterable(text)
+    choice = Choice(job.arch, job.detector, job.dataset, job.schedule, job.data_root)
+    return compose(
+        Options(
+            choice, str(out / job.name), 'auto', job.seed, job.data_root, job.start(out), job.lr,
+            amp=job.amp, cfg_options=options,
+        )
+    )  # fmt: skip
+
+
+def _compose_pretraining(job: Pretraining, out: Path) -> Any:
+    try:
+        from compactdet.pretraining.config import PretrainChoice
+        from compactdet.pretraining.train import PretrainOptions, compose
+    except ModuleNotFoundError as error:
+        raise UserError(f'{error}; pretraining needs MMPretrain: pip install -e ".[pretrain]"') from error
+
+    choice = PretrainChoice(job.arch, job.dataset, job.recipe, job.size, job.data_root)
+    where = str(out / job.name)
+    return compose(PretrainOptions(choice, where, 'auto', job.seed, job.data_root, epochs=job.epochs))
+
+
+@contextlib.contextmanager
+def naming(job: Job) -> Iterator[None]:
+    """Puts a job's name before the line of an error that is for the user."""
+    try:
+        yield
+    except Exception as error:
+        line = user_line(error)
+        if line is None:
+            raise
+        raise UserError(f'{job.name}: {line}') from error
+
+
+def essence(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what moves no figure."""
+    return {**identity, 'config': _essence(identity.get('config', {}), '')}
+
+
+def _essence(value: Any, place: str) -> Any:
+    if any(fnmatchcase(place, pattern) for pattern in WEIGHTS_FILES):
+        return value is not None
+    if isinstance(value, dict):
+        inner = {key: (item, f'{place}.{key}'.lstrip('.')) for key, item in value.items()}
+        return {
+            key: _essence(*pair)
+            for key, pair in inner.items()
+            if not any(fnmatchcase(pair[1], pattern) for pattern in MOVES_NO_FIGURE)
+        }
+    return (
+        [_essence(item, f'{place}.{n}') for n, item in enumerate(value)]
+        if isinstance(value, list)
+        else value
+    )
+
+
+def difference(wanted: Mapping[str, Any], stated: Mapping[str, Any]) -> str | None:
+    """Where two identities differ first in what moves a figure, in words; None: they do not."""
+    for place, one, other in _differences(essence(wanted), essence(stated), ''):
+        if place == 'config.load_from' and ABSENT in (one, other):  # left out of a resumed run's record
+            continue
+        return f'its {place.removeprefix("config.")} is {_short(other)}, the grid asks for {_short(one)}'
+    return None
+
+
+def _differences(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            inner = f'{place}.{key}' if place else str(key)
+            yield from _differences(one.get(key, ABSENT), other.get(key, ABSENT), inner)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differences(*pair, f'{place}.{index}')
+    elif one != other or type(one) is not type(other):
+        yield place, one, other
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def plain(value: Any) -> Any:
+    """A config's value as ``config_of_text`` gives it: tuples are lists, what JSON has not is its text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, str | int | float | bool | None) and finite else repr(value)
+
+
+def config_of_text(text: str) -> dict[str, Any]:
+    """The values in a resolved config's text, which is read and never run.
+
+    Raises:
+        UserError: It is no list of assignments.
+    """
+    try:
+        statements = ast.parse(text).body
+        return {
+            statement.targets[0].id: _value(statement.value)  # type: ignore[attr-defined]
+            for statement in statements
+        }
+    except (SyntaxError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f'config.text of a record is no config: {error}') from error
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Dict):
+        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+        return {str(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    try:
+        return plain(ast.literal_eval(node))
+    except ValueError:
+        return ast.unparse(node)

@@ -1,0 +1,132 @@
+"""The queue of a sweep on this machine: so many jobs at once, each when what it needs is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from compactdet.errors import UserError
+from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
+from compactdet.sweep.grid import Job
+from compactdet.sweep.job_runner import How, run_job
+from compactdet.sweep.view import View
+
+LOOK_AGAIN_S = 2.0  # at a job that another sweep runs
+
+
+class Queue:
+    """Jobs, and who may start which of them."""
+
+    def __init__(self, folder: Folder, jobs: Sequence[Job]) -> None:
+        self.states = {job.name: _state_before(folder, job) for job in jobs}
+        self._folder = folder
+        self._jobs = list(jobs)
+        self._not_before: dict[str, float] = {}
+        self._changed = threading.Condition()
+
+    def take(self, stop: threading.Event) -> Job | None:
+        """The next job whose need is finished; waits for one. None: there is nothing left to do."""
+        with self._changed:
+            while not stop.is_set():
+                for job in self._jobs:
+                    if self._ready(job):
+                        self.states[job.name] = RUNNING
+                        return job
+                if all(state not in (WAITING, RUNNING) for state in self.states.values()):
+                    return None
+                self._changed.wait(timeout=1.0)
+        return None
+
+    def _ready(self, job: Job) -> bool:
+        if self.states[job.name] != WAITING or self._not_before.get(job.name, 0) > time.monotonic():
+            return False
+        needed = self.states.get(
+            job.needs or '', FINISHED
+        )  # one that is not asked for is looked at by run_job
+        if needed in (FAILED, BLOCKED):
+            self.states[job.name] = BLOCKED
+            self._changed.notify_all()
+        return needed == FINISHED
+
+    def put(self, job: Job, state: str) -> None:
+        """Says how a job ended; one that another sweep runs, or whose need is not there, comes again."""
+        with self._changed:
+            if state in (RUNNING, WAITING):
+                self._not_before[job.name] = time.monotonic() + LOOK_AGAIN_S
+                state = WAITING
+            self.states[job.name] = state
+            self._changed.notify_all()
+
+
+def _state_before(folder: Folder, job: Job) -> str:
+    with contextlib.suppress(UserError):  # which run_job notes
+        if folder.finished(job):
+            return FINISHED
+    return WAITING
+
+
+def run(
+    folder: Folder, jobs: Sequence[Job], how: How, *, workers: int = 1, gpus: Sequence[str] = ()
+) -> dict[str, str]:
+    """Runs jobs, ``workers`` at once, until none is left or a signal says stop.
+
+    Args:
+        folder: The sweep.
+        jobs: Those of it to run.
+        how: How.
+        workers: How many run at once.
+        gpus: Values of ``CUDA_VISIBLE_DEVICES``, dealt out to the workers in turn; empty: left as it is.
+
+    Returns:
+        The state of each job by its name.
+    """
+    queue = Queue(folder, jobs)
+    with stopping() as stop, View(folder, jobs, workers) as view:
+        threads = [
+            threading.Thread(
+                target=_work,
+                args=(folder, queue, replace(how, gpu=gpus[number % len(gpus)] if gpus else how.gpu), stop),
+            )
+            for number in range(min(workers, len(jobs)))
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            view.update(queue.states)
+            for thread in threads:
+                thread.join(timeout=1.0 / len(threads))
+        view.update(queue.states)
+    return {
+        name: STOPPED if stop.is_set() and state in (WAITING, RUNNING) else state
+        for name, state in queue.states.items()
+    }
+
+
+def _work(folder: Folder, queue: Queue, how: How, stop: threading.Event) -> None:
+    while (job := queue.take(stop)) is not None:
+        state = FAILED
+        try:
+            state = run_job(folder, job, how, stop)
+        finally:
+            queue.put(job, state)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+
+    def set_it(*_: Any) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, set_it) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,250 @@
+"""What a grid will take: runs, hours of each and of all, from measured speeds; what of it is done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compactdet.errors import UserError
+from compactdet.sweep import speed as sweep_speed
+from compactdet.sweep.folder import Folder
+from compactdet.sweep.grid import Job, Pretraining, Run
+from compactdet.sweep.jobs import compose
+from compactdet.sweep.speed import Estimate, Speed, Speeds
+
+# Images to train on (with boxes), to validate on and to test on.
+IMAGES = {
+    'voc07': (5011, 0, 4952),
+    'coco': (117_266, 0, 5000),
+    'coco_600': (117_266, 0, 5000),
+    'coco_300': (117_266, 0, 5000),
+    'shapes': (3000, 200, 500),
+    'bccd': (205, 87, 72),
+    'imagenet': (1_281_167, 0, 50_000),
+    'cifar10': (50_000, 0, 10_000),
+    'cifar100': (50_000, 0, 10_000),
+    'svhn': (73_257, 0, 26_032),
+    'mnist': (60_000, 0, 10_000),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run looks at.
+
+    Attributes:
+        train: Images of training, each counted as often as it is seen.
+        evaluated: Images of every validation and of the test.
+        counted: Whether the data were there to be counted; else the published numbers are taken.
+    """
+
+    train: int
+    evaluated: int
+    counted: bool
+
+    def seconds(self, estimate: Estimate) -> float:
+        """How long it takes: training, validation and test evaluation."""
+        return self.train * estimate.train_s + self.evaluated * estimate.test_s
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs that differ in their seed alone.
+
+    Attributes:
+        jobs: They.
+        finished: How many of them have their record.
+        work: What each looks at.
+        estimate: How fast; None: not known, and ``why`` says why.
+    """
+
+    jobs: tuple[Job, ...]
+    finished: int
+    work: Work
+    estimate: Estimate | None
+    why: str | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of one run."""
+        return None if self.estimate is None else self.work.seconds(self.estimate)
+
+
+def main(args: argparse.Namespace, folder: Folder, jobs: Sequence[Job]) -> int:
+    """Prints the plan of some jobs of a sweep.
+
+    Raises:
+        UserError: A job cannot be, or its data cannot be counted.
+    """
+    from compactdet.sweep import plan_view as view  # it shows what is made here
+
+    repo = Path(__file__).parents[3]
+    places = args.measured or ['work_dirs', repo / 'work_dirs_template', folder.out]
+    speeds = sweep_speed.read(places)
+    rows = plan(folder, jobs, speeds, args.hardware, args.threads, args.measure)
+    if args.format == 'json':
+        print(json.dumps(view.as_json(rows, args.jobs), indent=1))
+    else:
+        view.show(rows, args.jobs)
+        if speeds.unreadable:
+            print(f'{len(speeds.unreadable)} records were left out; the first: {speeds.unreadable[0]}')
+    return 0
+
+
+def plan(
+    folder: Folder,
+    jobs: Sequence[Job],
+    speeds: Speeds,
+    hardware: str | None = None,
+    threads: int = 1,
+    measure: int | None = None,
+) -> list[Row]:
+    """The rows of a plan.
+
+    Args:
+        folder: The sweep, which need not be there.
+        jobs: Those to plan.
+        speeds: What was measured.
+        hardware: Part of the name of the machine to plan for; None: this one.
+        threads: Of each run on a CPU.
+        measure: Steps to time where nothing is known; None: times nothing.
+
+    Raises:
+        UserError: A job cannot be, or its data cannot be counted.
+    """
+    here = this_machine(threads)
+    groups: dict[Job, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(replace(job, seed=0, **_no_seeds(job)), []).append(job)
+    works: dict[str, Work] = {}
+    rows = []
+    for group in groups.values():
+        cfg = compose(group[0], folder.out)
+        key = sweep_speed.key_of(protocol_of(group[0], cfg))
+        name = f'{key} {cfg.train_cfg}'
+        if name not in works:
+            works[name] = work_of(group[0], cfg)
+        found, why = sweep_speed.choose(speeds.all, key, hardware, here)
+        estimate = None
+        if found:
+            arch = cfg.model.backbone.arch
+            macs = None
+            if all(speed.arch != arch for speed in found):
+                macs = macs_of(group[0], cfg, found[0].size)
+                found = [as_trained(speed, group[0], folder.out) for speed in found]
+            estimate = sweep_speed.estimate(found, arch, macs)
+            if estimate is None:
+                why = f'no record of {arch}, and a line needs two networks; --measure 50 times it'
+        if estimate is None and measure and hardware and hardware.lower() not in here.hardware.lower():
+            why = f'{why}; this machine, which could be timed, is another: {here.hardware}'
+        elif estimate is None and measure:
+            from compactdet.sweep import measure as sweep_measure
+
+            try:
+                estimate = sweep_measure.measure(cfg, measure, threads)
+            except UserError as error:
+                why = f'cannot be timed: {error}'
+        finished = sum(
+            (folder.out / job.name / 'record.json').is_file() and folder.finished(job) for job in group
+        )
+        rows.append(Row(tuple(group), finished, works[name], estimate, why if estimate is None else None))
+    return rows
+
+
+def _no_seeds(job: Job) -> dict[str, Any]:
+    if isinstance(job, Pretraining) or job.pretraining is None:
+        return {}
+    return {'pretraining': replace(job.pretraining, seed=0)}
+
+
+def this_machine(threads: int) -> Speed:
+    """A stand-in that names this machine."""
+    from compactdet.records.environment import hardware
+
+    facts = hardware()
+    return Speed('', '', facts['gpu'], facts['cpu'], threads, None, 0, 0, (0, 0))
+
+
+def protocol_of(job: Job, cfg: Any) -> dict[str, Any]:
+    """The protocol of a job, without what needs its data."""
+    if isinstance(job, Run):
+        from compactdet.records import protocol
+
+        return protocol.protocol_of(cfg, {}, 'none')
+    from compactdet.pretraining import train as pretraining
+
+    return pretraining.protocol_of(cfg, {})
+
+
+def work_of(job: Job, cfg: Any) -> Work:
+    """What a job looks at.
+
+    Raises:
+        UserError: Its data have no published number of images, and are not there or cannot be read.
+    """
+    train, val, test, counted = images_of(job, cfg)
+    loop = cfg.train_cfg
+    if 'max_epochs' in loop:
+        seen, ends = loop.max_epochs * train, loop.max_epochs
+    else:
+        seen, ends = loop.max_iters * cfg.train_dataloader.batch_size, loop.max_iters
+    validations = 0
+    if val:
+        begin, interval = loop.get('val_begin', 1), loop.get('val_interval', 1)
+        validations = sum(n >= begin and (n % interval == 0 or n == ends) for n in range(1, ends + 1))
+        validations += bool(cfg.default_hooks.checkpoint.get('save_best'))  # the best is validated again
+    return Work(seen, validations * val + test, counted)
+
+
+def images_of(job: Job, cfg: Any) -> tuple[int, int, int, bool]:
+    """Images of the three splits, and whether they were counted.
+
+    A set whose folder the grid names is counted if it is there; another is taken to be the published one.
+    """
+    if job.dataset in IMAGES and (job.data_root is None or not Path(job.data_root).is_dir()):
+        train, val, test = IMAGES[job.dataset]
+        return train, val if cfg.get('val_dataloader') else 0, test, False
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from compactdet.mmdetection import DATASETS as DETECTION
+
+    registry = DETECTION if isinstance(job, Run) else DATASETS
+    init_default_scope(cfg.default_scope)
+    counts = [
+        len(registry.build(loader.dataset)) if (loader := cfg.get(f'{name}_dataloader')) else 0
+        for name in ('train', 'val', 'test')
+    ]
+    return counts[0], counts[1], counts[2], True
+
+
+def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
+    """A detector's speed with the multiply-adds of the form that trains; its record has the test-time's."""
+    from backbones.spec import UnknownArchError
+    from compactdet import costs
+
+    try:
+        if isinstance(job, Pretraining) or not costs.has_two_forms(speed.arch):
+            return speed
+    except UnknownArchError:  # of a record made elsewhere
+        return speed
+    same = replace(job, arch=speed.arch, init='none', pretraining=None)
+    return replace(speed, macs=macs_of(same, compose(same, out), speed.size))
+
+
+def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
+    """Multiply-adds of an image of ``size`` (height, width), in the form that trains."""
+    import torch
+    from mmengine.registry import MODELS
+
+    from compactdet import costs
+
+    if isinstance(job, Run):
+        total: int = costs.detector_costs(cfg.model, *size, test_time=False)['total_macs']
+        return total
+    with torch.device('meta'):
+        network = MODELS.build(dict(cfg.model.backbone))
+        return costs.count(network, torch.empty(1, 3, *size)).macs

@@ -1,0 +1,248 @@
+"""How fast a training is, from measurements: seconds an image, in training and in evaluation.
+
+A figure is that of the same network on the same hardware where there is a record of it. Otherwise it is a
+straight line over the networks that there are records of, seconds = a + b x multiply-adds with a and b not
+below 0, through two networks or more. Otherwise there is none: none is ever made up.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from compactdet.errors import UserError
+from compactdet.records import record_file
+
+MEASURED, FITTED, TIMED = 'measured', 'fitted', 'timed'
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement.
+
+    Attributes:
+        arch: The network.
+        key: What else moves the speed: detector, data and its sizes, batch (see ``key_of``).
+        gpu: Its name, or None: the CPU did it.
+        cpu: Name of the processor.
+        threads: Of the CPU.
+        train_s: Seconds an image of training; None where too few steps were timed.
+        test_s: Seconds an image of evaluation.
+        macs: Multiply-adds of an image at ``size``.
+        size: Height and width at which the median test image enters the network.
+    """
+
+    arch: str
+    key: str
+    gpu: str | None
+    cpu: str
+    threads: int
+    train_s: float | None
+    test_s: float
+    macs: int
+    size: tuple[int, int]
+
+    @property
+    def hardware(self) -> str:
+        """The machine, as far as it moves the speed."""
+        return hardware_name(self.gpu, self.cpu, self.threads)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an image takes.
+
+    Attributes:
+        train_s: Seconds an image of training.
+        test_s: Seconds an image of evaluation.
+        basis: ``measured``, ``fitted`` or ``timed``.
+        words: How it is known.
+        hardware: On which machine.
+        on_gpu: Whether a GPU did it.
+        threads: Of the CPU.
+    """
+
+    train_s: float
+    test_s: float
+    basis: str
+    words: str
+    hardware: str
+    on_gpu: bool
+    threads: int
+
+
+def hardware_name(gpu: str | None, cpu: str, threads: int) -> str:
+    """A GPU by its name; a CPU by its name and the threads that were used."""
+    return gpu or f'{cpu}, {threads} thread{"s" if threads > 1 else ""}'
+
+
+def key_of(protocol: Mapping[str, Any]) -> str:
+    """What of a protocol moves the speed: all of detector and data but the BN policy, and the batch."""
+    names = ('model', 'train_data', 'test_data', 'batch_size', 'amp')
+    if 'train_pipeline' in protocol:  # of a pretraining
+        names = ('size', 'train_pipeline', 'test_pipeline', 'batch_size', 'amp')
+    return record_file.content_key(_without_policy({name: protocol.get(name) for name in names}))
+
+
+def _without_policy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_policy(item) for key, item in value.items() if key != 'bn_policy'}
+    return [_without_policy(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass
+class Speeds:
+    """The measurements at hand.
+
+    Attributes:
+        all: Every one.
+        unreadable: Lines about records that cannot be used.
+    """
+
+    all: list[Speed] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def hardware(self, key: str) -> list[str]:
+        """The machines that there are measurements of."""
+        return sorted({speed.hardware for speed in self.all if speed.key == key})
+
+
+def read(places: Iterable[str | Path]) -> Speeds:
+    """The speeds of the records in folders; a folder that is not there has none."""
+    found = Speeds()
+    for path in dict.fromkeys(path.resolve() for place in map(Path, places) for path in _records(place)):
+        kind = record_file.PRETRAINING if record_file.is_pretraining(path) else None
+        try:
+            found.all.append(speed_of(record_file.read(path, kind)))
+        except UserError as error:
+            found.unreadable.append(str(error))
+    return found
+
+
+def _records(place: Path) -> Iterator[Path]:
+    yield from [place] if place.is_file() else sorted(place.rglob('record.json'))
+
+
+def speed_of(record: Mapping[str, Any]) -> Speed:
+    """The measurement in a record.
+
+    Raises:
+        UserError: It was made by several processes, whose speed is not that of one.
+    """
+    training, hardware, costs = record['training'], record['hardware'], record['costs']
+    if training.get('processes', 1) != 1:
+        raise UserError(
+            f'{record["arch"]}: {training["processes"]} processes trained it; one is planned for'
+        )
+    at_input = costs.get('at_input')
+    images_per_s = training['images_per_s']
+    test_images = record['dataset']['splits']['test']['images']
+    return Speed(
+        arch=record['arch'],
+        key=key_of(record['protocol']),
+        gpu=hardware['gpu'],
+        cpu=hardware['cpu'],
+        threads=hardware['threads'],
+        train_s=1 / images_per_s if images_per_s else None,
+        test_s=record['evaluation']['wall_s'] / test_images,
+        macs=at_input['total_macs'] if at_input else costs['macs'],
+        size=(at_input['height'], at_input['width']) if at_input else (costs['size'], costs['size']),
+    )
+
+
+def choose(
+    speeds: Sequence[Speed], key: str, hardware: str | None, here: Speed | None
+) -> tuple[list[Speed], str | None]:
+    """The measurements of one machine that a plan goes by.
+
+    Args:
+        speeds: All there are.
+        key: Of the job.
+        hardware: Part of a machine's name; None: this machine.
+        here: A stand-in that names this machine.
+
+    Returns:
+        They, and why there are none.
+    """
+    groups: dict[str, list[Speed]] = {}
+    for speed in speeds:
+        if speed.key == key and speed.train_s is not None:
+            groups.setdefault(speed.hardware, []).append(speed)
+    if not groups:
+        return [], 'no record of this detector and data; --measure 50 times it'
+    known = '; '.join(sorted(groups))
+    if hardware is not None:
+        fit = {name: group for name, group in groups.items() if hardware.lower() in name.lower()}
+        if not fit:
+            return [], f'no record on hardware {hardware!r}; there are: {known}'
+    else:
+        fit = {name: group for name, group in groups.items() if here and _same_device(group[0], here)}
+        if not fit:
+            return (
+                [],
+                f'no record on this machine; --measure 50 times it, or --hardware takes one of: {known}',
+            )
+
+    def likeness(item: tuple[str, list[Speed]]) -> tuple:
+        name, group = item
+        threads = abs(group[0].threads - here.threads) if here else 0
+        return (here is None or name != here.hardware, threads, -len({s.arch for s in group}), name)
+
+    return min(fit.items(), key=likeness)[1], None
+
+
+def _same_device(speed: Speed, here: Speed) -> bool:
+    return speed.gpu == here.gpu if here.gpu or speed.gpu else speed.cpu == here.cpu
+
+
+def estimate(speeds: Sequence[Speed], arch: str, macs: int | None) -> Estimate | None:
+    """What an image of a network takes, by the measurements of one machine.
+
+    Args:
+        speeds: Of one key and machine.
+        arch: The network.
+        macs: Its multiply-adds at their size; None: not known, so that only a record of it counts.
+    """
+    own = [speed for speed in speeds if speed.arch == arch]
+    if own:
+        times = [statistics.fmean(getattr(speed, name) for speed in own) for name in ('train_s', 'test_s')]
+        runs = f'{len(own)} run' + ('s' if len(own) > 1 else '')
+        return _estimate(times, MEASURED, f'measured, {runs}', own[0])
+    archs = sorted({speed.arch for speed in speeds})
+    points = {name: [s for s in speeds if s.arch == name] for name in archs}
+    x = [group[0].macs for group in points.values()]
+    if macs is None or len(set(x)) < 2:
+        return None
+    times, worst = [], 0.0
+    for name in ('train_s', 'test_s'):
+        y = [statistics.fmean(getattr(speed, name) for speed in group) for group in points.values()]
+        a, b = line(x, y)
+        times.append(a + b * macs)
+        worst = max(worst, *(abs(a + b * one - two) / two for one, two in zip(x, y, strict=True)))
+    words = f'line through {len(archs)} networks'
+    words += f', off by up to {100 * worst:.0f} % on them' if len(archs) > 2 else ''
+    words += '' if min(x) <= macs <= max(x) else ', beyond them'
+    return _estimate(times, FITTED, words, speeds[0])
+
+
+def _estimate(times: Sequence[float], basis: str, words: str, speed: Speed) -> Estimate:
+    return Estimate(times[0], times[1], basis, words, speed.hardware, speed.gpu is not None, speed.threads)
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """a and b of the least squares of y = a + b x, neither below 0."""
+    scale = max(x)
+    (a, b), _ = nnls(np.column_stack([np.ones(len(x)), np.asarray(x, float) / scale]), np.asarray(y, float))
+    return float(a), float(b) / scale
+
+
+def as_json(value: Estimate | None) -> dict[str, Any] | None:
+    """An estimate for ``--format json``."""
+    return None if value is None else json.loads(json.dumps(vars(value)))

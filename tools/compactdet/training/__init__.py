@@ -1,0 +1,1 @@
+"""Training, testing and inference of detectors."""

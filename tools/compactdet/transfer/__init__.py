@@ -1,0 +1,1 @@
+"""The transfer study: classification accuracy against detection AP."""

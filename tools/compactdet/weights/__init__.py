@@ -1,0 +1,1 @@
+"""Published weights: catalog, download, conversion, verification."""

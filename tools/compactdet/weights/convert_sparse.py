@@ -1,0 +1,80 @@
+"""Files with weights in the training form of learned sparsity -> the test-time form."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from backbones import get_arch
+from backbones.base import family_of
+from backbones.networks.condensenet import CondenseNet, halved_classifier
+from backbones.sparsity import CondensingError, converted_state_dict
+from backbones.weights import file_sha256, read_weights, save_weights
+from compactdet.errors import UserError
+from compactdet.files import write_whole
+from compactdet.training.checkpoints import read_checkpoint
+
+# How a checkpoint of this suite says which form its network has (`compactdet.training.runner.inputs_of`).
+MASKED, CONVERTED = "sparsity='masked'", "sparsity='converted'"
+
+
+def convert_file(file: str | Path, out: str | Path, *, half_classifier: bool = False) -> str:
+    """Converts a classifier's weights file or a detector's checkpoint; returns what it was.
+
+    Args:
+        file: One of this suite's weights files (.safetensors), or a PyTorch checkpoint, of which weights
+            and meta data are kept and the training's state is not: it does not fit the other form.
+        out: The file to write, of the same kind.
+        half_classifier: Leaves only the stronger half of the inputs of a CondenseNet's classifier, which
+            changes its function, so that no accuracy is handed on.
+
+    Raises:
+        WeightsError: The file cannot be read; its condensing is unfinished; it is in no masked form.
+        UserError: The result cannot be written, or there is no classifier to halve.
+    """
+    if Path(out).exists() and Path(out).samefile(file):
+        raise UserError(f'--out {out} is the file to convert; give it another name')
+    try:
+        if Path(file).suffix == '.safetensors':
+            return _convert_weights(file, out, half_classifier)
+        if half_classifier:
+            raise UserError(
+                f'{file}: --half-classifier is for a weights file (.safetensors) of a classifier'
+            )
+        return _convert_checkpoint(file, out)
+    except CondensingError as error:
+        raise CondensingError(f'{file}: {error}') from error
+    except KeyError as error:
+        raise CondensingError(f'{file} is not whole: its entry {error} is missing') from error
+
+
+def _convert_weights(file: str | Path, out: str | Path, half_classifier: bool) -> str:
+    state_dict, info = read_weights(file)
+    converted = converted_state_dict(state_dict)
+    pretraining = info.pretraining
+    if half_classifier:
+        if not issubclass(family_of(get_arch(info.arch)), CondenseNet):
+            raise UserError(f'{file} holds a {info.arch}; only CondenseNet has a half classifier')
+        converted = halved_classifier(converted)
+        pretraining = replace(pretraining, top1=None, top5=None)
+    info = replace(
+        info,
+        pretraining=pretraining,
+        conventions=replace(info.conventions, sparsity='converted'),
+        source=f'{info.source}; converted to the test-time form',
+        source_sha256=file_sha256(file),
+    )
+    save_weights(out, converted, info)
+    return info.arch
+
+
+def _convert_checkpoint(file: str | Path, out: str | Path) -> str:
+    checkpoint = read_checkpoint(file)
+    meta = checkpoint['meta']
+    if 'inputs' in meta:
+        meta['inputs'] = meta['inputs'].replace(MASKED, CONVERTED)
+    data = io.BytesIO()
+    torch.save({'state_dict': converted_state_dict(checkpoint['state_dict']), 'meta': meta}, data)
+    write_whole(out, data.getvalue())
+    return 'detector checkpoint'

@@ -1,0 +1,62 @@
+"""What ``tools/weights.py`` shows: the list of published weights, what a weights file holds."""
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from backbones.weights import file_sha256, num_classes_of, read_weights
+from compactdet.errors import UserError
+
+NO_PARAMETERS = ('.running_mean', '.running_var', '.num_batches_tracked', '_mask', '.drops', '.index')
+
+
+def inspect_file(file: str) -> dict[str, Any]:
+    """What a weights file says of itself and what it holds.
+
+    Raises:
+        WeightsError: It cannot be read.
+        UserError: It is of a network that is not known here.
+    """
+    state_dict, info = read_weights(file)
+    try:
+        num_classes = num_classes_of(state_dict, info.arch)
+    except KeyError as error:
+        raise UserError(f'{file}: {error}') from error
+    return asdict(info) | {
+        'num_classes': num_classes,
+        'num_entries': len(state_dict),
+        'params': sum(v.numel() for k, v in state_dict.items() if not k.endswith(NO_PARAMETERS)),
+        'sha256': file_sha256(file),
+    }
+
+
+def show_known(rows: list[dict[str, Any]]) -> None:
+    """Prints published weights as a table; ``rows`` are ``compactdet.weights.catalog.as_json``'s."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column('arch@publisher', overflow='fold')
+    for heading in ('top-1', 'top-5', 'MB'):
+        table.add_column(heading, justify='right', no_wrap=True, min_width=5)
+    for heading, width in (('licence', 12), ('sha256', 8), ('how', 8), ('here', 4)):
+        table.add_column(heading, no_wrap=True, min_width=width)
+    for row in rows:
+        table.add_row(
+            row['name'],
+            *('' if row[key] is None else f'{row[key]:.2f}' for key in ('top1', 'top5')),
+            '' if row['size'] is None else f'{row["size"] / 1e6:.1f}',
+            row['licence'],
+            row['sha256'][:8] if row['sha256'] else '',
+            row['how'].partition(':')[0],
+            'yes' if row['here'] else '',
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(
+        f'{len(rows)} files. Accuracies are as stated, in per cent, sizes in MB, blank where nothing is '
+        'stated; a sha256 that nobody states is noted in the weights file when the download has come. '
+        '--format json has addresses, pages, whole hashes and sources.',
+        highlight=False,
+    )
