@@ -18,8 +18,10 @@ from torch import Tensor
 from backbones.spec import Preprocessing
 from backbones.weights import WeightsInfo, read_weights, save_weights
 from compactdet.config.compose import Choice
-from compactdet.evaluation.bootstrap import Samples, bootstrap, compare, list_figures
-from compactdet.evaluation.evaluate import match, read_predictions, read_voc
+from compactdet.data.readers import read_predictions, read_voc
+from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.bootstrap import Samples, bootstrap, compare
+from compactdet.evaluation.evaluate import match
 from compactdet.training import train
 from compactdet.weights.convert import convert_file
 

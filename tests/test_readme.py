@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compactdet.records import record_file, results_table
+from compactdet.records import results_table
+from compactdet.records.record_file import PRETRAINING, read
 from compactdet.transfer import correlation, sources
 from compactdet.transfer import report as transfer_report
 from compactdet.transfer import study as transfer
@@ -20,7 +21,7 @@ def section(title: str) -> str:
     return README.split(f'\n## {title}\n')[1].split('\n## ')[0]
 
 
-@pytest.mark.parametrize('folder', ['backbones', 'tools/bench'])
+@pytest.mark.parametrize('folder', ['backbones', 'tools/compactdet'])
 def test_map_names_every_module(folder):
     text = section('The map of the house')
     for path in (ROOT / folder).glob('*.py'):
@@ -49,9 +50,7 @@ def test_results_are_those_of_the_records():
 def test_cifar10_rows_are_those_of_the_records():
     shown = dict(re.findall(r'\[([\d.]+)\]\((work_dirs_template/cifar10_rows/[^)]+)\)', README))
     top1 = {
-        f'{100 - 100 * record_file.read(path, record_file.PRETRAINING)["metrics"]["test"]["top1"]:.2f}': str(
-            path.relative_to(ROOT)
-        )
+        f'{100 - 100 * read(path, PRETRAINING)["metrics"]["test"]["top1"]:.2f}': str(path.relative_to(ROOT))
         for path in (ROOT / 'work_dirs_template/cifar10_rows').rglob('record.json')
     }
     assert shown == top1

@@ -17,7 +17,9 @@ import json
 import sys
 from pathlib import Path
 
+from compactdet.data.readers import read_coco, read_predictions, read_voc
 from compactdet.errors import UserError, run_main
+from compactdet.evaluation.average_precision import list_figures
 from compactdet.evaluation.bootstrap import (
     Comparison,
     Interval,
@@ -25,16 +27,8 @@ from compactdet.evaluation.bootstrap import (
     compare,
     format_bootstrap,
     interval,
-    list_figures,
 )
-from compactdet.evaluation.evaluate import (
-    evaluate,
-    format_table,
-    match,
-    read_coco,
-    read_predictions,
-    read_voc,
-)
+from compactdet.evaluation.evaluate import evaluate, format_table, match
 
 DRAWS_TO_COMPARE = 1000  # where --bootstrap does not say
 

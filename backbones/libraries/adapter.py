@@ -1,9 +1,10 @@
 """Any classification network of torchvision, timm or pytorchcv as a backbone: ``timm:regnetx_002``.
 
 ``get_arch('LIBRARY:NAME')`` builds the network on the meta device, records its forward pass, and measures
-where its stages end (``backbones.libraries.graphs``). Stem, stages and classifier keep the library's layers and the
-library's parameter names, after the suite's prefix (``stage8.layer2.0.conv1.weight``), so that its weights
-fit (``adapted_entries``). The networks of the papers' comparisons have plain names too: ``ALIASES``.
+where its stages end (``backbones.libraries.graphs``). Stem, stages and classifier keep the library's layers
+and the library's parameter names, after the suite's prefix (``stage8.layer2.0.conv1.weight``), so that
+its weights fit (``adapted_entries``). The networks of the papers' comparisons have plain names too:
+``ALIASES``.
 
 timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
 

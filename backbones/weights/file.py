@@ -235,3 +235,6 @@ def _head_shapes(arch: str, num_classes: int) -> dict[str, torch.Size]:
     with torch.device('meta'):
         head = family_of(row).make_head(row, num_classes, Conventions())
     return {f'head.{key}': value.shape for key, value in head.state_dict().items()}
+
+
+IMAGENET = 'ImageNet (ILSVRC 2012)'

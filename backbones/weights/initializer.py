@@ -1,8 +1,8 @@
 """Initialize the two halves of a detector from a weights file.
 
-``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` initializes a trunk or a stage head. All entries
-of that half must be in the file with their shapes; otherwise an error lists what does not fit. (MMEngine's
-own ``Pretrained`` ignores a missing convolution.)
+``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` initializes a trunk or a stage head. All
+entries of that half must be in the file with their shapes; otherwise an error lists what does not fit.
+(MMEngine's own ``Pretrained`` ignores a missing convolution.)
 """
 
 from __future__ import annotations

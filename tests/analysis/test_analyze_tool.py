@@ -11,7 +11,8 @@ import pytest
 from compactdet.analysis.charts import COLOURS, STYLE, draw_curves, draw_errors, shorten
 from compactdet.analysis.error_types import ERRORS, analyse
 from compactdet.analysis.inputs import from_files, from_run
-from compactdet.evaluation.evaluate import make_annotations, make_detections, read_predictions, read_voc
+from compactdet.data.annotations import make_annotations, make_detections
+from compactdet.data.readers import read_predictions, read_voc
 
 from evaluation_sets import write_voc
 from tiny import REPO

@@ -23,8 +23,9 @@ from compactdet.analysis.error_types import (
     judge,
 )
 from compactdet.analysis.examples import choose_errors, choose_images, find_scene
-from compactdet.evaluation.bootstrap import class_figures, mean_over_classes
-from compactdet.evaluation.evaluate import make_annotations, make_detections, match
+from compactdet.data.annotations import make_annotations, make_detections
+from compactdet.evaluation.average_precision import class_figures, mean_over_classes
+from compactdet.evaluation.evaluate import match
 
 from evaluation_sets import DifficultCOCOeval, random_set, through_files
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 import backbones  # noqa: F401  before mmdet
 from compactdet.data.base_dataset import annotations_sha256, dataset_facts
-from compactdet.data.coco import COCOFormatDataset, find_images
-from compactdet.data.coco_file import read_coco_file
+from compactdet.data.coco import COCOFormatDataset
+from compactdet.data.coco_file import find_images, read_coco_file
 from compactdet.data.coco_splits import build_splits, can_build
 from compactdet.errors import UserError
 from compactdet.evaluation.metric import DetectionMetric

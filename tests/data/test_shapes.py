@@ -15,7 +15,7 @@ import backbones  # noqa: F401  before mmdet
 from compactdet.data import shapes
 from compactdet.data.base_dataset import dataset_facts
 from compactdet.data.shapes import CLASSES, MANIFEST, ShapesDataset, Spec, draw_image, ensure
-from compactdet.data.voc import parse_annotation
+from compactdet.data.voc_files import parse_annotation
 from compactdet.errors import UserError, run_main
 
 SMALL = Spec(images={'train': 12, 'val': 3, 'test': 5})

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 import backbones  # noqa: F401  before mmdet
 from compactdet.data.base_dataset import annotations_sha256, dataset_facts
 from compactdet.data.images import check_image
-from compactdet.data.voc import VOCFormatDataset, find_set, parse_annotation
+from compactdet.data.voc import VOCFormatDataset
+from compactdet.data.voc_files import find_set, parse_annotation
 from compactdet.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'det_configs/_base_/datasets'

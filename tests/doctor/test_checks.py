@@ -325,8 +325,7 @@ def test_the_tool(monkeypatch: pytest.MonkeyPatch, run_tool: Any, main_job: bool
 def test_it_starts_where_pytorch_does_not(tmp_path: Path) -> None:
     """A broken PyTorch is what the doctor is called for."""
     (tmp_path / 'torch.py').write_text('raise ImportError("libtorch.so: no such file")')
-    code = (
-        f'import sys; sys.path[:0] = [{str(tmp_path)!r}]; from compactdet.doctor import checks; print(checks.MAIN_JOB)'
-    )
+    imports = 'from compactdet.doctor import checks; print(checks.MAIN_JOB)'
+    code = f'import sys; sys.path[:0] = [{str(tmp_path)!r}]; {imports}'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == doctor.MAIN_JOB, done.stderr

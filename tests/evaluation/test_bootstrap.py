@@ -7,19 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compactdet.evaluation.bootstrap import (
+from compactdet.data.annotations import make_annotations, make_detections
+from compactdet.evaluation.average_precision import (
     Figure,
-    Samples,
     average_precision,
+    list_figures,
+    mean_over_classes,
+)
+from compactdet.evaluation.bootstrap import (
+    Samples,
     bootstrap,
     compare,
     format_bootstrap,
     interval,
-    list_figures,
-    mean_over_classes,
     resample,
 )
-from compactdet.evaluation.evaluate import evaluate, make_annotations, make_detections, match
+from compactdet.evaluation.evaluate import evaluate, match
 
 FIGURES = list_figures((0.5, 0.75))
 NUM_IMAGES = 8

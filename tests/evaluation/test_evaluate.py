@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compactdet.data.annotations import make_annotations, make_detections
 from compactdet.evaluation import matching
-from compactdet.evaluation.evaluate import evaluate, format_table, make_annotations, make_detections
+from compactdet.evaluation.evaluate import evaluate, format_table
 
 from evaluation_sets import NAMES, dataset, judge, ours, random_set, through_files
 

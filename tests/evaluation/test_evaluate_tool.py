@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from compactdet.data.readers import read_coco, read_predictions, read_voc
 from compactdet.errors import UserError
-from compactdet.evaluation.evaluate import read_coco, read_predictions, read_voc
 
 from evaluation_sets import DOGS, OBJECT, XML, random_set, write_annotation, write_voc
 

@@ -8,14 +8,10 @@ import pytest
 import torch
 
 import backbones  # noqa: F401  brings mmcv's ops, before anything imports mmdet
+from compactdet.data.annotations import make_annotations, make_detections
+from compactdet.data.readers import read_predictions, read_voc
 from compactdet.errors import UserError
-from compactdet.evaluation.evaluate import (
-    evaluate,
-    make_annotations,
-    make_detections,
-    read_predictions,
-    read_voc,
-)
+from compactdet.evaluation.evaluate import evaluate
 from compactdet.evaluation.metric import DetectionMetric, write_predictions
 from compactdet.mmdetection import METRICS
 

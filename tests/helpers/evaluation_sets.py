@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from compactdet.evaluation.evaluate import read_coco, read_predictions
+from compactdet.data.readers import read_coco, read_predictions
 
 NAMES = [
     *('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large'),

@@ -20,8 +20,8 @@ from PIL import Image
 from compactdet import drawing
 from compactdet.config import strict
 from compactdet.data import shapes
+from compactdet.data.readers import read_predictions, read_voc
 from compactdet.errors import UserError, run_main
-from compactdet.evaluation.evaluate import read_predictions, read_voc
 from compactdet.mmdetection import MODELS
 from compactdet.records import record_file
 from compactdet.training import predict

@@ -19,7 +19,7 @@ from backbones import build_classifier
 from backbones.weights import file_sha256, save_weights
 from compactdet.config import strict
 from compactdet.data import shapes
-from compactdet.data.voc import read_split
+from compactdet.data.voc_files import read_split
 from compactdet.records import record_file
 from compactdet.training import train
 from compactdet.training.checkpoints import read_checkpoint

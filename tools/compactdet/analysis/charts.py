@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from compactdet.analysis.error_types import CURVE_IOUS, ERRORS, FOREGROUND, POINTS, SPECIAL, Analysis
-from compactdet.evaluation.bootstrap import mean_over_classes
+from compactdet.evaluation.average_precision import mean_over_classes
 
 OKABE_ITO = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900')
 NAMES = {

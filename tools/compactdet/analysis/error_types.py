@@ -33,9 +33,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compactdet.evaluation.bootstrap import class_figures, integrate, make_curve
+from compactdet.data.annotations import Annotations, Detections
+from compactdet.evaluation.average_precision import class_figures, integrate, make_curve
 from compactdet.evaluation.evaluate import match
-from compactdet.evaluation.matching import Annotations, Detections, MatchTable, find_pairs
+from compactdet.evaluation.matching import MatchTable, find_pairs
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # t_f and t_b
 MAX_DETS = 100  # an image and class, as in COCO's AP
@@ -154,7 +155,8 @@ def judge(gt: Annotations, dt: Detections) -> Verdicts:
 def _match(gt: Annotations, dt: Detections, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
     """Kind ('' for a false positive), box and IoU of each detection, and the taker of each box.
 
-    The rule, COCO's, is that of `compactdet.evaluation.matching.match_coco`, which keeps who is found but not by whom.
+    The rule, COCO's, is that of `compactdet.evaluation.matching.match_coco`,
+    which keeps who is found but not by whom.
     """
     pairs = find_pairs(gt, dt, FOREGROUND)
     kind = np.full(len(dt.scores), '', '<U7')

@@ -15,9 +15,9 @@ from matplotlib.patheffects import withStroke
 from compactdet.analysis.charts import NAMES, encode, new_figure, shorten, styled
 from compactdet.analysis.error_types import Analysis, Verdicts
 from compactdet.analysis.examples import NUM_ERRORS, Files, Scene, choose_errors, choose_images, find_scene
+from compactdet.data.annotations import Annotations, Detections
 from compactdet.errors import UserError
-from compactdet.evaluation.bootstrap import mean_over_classes
-from compactdet.evaluation.matching import Annotations, Detections
+from compactdet.evaluation.average_precision import mean_over_classes
 
 WIDTH, LEFT, LEGEND, GAP = (
     9.6,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compactdet.analysis.error_types import ERRORS, FALSE, Verdicts
-from compactdet.evaluation.matching import Annotations, Detections
+from compactdet.data.annotations import Annotations, Detections
 
 NUM_ERRORS = 5  # of a type
 NUM_IMAGES = 6

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from compactdet.data.annotations import Annotations, Detections
+from compactdet.data.readers import read_coco, read_predictions, read_voc
 from compactdet.errors import UserError
-from compactdet.evaluation.evaluate import read_coco, read_predictions, read_voc
-from compactdet.evaluation.matching import Annotations, Detections
 from compactdet.files import load_json
 
 
@@ -112,8 +112,8 @@ def from_run(
 
 def _data_of(dataset: Any) -> Path:
     """The VOC folder or COCO file that a config's test data set names."""
-    from compactdet.data.coco import find_annotation_file
-    from compactdet.data.voc import find_set
+    from compactdet.data.coco_file import find_annotation_file
+    from compactdet.data.voc_files import find_set
 
     hint = 'Name the data with --gt (a folder in VOC format, or a COCO annotation file).'
     if 'ann_file' not in dataset:
@@ -124,14 +124,14 @@ def _data_of(dataset: Any) -> Path:
 
 
 def _voc_images(folder: Path, gt: Annotations) -> dict[int, Path]:
-    from compactdet.data.voc import image_file
+    from compactdet.data.voc_files import image_file
 
     found = (image_file(folder, str(image_id)) for image_id in gt.image_ids)
     return {i: path for i, path in enumerate(found) if path.is_file()}
 
 
 def _coco_images(path: Path, gt: Annotations) -> dict[int, Path]:
-    from compactdet.data.coco import find_images
+    from compactdet.data.coco_file import find_images
 
     names = {image['id']: image.get('file_name') for image in load_json(path)['images']}
     there = [i for i, image_id in enumerate(gt.image_ids) if isinstance(names[image_id], str)]

@@ -26,10 +26,11 @@ from compactdet.analysis.error_types import (
 from compactdet.analysis.example_sheets import draw_error_sheet, draw_image_sheet
 from compactdet.analysis.examples import choose_errors, choose_images
 from compactdet.analysis.inputs import Material
+from compactdet.console import render
+from compactdet.data.annotations import Annotations, Detections
 from compactdet.errors import UserError
-from compactdet.evaluation.bootstrap import mean_over_classes, render
+from compactdet.evaluation.average_precision import mean_over_classes
 from compactdet.evaluation.evaluate import VERSION
-from compactdet.evaluation.matching import Annotations, Detections
 from compactdet.files import write_whole
 
 MEANING = {

@@ -25,8 +25,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compactdet.evaluation.bootstrap import bootstrap, list_figures
-from compactdet.evaluation.evaluate import evaluate, match, read_coco, read_predictions
+from compactdet.data.readers import read_coco, read_predictions
+from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.bootstrap import bootstrap
+from compactdet.evaluation.evaluate import evaluate, match
 
 COCO_FIGURES = 'ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large'
 

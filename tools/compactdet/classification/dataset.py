@@ -16,10 +16,10 @@ import numpy as np
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 
+from backbones.weights.file import IMAGENET
 from compactdet.classification.archives import Images, decoded, find
 from compactdet.classification.arrays import READERS, Arrays
 from compactdet.errors import UserError
-from compactdet.weights.formats import IMAGENET
 
 HOLD_OUT_SEED = 0  # of the rule, the same in every run
 

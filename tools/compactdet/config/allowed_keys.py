@@ -1,4 +1,4 @@
-"""What a config may hold that no class's signature tells: the tables behind ``compactdet.config.strict``."""
+"""Tables of the config keys that no class's signature declares, for ``compactdet.config.strict``."""
 
 import inspect
 from collections.abc import Collection

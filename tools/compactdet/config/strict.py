@@ -1,8 +1,8 @@
-"""Reading a config strictly: MMEngine merges a misspelt key in silence, this refuses it.
+"""Read a config strictly: refuse the misspelled keys that MMEngine would merge silently.
 
-What a config may hold is known from three places: the signatures of the registered classes (any dict
-with a ``type``), MMEngine's ``Runner``, and the tables of ``compactdet.config.allowed_keys`` for the plain dicts that
-MMEngine and MMDetection read by name.
+The allowed keys come from three places: the signatures of the registered classes (for any dict with a
+``type``), MMEngine's ``Runner``, and the tables of ``compactdet.config.allowed_keys`` for the plain dicts
+that MMEngine and MMDetection read by name.
 """
 
 import ast

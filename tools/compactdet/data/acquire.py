@@ -13,11 +13,11 @@ from rich.progress import TransferSpeedColumn as SpeedColumn
 from compactdet.data import download
 from compactdet.data.archives import is_archive, merge, unpacked
 from compactdet.data.catalog import SOURCES, Archive, Source
-from compactdet.data.coco import SAME
+from compactdet.data.coco_file import SAME
 from compactdet.data.coco_splits import build_splits, can_build
 from compactdet.data.download import fetch, need_space, wrong_file
 from compactdet.data.layout import layout_of
-from compactdet.data.voc import read_split
+from compactdet.data.voc_files import read_split
 from compactdet.errors import UserError
 from compactdet.files import load_json
 

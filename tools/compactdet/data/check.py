@@ -14,12 +14,11 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from compactdet.data.coco import find_annotation_file, find_images
-from compactdet.data.coco_file import read_coco_file
+from compactdet.data.coco_file import find_annotation_file, find_images, read_coco_file
 from compactdet.data.images import check_image
 from compactdet.data.layout import Layout
 from compactdet.data.problems import DataError, Problem, brief
-from compactdet.data.voc import NO_AREA, find_set, image_file, parse_annotation, read_split
+from compactdet.data.voc_files import NO_AREA, find_set, image_file, parse_annotation, read_split
 from compactdet.errors import UserError
 
 # A split that is made of others holds their images by design.

@@ -12,73 +12,19 @@ Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014)
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compactdet.data.base_dataset import StrictDataset
-from compactdet.data.coco_file import read_coco_file
+from compactdet.data.coco_file import (
+    find_annotation_file,
+    find_images,
+    read_coco_file,
+)
 from compactdet.data.images import check_image
 from compactdet.data.problems import DataError, stop
 from compactdet.mmdetection import DATASETS
-
-# The same images and annotations under two names.
-SAME = {
-    'instances_trainval35k.json': 'instances_train2017.json',
-    'instances_minival2014.json': 'instances_val2017.json',
-}
-FOLDERS = ('train2017', 'val2017', 'train2014', 'val2014')
-OFFICIAL = re.compile(r'(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg')
-
-
-def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str = '') -> Path:
-    """The annotation file, or the 2017 one that says the same.
-
-    Raises:
-        DataError: There is neither; says how to get the data set.
-    """
-    path = Path(root) / ann_file
-    twin = path.with_name(SAME.get(path.name, path.name))
-    for candidate in (path, twin):
-        if candidate.is_file():
-            return candidate
-    state = 'is not complete' if Path(root).is_dir() else 'is absent'
-    other = f' (nor {twin.name})' if twin != path else ''
-    problem = f"data set '{root}' {state}: no file {path}{other}"
-    cure = how_to_get or 'point --data-root at a data set in COCO format'
-    raise DataError(problem, cure, kind='annotation-missing')
-
-
-def find_images(root: Path, annotation_file: Path, names: Sequence[str]) -> list[Path]:
-    """Where the images of an annotation file are (or ought to be, if they are absent).
-
-    COCO's own are found by number, in any of the folders of 2014 and 2017. Others lie in one folder:
-    the one, of those in use (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, where
-    SPLIT is in the file's name), that holds most of a sample of them.
-    """
-    numbers = [OFFICIAL.fullmatch(Path(name).name) for name in names]
-    bases = (root, root / 'images')
-    if names and all(numbers):
-        index: dict[str, Path] = {}
-        for folder in (base / year for base in bases for year in FOLDERS):
-            if folder.is_dir():
-                there = ((OFFICIAL.fullmatch(file.name), file) for file in folder.iterdir())
-                index |= {match[1]: file for match, file in there if match and match[1] not in index}
-        if index:
-            likely = next(iter(index.values())).parent
-            return [
-                index.get(m[1], likely / Path(name).name)
-                for m, name in zip(numbers, names, strict=True)
-                if m
-            ]
-    stem = annotation_file.stem.removeprefix('instances_')
-    splits = [stem, *([annotation_file.parent.name] if stem.startswith('_') else [])]
-    folders = [annotation_file.parent, *(base / split for base in bases for split in splits), *bases]
-    folders += [folder for base in bases if base.is_dir() for folder in sorted(base.iterdir())]
-    sample = names[:: max(1, len(names) // 50)]
-    best = max(folders, key=lambda folder: sum((folder / name).is_file() for name in sample))
-    return [best / name for name in names]
 
 
 @DATASETS.register_module()

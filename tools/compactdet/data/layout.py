@@ -66,7 +66,7 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
     named = tuple(classes) if classes else None
     for folder in (root, root / 'VOC2007'):
         if (folder / 'ImageSets' / 'Main').is_dir():
-            from compactdet.data.voc import (
+            from compactdet.data.voc_files import (
                 find_set,
                 split_files,
             )  # late: loads MMDetection, which takes seconds
@@ -200,7 +200,7 @@ def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
     """
     names: dict[str, None] = {}
     if layout.format == 'voc':
-        from compactdet.data.voc import find_set, parse_annotation, read_split
+        from compactdet.data.voc_files import find_set, parse_annotation, read_split
 
         found = set()
         for file in files:

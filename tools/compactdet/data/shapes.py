@@ -25,7 +25,8 @@ import mmcv
 import numpy as np
 from rich.progress import track
 
-from compactdet.data.voc import VOCFormatDataset, find_set, read_entry, read_split
+from compactdet.data.voc import VOCFormatDataset
+from compactdet.data.voc_files import find_set, read_entry, read_split
 from compactdet.drawing import draw_boxes, write_image
 from compactdet.errors import UserError
 from compactdet.mmdetection import DATASETS

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
-from compactdet.data.coco import find_annotation_file
+from compactdet.console import render
+from compactdet.data.annotations import Annotations
+from compactdet.data.coco_file import find_annotation_file
 from compactdet.data.layout import Layout
-from compactdet.data.voc import find_set
-from compactdet.evaluation.bootstrap import render
-from compactdet.evaluation.evaluate import read_coco, read_voc
-from compactdet.evaluation.matching import Annotations
+from compactdet.data.readers import read_coco, read_voc
+from compactdet.data.voc_files import find_set
 from compactdet.files import write_whole
 
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's border between small, medium and large

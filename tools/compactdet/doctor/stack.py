@@ -130,7 +130,10 @@ def check_stack(places: Places) -> Iterator[Finding]:
         'torchvision, through backbones.mmcv_ops' if ours else f"mmcv's own compiled ones ({found['ops']})"
     )
     yield Finding('ops', 'ok', f'NMS, RoIAlign and the others come from {source}')
-    for package, folder in (('backbones', REPO / 'backbones'), ('compactdet', REPO / 'tools' / 'compactdet')):
+    for package, folder in (
+        ('backbones', REPO / 'backbones'),
+        ('compactdet', REPO / 'tools' / 'compactdet'),
+    ):
         place = Path(found[package]).parent
         if place.resolve() != folder.resolve():
             cure = f'in this checkout: {REINSTALL}'

@@ -29,49 +29,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from compactdet.data.annotations import Annotations, Detections
+
 CHUNK_PAIRS = 1 << 18  # pairs whose IoU is computed at once: bounds memory, fits caches
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Ground truth of a data set.
-
-    Attributes:
-        image_ids: One id an image; their order decides ties of score.
-        classes: Class names.
-        category_ids: The number of each class in predictions.json.
-        image_index: (n,) int, index into image_ids.
-        labels: (n,) int, index into classes.
-        boxes: (n, 4) float64, continuous x1, y1, x2, y2 in pixels.
-        sizes: (n, 2) float64, width and height as the file states them (x2 - x1 may round).
-        areas: (n,) float64, what COCO's area ranges refer to (a mask's area, or the box's).
-        difficult: (n,) bool, VOC's flag.
-        crowd: (n,) bool, COCO's flag.
-        notes: What the reader wants said, one line each.
-    """
-
-    image_ids: Sequence[int | str]
-    classes: Sequence[str]
-    category_ids: Sequence[int]
-    image_index: np.ndarray
-    labels: np.ndarray
-    boxes: np.ndarray
-    sizes: np.ndarray
-    areas: np.ndarray
-    difficult: np.ndarray
-    crowd: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections on the images of an `Annotations`; arrays as there, ``scores`` (n,) float64."""
-
-    image_index: np.ndarray
-    labels: np.ndarray
-    boxes: np.ndarray
-    sizes: np.ndarray
-    scores: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,11 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from compactdet.evaluation.bootstrap import bootstrap, interval, list_figures
-from compactdet.evaluation.evaluate import (
-    evaluate,
-    format_table,
-    make_annotations,
-    make_detections,
-    match,
-    read_coco,
-)
-from compactdet.evaluation.matching import Annotations, Detections
+from compactdet.data.annotations import Annotations, Detections, make_annotations, make_detections
+from compactdet.data.readers import read_coco
+from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.bootstrap import bootstrap, interval
+from compactdet.evaluation.evaluate import evaluate, format_table, match
 from compactdet.files import write_whole
 from compactdet.mmdetection import METRICS
 

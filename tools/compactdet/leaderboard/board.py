@@ -235,7 +235,9 @@ def _published_row(row: published.Row, group: Group, paper: published.Paper) -> 
     notes += ['quoted by the paper from elsewhere'] if row.quoted else []
     notes += ['the cost is a nominal budget'] if row.budget else []
     return {
-        'id': record_file.content_key(['published', group['key'], row.table, row.model, len(group['rows'])]),
+        'id': record_file.content_key(
+            ['published', group['key'], row.table, row.model, len(group['rows'])]
+        ),
         'network': row.arch or row.model,
         'model': row.model,
         'figures': {group['main']: figure},

@@ -1,6 +1,7 @@
 """A protocol's card: what moves AP, in words.
 
-It is read off the protocol as a record holds it (``compactdet.records.protocol``), so that every run there is has one.
+It is read off the protocol as a record holds it (``compactdet.records.protocol``), so that
+every run has one.
 """
 
 from __future__ import annotations

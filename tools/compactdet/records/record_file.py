@@ -4,7 +4,8 @@ The schema (``work_dirs_template/record.schema.json``, for a pretraining ``pretr
 Schema 2020-12) is applied on writing and on reading; NaN and infinity are refused. Two keys are computed
 from the record's own content:
 
-- ``protocol``: all that must be equal for two rows to be ranked together (see ``compactdet.records.protocol``);
+- ``protocol``: all that must be equal for two rows to be ranked together (see
+  ``compactdet.records.protocol``);
 - ``run``: that, and the architecture, the seed, the initial weights and the resolved config. What
   was measured is in neither, so a repeated run has the same keys.
 """

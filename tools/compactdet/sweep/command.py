@@ -33,9 +33,9 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
     folder = Folder.open(out, content, suite_of(out))
     jobs = selected(folder, args.only)
     if args.plan:
-        from compactdet.sweep import plan  # late: it loads PyTorch
+        from compactdet.sweep import plan_view  # here: loads PyTorch
 
-        return plan.main(args, folder, jobs)
+        return plan_view.main(args, folder, jobs)
     if args.status:
         return show_status(folder, jobs, args.jobs)
     folder.suite.check(jobs)

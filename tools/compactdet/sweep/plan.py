@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,27 +70,6 @@ class Row:
     def seconds(self) -> float | None:
         """Of one run."""
         return None if self.estimate is None else self.work.seconds(self.estimate)
-
-
-def main(args: argparse.Namespace, folder: Folder, jobs: Sequence[Job]) -> int:
-    """Prints the plan of some jobs of a sweep.
-
-    Raises:
-        UserError: A job cannot be, or its data cannot be counted.
-    """
-    from compactdet.sweep import plan_view as view  # it shows what is made here
-
-    repo = Path(__file__).parents[3]
-    places = args.measured or ['work_dirs', repo / 'work_dirs_template', folder.out]
-    speeds = sweep_speed.read(places)
-    rows = plan(folder, jobs, speeds, args.hardware, args.threads, args.measure)
-    if args.format == 'json':
-        print(json.dumps(view.as_json(rows, args.jobs), indent=1))
-    else:
-        view.show(rows, args.jobs)
-        if speeds.unreadable:
-            print(f'{len(speeds.unreadable)} records were left out; the first: {speeds.unreadable[0]}')
-    return 0
 
 
 def plan(

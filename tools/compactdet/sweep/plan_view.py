@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -12,8 +15,10 @@ from rich.table import Table
 
 from compactdet.console import duration
 from compactdet.sweep import speed
+from compactdet.sweep import speed as sweep_speed
+from compactdet.sweep.folder import Folder
 from compactdet.sweep.grid import Job, Pretraining, Run
-from compactdet.sweep.plan import Row
+from compactdet.sweep.plan import Row, plan
 
 
 def totals(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
@@ -117,3 +122,22 @@ def as_json(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
             for row in rows
         ],
     }
+
+
+def main(args: argparse.Namespace, folder: Folder, jobs: Sequence[Job]) -> int:
+    """Prints the plan of some jobs of a sweep.
+
+    Raises:
+        UserError: A job cannot be, or its data cannot be counted.
+    """
+    repo = Path(__file__).parents[3]
+    places = args.measured or ['work_dirs', repo / 'work_dirs_template', folder.out]
+    speeds = sweep_speed.read(places)
+    rows = plan(folder, jobs, speeds, args.hardware, args.threads, args.measure)
+    if args.format == 'json':
+        print(json.dumps(as_json(rows, args.jobs), indent=1))
+    else:
+        show(rows, args.jobs)
+        if speeds.unreadable:
+            print(f'{len(speeds.unreadable)} records were left out; the first: {speeds.unreadable[0]}')
+    return 0

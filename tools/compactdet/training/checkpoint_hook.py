@@ -91,6 +91,7 @@ class SafeCheckpointHook(CheckpointHook):
                 f'train_cfg: {type(runner.train_loop).__name__} cannot be resumed exactly; '
                 'use EpochBasedTrainLoop or IterBasedTrainLoop'
             )
+        runner.train_loop.checkpoints = self
         self.out_dir = runner.work_dir
         folder = Path(self.out_dir)
         self.kept = [entry for entry in self.kept if (folder / entry['name']).exists()]

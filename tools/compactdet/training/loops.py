@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
@@ -22,11 +22,28 @@ from compactdet.records import environment
 from compactdet.training import randomness
 from compactdet.training.signals import Interrupted
 
-if TYPE_CHECKING:
-    from compactdet.training.checkpoint_hook import SafeCheckpointHook
-
 # Steps after which several processes agree whether to save or to stop: asking each time costs a wait.
 AGREE_EVERY = 10
+
+
+class StateSaver(Protocol):
+    """The part of `SafeCheckpointHook` that a loop calls."""
+
+    @property
+    def last(self) -> str | None:
+        """Name of the newest training state."""
+
+    def overdue(self) -> bool:
+        """Return True if the time between two states has passed."""
+
+    def save_if_new(self, runner: Any) -> None:
+        """Save the state unless it is already saved."""
+
+    def step_done(self, runner: Any, save_now: bool) -> None:
+        """Save the state after a step if it is due."""
+
+    def epoch_done(self, runner: Any) -> None:
+        """Save the state after an epoch if it is due."""
 
 
 class ResumableLoop:
@@ -35,7 +52,10 @@ class ResumableLoop:
     Attributes:
         underway: Whether the training is running.
         batches: Its batches; see ``compactdet.training.randomness``.
+        checkpoints: The hook that saves training states; None if the config has none. The hook sets it.
     """
+
+    checkpoints: StateSaver | None = None
 
     # What MMEngine's loops have.
     runner: Any
@@ -58,14 +78,6 @@ class ResumableLoop:
         self._carried_s = 0.0
         self._carried_peak = 0
         self._started = 0.0
-
-    @property
-    def checkpoints(self) -> SafeCheckpointHook | None:
-        """The hook that saves; None where the config has none."""
-        from compactdet.training.checkpoint_hook import SafeCheckpointHook
-
-        hooks = (hook for hook in self.runner.hooks if isinstance(hook, SafeCheckpointHook))
-        return next(hooks, None)
 
     def wall_s(self) -> float:
         """Seconds of the training, all its parts together; what was lost with a kill is not in it."""

@@ -1,8 +1,8 @@
 """The transfer study: does a backbone's classification accuracy, at its cost, carry over to detection?
 
-Made from settings (`compactdet.transfer.sources`), each studied by itself: nets of two settings are never put on
-one scale. What is said over several settings compares pairs of nets *within* each, or the order of the
-nets that two have in common.
+Made from settings (`compactdet.transfer.sources`), each studied by itself: nets of two settings are
+never put on one scale. What is said over several settings compares pairs of nets *within* each, or the
+order of the nets that two have in common.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backbones import Arch, Conventions, Preprocessing
 from backbones.networks.shufflenetv2 import RAW_BGR
+from backbones.weights.file import IMAGENET
 from compactdet.weights import author_layer_names, layer_names
 from compactdet.weights.rearrange import (
     TENSORFLOW_EPS,
@@ -22,7 +23,6 @@ from compactdet.weights.rearrange import (
     with_bias,
 )
 
-IMAGENET = 'ImageNet (ILSVRC 2012)'
 NOT_STATED = 'not stated'
 HALVES = Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 TENSORFLOW = Conventions(padding='same', bn_eps=TENSORFLOW_EPS)

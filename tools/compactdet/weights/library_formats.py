@@ -1,4 +1,4 @@
-"""Files for the networks that ``backbones.libraries.adapter`` takes from a library: its own, and mmpretrain's."""
+"""Weights formats of the networks in ``backbones.libraries``: the library's own, and mmpretrain's."""
 
 import re
 

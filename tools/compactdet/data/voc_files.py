@@ -1,0 +1,314 @@
+"""Read the files of a data set in PASCAL VOC format: annotations, split files, images."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml import ElementTree as SafeElementTree
+
+from compactdet.data.images import check_image
+from compactdet.data.problems import DataError, Report, stop, unknown_class
+from compactdet.errors import UserError
+
+SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+
+NO_AREA = ('box-no-area', 'box-inverted')
+
+IMAGE_SUFFIXES = (
+    '.jpg',
+    '.jpeg',
+    '.png',
+    '.bmp',
+    '.JPG',
+    '.JPEG',
+    '.PNG',
+)  # the first that is there counts
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One image's annotation file.
+
+    Attributes:
+        width: Image width, pixels.
+        height: Image height, pixels.
+        boxes: (n, 4) float32, continuous x1, y1, x2, y2 in pixels.
+        names: n class names.
+        labels: (n,) int64, index into the classes; -1 where no classes were given.
+        difficult: (n,) bool.
+        dropped: Numbers (from 1) of the objects without area that were left out.
+    """
+
+    width: int
+    height: int
+    boxes: np.ndarray
+    names: tuple[str, ...]
+    labels: np.ndarray
+    difficult: np.ndarray
+    dropped: tuple[int, ...] = ()
+
+
+def parse_annotation(
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    *,
+    drop_empty: bool = False,
+    report: Report = stop,
+) -> Annotation:
+    """Reads one annotation file.
+
+    Args:
+        path: The file.
+        classes: None accepts any name.
+        drop_empty: Leave out boxes without area (a known defect).
+        report: Told what is wrong with an object, which is then left out; it may raise. A file that cannot
+            be read at all always raises.
+
+    Raises:
+        DataError: The file is absent, malformed or hostile XML, lacks a field, or holds an unknown
+            class, a box without area or a box outside the image. Names the file, object and value.
+    """
+    path = Path(path)
+    root = _parse_xml(path)
+    width, height = (_whole(root, f'size/{side}', path) for side in ('width', 'height'))
+    index = {name: i for i, name in enumerate(classes or ())}
+    boxes, names, difficult, dropped = [], [], [], []
+    for number, element in enumerate(root.findall('object'), start=1):
+        where = f'object {number}: '
+        try:
+            if element.find('.//object') is not None:
+                problem = f'{where}an <object> stands in it'
+                raise DataError(problem, 'put it behind it', file=path, kind='field')
+            name = _text(element, 'name', path, where)
+            flag = _text(element, 'difficult', path, where, default='0')
+            if flag not in ('0', '1'):
+                problem = f'{where}<difficult> is {flag!r}, must be 0 or 1'
+                raise DataError(problem, 'mend the file', file=path, kind='field')
+            box = [_number(element, f'bndbox/{side}', path, where) for side in SIDES]
+        except DataError as error:
+            report(error)
+            continue
+        problems = list(_box_problems(box, width, height))
+        if drop_empty and any(kind in NO_AREA for kind, *_ in problems):
+            dropped.append(number)
+            continue
+        if classes is not None and name not in index:
+            problems.insert(0, ('class-unknown', *unknown_class(name, classes)))
+        for kind, problem, cure in problems:
+            report(DataError(where + problem, cure, file=path, kind=kind))
+        if not problems:
+            boxes.append((box[0] - 1, box[1] - 1, box[2], box[3]))
+            names.append(name)
+            difficult.append(flag == '1')
+    return Annotation(
+        width=width,
+        height=height,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        names=tuple(names),
+        labels=np.array([index.get(name, -1) for name in names], np.int64),
+        difficult=np.array(difficult, bool),
+        dropped=tuple(dropped),
+    )
+
+
+def _box_problems(sides: Sequence[float], width: int, height: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, problem and cure of what is wrong with xmin, ymin, xmax, ymax."""
+    xmin, ymin, xmax, ymax = sides
+    box = f'box xmin={xmin:g} ymin={ymin:g} xmax={xmax:g} ymax={ymax:g}'
+    if xmax < xmin or ymax < ymin:
+        yield 'box-inverted', f'{box} has no area: its sides are swapped', 'mend or remove it'
+    elif xmax == xmin or ymax == ymin:
+        cure = (
+            'mend or remove it (if it is a known defect of a public set, name the image in '
+            'known_defects: its boxes without area are dropped)'
+        )
+        yield 'box-no-area', f'{box} has no area', cure
+    if min(sides) < 1 or max(xmin, xmax) > width or max(ymin, ymax) > height:
+        cure = (
+            'mend the file (VOC counts pixels from 1 to the width and height; where it counts from 0, '
+            'add 1)'
+        )
+        yield 'box-outside', f'{box} lies outside the image of {width}x{height}', cure
+
+
+def _parse_xml(path: Path) -> Element:
+    try:
+        root = SafeElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
+    except OSError as error:
+        problem = f'cannot read the annotation file ({error.strerror})'
+        raise DataError(problem, 'get it anew', file=path, kind='annotation-unreadable') from error
+    except DefusedXmlException as error:
+        raise DataError(
+            f'refused: it holds a DTD or entities ({type(error).__name__}), as hostile files do and no '
+            'VOC file needs',
+            'remove its DOCTYPE or get the file anew',
+            file=path,
+            kind='annotation-unreadable',
+        ) from error
+    except (ParseError, ValueError, LookupError) as error:  # the last two: a bad declared encoding
+        problem, cure = f'malformed XML ({error})', 'mend the file or get it anew'
+        raise DataError(problem, cure, file=path, kind='annotation-unreadable') from error
+    if root.tag != 'annotation':
+        problem = f'its root is <{root.tag}>, not <annotation>: not a VOC annotation'
+        raise DataError(problem, 'get the file anew', file=path, kind='annotation-unreadable')
+    return root
+
+
+def _text(element: Element, tag: str, path: Path, where: str = '', default: str = '') -> str:
+    found = element.findall(tag)
+    if len(found) > 1:
+        problem = f'{where}<{tag}> is there {len(found)} times'
+        raise DataError(problem, 'keep one', file=path, kind='field')
+    text = (found[0].text or '').strip() if found else default
+    if not text:
+        raise DataError(f'{where}<{tag}> is missing or empty', 'add it', file=path, kind='field')
+    return text
+
+
+def _number(element: Element, tag: str, path: Path, where: str = '') -> float:
+    text = _text(element, tag, path, where)
+    try:
+        value = float(text.replace('_', '?'))  # Python would read 1_0 as 10
+    except ValueError:
+        value = float('nan')
+    if not np.isfinite(value):
+        problem = f'{where}<{tag}> is {text!r}, not a finite number'
+        raise DataError(problem, 'mend the file', file=path, kind='field')
+    return value
+
+
+def _whole(element: Element, tag: str, path: Path) -> int:
+    value = _number(element, tag, path)
+    if value < 1 or value != int(value):
+        problem = f'<{tag}> is {value:g}, not a positive whole number'
+        raise DataError(problem, 'mend the file', file=path, kind='field')
+    return int(value)
+
+
+def read_split(path: Path, report: Report = stop) -> list[str]:
+    """Reads a split file: one image id a line.
+
+    Args:
+        path: The file.
+        report: Told of a bad line, which is then left out; it may raise.
+
+    Raises:
+        DataError: The file is absent, empty, not text, or holds an id twice or two on one line.
+    """
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except FileNotFoundError as error:
+        there = ', '.join(sorted(file.stem for file in path.parent.glob('*.txt'))) or 'none'
+        problem = f'no such split file; splits there: {there}'
+        raise DataError(problem, file=path, kind='split-unreadable') from error
+    except (OSError, UnicodeDecodeError) as error:
+        problem, cure = f'cannot read the split file ({error})', 'write one image id a line'
+        raise DataError(problem, cure, file=path, kind='split-unreadable') from error
+    counts = Counter(line.strip() for line in lines if line.strip())
+    if not counts:
+        cure = 'write one image id a line'
+        raise DataError('the split is empty', cure, file=path, kind='split-unreadable')
+    for image_id, count in counts.items():
+        if not _is_id(image_id):
+            problem = f'line {image_id!r} must be one image id'
+            cure = 'write one image id a line: a name without spaces, below JPEGImages and without ending'
+            report(DataError(problem, cure, file=path, kind='split-unreadable'))
+        if count > 1:
+            problem = f'image id {image_id!r} is there {count} times'
+            report(DataError(problem, 'keep one line', file=path, kind='duplicate-id'))
+    return [image_id for image_id in counts if _is_id(image_id)]
+
+
+def _is_id(line: str) -> bool:
+    return len(line.split()) == 1 and '\0' not in line and not {'/', '..'} & {*PurePosixPath(line).parts}
+
+
+def split_files(folder: Path) -> list[Path]:
+    """The split files of a set. (VOC's kit has one more a class, with a flag behind each id.)"""
+    files = sorted((folder / 'ImageSets' / 'Main').glob('[!.]*.txt'))
+    flagged = re.compile(rb'\S+[ \t]+-?[01]\s*$', re.MULTILINE)
+    return [
+        file
+        for file in files
+        if '_' not in file.stem or not file.is_file() or not flagged.match(file.read_bytes()[:256])
+    ]
+
+
+def image_file(folder: Path, image_id: str) -> Path:
+    """An image's file: VOC's are ``.jpg``; other sets' may have another ending."""
+    paths = [folder / 'JPEGImages' / f'{image_id}{suffix}' for suffix in IMAGE_SUFFIXES]
+    if there := next((path for path in paths if path.is_file()), None):
+        return there
+    others = (path for path in sorted(folder.glob(f'JPEGImages/{escape(image_id)}.*')) if path.is_file())
+    return next((path for path in others if path.stem == paths[0].stem), paths[0])
+
+
+def find_set(data_root: str | Path, ann_file: str | Path, how_to_get: str = '') -> tuple[Path, Path]:
+    """Finds a data set's folder and split file.
+
+    ``ann_file`` is ``[FOLDER/]ImageSets/Main/SPLIT.txt``, below ``data_root``; FOLDER is left out where
+    ``data_root`` itself holds ``ImageSets``: VOC07's kit will do, and the ``VOC2007`` in it too.
+
+    Raises:
+        UserError: There is no such folder; says how to get the data set.
+    """
+    root, parts = Path(data_root), Path(ann_file).parts
+    if 'ImageSets' not in parts:
+        raise UserError(f"ann_file is '{ann_file}'; must be [FOLDER/]ImageSets/Main/SPLIT.txt")
+    split = parts.index('ImageSets')
+    folder = root if (root / 'ImageSets').is_dir() else root.joinpath(*parts[:split])
+    for part in ('ImageSets', 'Annotations', 'JPEGImages'):
+        if not (folder / part).is_dir():
+            state = 'is not complete' if root.is_dir() else 'is absent'
+            raise UserError(
+                f"data set '{data_root}' {state}: no folder {folder / part}. "
+                + (how_to_get or 'Point --data-root at a data set in VOC format.')
+            )
+    return folder, folder.joinpath(*parts[split:])
+
+
+def read_entry(
+    folder: Path,
+    image_id: str,
+    classes: Sequence[str] | None,
+    split_file: Path,
+    *,
+    drop_empty: bool = False,
+) -> dict[str, Any]:
+    """Reads one image's entry for MMDetection's pipelines, as its ``XMLDataset`` makes them.
+
+    ``drop_empty`` is `parse_annotation`'s.
+
+    Raises:
+        UserError: From the annotation or the image, or one of them is absent.
+    """
+    xml_path = folder / 'Annotations' / f'{image_id}.xml'
+    img_path = image_file(folder, image_id)
+    for path, kind in ((xml_path, 'annotation-missing'), (img_path, 'image-missing')):
+        if not path.is_file():
+            problem = f'names {image_id!r}, but there is no file {path}'
+            raise DataError(problem, 'get it, or take the line out', file=split_file, kind=kind)
+    annotation = parse_annotation(xml_path, classes, drop_empty=drop_empty)
+    width, height = annotation.width, annotation.height
+    check_image(img_path, width, height)
+    return {
+        'img_id': image_id,
+        'img_path': str(img_path),
+        'xml_path': str(xml_path),
+        'width': width,
+        'height': height,
+        'dropped': annotation.dropped,
+        'instances': [
+            {'bbox': box.tolist(), 'bbox_label': int(label), 'ignore_flag': int(difficult)}
+            for box, label, difficult in zip(
+                annotation.boxes, annotation.labels, annotation.difficult, strict=True
+            )
+        ],
+    }
