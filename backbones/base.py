@@ -3,7 +3,7 @@
 ``CompactBackbone(arch, out_strides=(16,))`` is the network up to stride 16. ``StageHead(arch)`` is the
 stage after it with every stride 1, which Faster R-CNN C4 runs on each RoI. Both use the parameter names
 of the whole classification network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification
-checkpoint initialises both.
+checkpoint initializes both.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class _Half(BaseModule):
         self._frozen: list[nn.Module] = []
 
     def _finish(self, frozen: Sequence[nn.Module]) -> None:
-        """Initialises the parameters, then freezes what is to be frozen."""
-        initialise(self)
+        """Initializes the parameters, then freezes what is to be frozen."""
+        initialize(self)
         self._frozen = list(frozen)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -63,7 +63,7 @@ class _Half(BaseModule):
         self.train()
 
     def _pretrained_bns(self) -> Iterator[nn.BatchNorm2d]:
-        """Every BN but those of normalised taps, whose statistics no pretraining has measured."""
+        """Every BN but those of normalized taps, whose statistics no pretraining has measured."""
         for name, module in self.named_modules():
             if isinstance(module, nn.BatchNorm2d) and not name.startswith('taps.'):
                 yield module
@@ -93,7 +93,7 @@ class CompactBackbone(_Half):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
         bn_policy: 'train', 'eval' (running statistics are kept) or 'frozen' (affine too).
         normalise_taps: Adds BN and ReLU to each returned map but the network's last. For families with
-            ``preactivation``, whose maps inside the network are sums that nothing has normalised. These
+            ``preactivation``, whose maps inside the network are sums that nothing has normalized. These
             BN are always trained: a classifier's weights have none for them.
         conventions: Fields of ``Conventions`` that weights from another framework need.
         init_cfg: MMEngine's; ``dict(type='ClassifierWeights', checkpoint=...)`` loads a classifier's.
@@ -105,7 +105,7 @@ class CompactBackbone(_Half):
 
     is_family = False
     takes_conventions: frozenset[str] = frozenset()  # the fields of Conventions that a family honours
-    preactivation = False  # True where a stage ends before its BN and ReLU: a pyramid normalises its taps
+    preactivation = False  # True where a stage ends before its BN and ReLU: a pyramid normalizes its taps
 
     def __init_subclass__(
         cls, archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]] | None = None, **kwargs: Any
@@ -207,7 +207,7 @@ class Classifier(CompactBackbone):
         arch = get_arch(arch)
         super().__init__(arch, out_strides=(arch.stages[-1].stride,), conventions=conventions)
         self.head = self.family.make_head(self.arch, num_classes or arch.num_classes, self.conventions)
-        initialise(self.head)
+        initialize(self.head)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, 3, H, W) -> (N, num_classes), before the softmax."""
@@ -276,10 +276,10 @@ def keeps_size(arch: Arch, stage: Stage, index: int) -> bool:
     return index > 0 or native_stride(arch, stage) == 1
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Random weights: He's normal by fan-out for convolutions, ones and zeros for BN, 0.01 for linear.
 
-    MENet's authors use He's initialisation by fan-out; here the fan-out of a grouped convolution counts
+    MENet's authors use He's initialization by fan-out; here the fan-out of a grouped convolution counts
     one group's outputs (PyTorch's own counts all, which leaves depthwise weights near zero).
     """
     for layer in module.modules():

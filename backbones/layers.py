@@ -43,7 +43,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class ConvBN(nn.Sequential):
-    """Convolution without bias, batch normalisation, optional activation.
+    """Convolution without bias, batch normalization, optional activation.
 
     (N, C, H, W) -> (N, C_out, H/s, W/s), odd sizes rounded up. ``act``: False is none, True the ReLU of
     ``conventions``, a name from ``ACTIVATIONS`` that one.
@@ -93,7 +93,7 @@ class SqueezeExcite(nn.Module):
         act: A name from ``ACTIVATIONS``.
         gate: 'sigmoid' or 'hsigmoid' (clamp(x + 3, 0, 6) / 6).
         bias: Of both convolutions.
-        bn: Batch normalisation after the first convolution.
+        bn: Batch normalization after the first convolution.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 Sources: Huang et al. 2018 (CondenseNet, arXiv:1711.09224, section 3) and Yang et al. 2021
 (CondenseNetV2, arXiv:2104.04382, section 3.1).
 
-A layer has two forms; ``Conventions.sparsity`` says which one a network has:
+A layer has two forms; ``Conventions.sparsity`` says which one per network has:
 
 * 'masked', for training: a full weight times a mask that starts with ones. LGC's outputs, or SFR's inputs,
   are dealt to G groups in turn: channel r to group r mod G. At each of C-1 drops every group loses that 1/C
@@ -18,7 +18,7 @@ in either; both can be trained further.
 
 What the sources leave open or contradict: the CondenseNetV2 paper writes SFR as convolution, BN, ReLU; the
 authors' code is BN, activation, convolution, so that an increment can be negative, and so is this. SFR's
-BN starts with weight 1 (the authors' constructor writes 0, which their initialisation then overwrites).
+BN starts with weight 1 (the authors' constructor writes 0, which their initialization then overwrites).
 For kernels larger than 1x1 an input counts with the largest magnitude in its window (footnote 2).
 """
 
@@ -40,14 +40,14 @@ FORMS = ('masked', 'converted')
 
 
 class CondensingError(WeightsError):
-    """A network that cannot be condensed, or weights that cannot be converted; says why."""
+    """A network that cannot be condensed, or weights that cannot be converted; gives the reason."""
 
 
 class MaskedConv2d(nn.Conv2d):
     """A full convolution times a mask that loses connections, a drop at a time.
 
     (N, C, H, W) -> (N, C_out, H, W). A dropped connection is zero and gets no gradient, whatever the
-    optimiser does to the number under the mask.
+    optimizer does to the number under the mask.
 
     Subclasses say what a connection is: between a group and a *candidate*, an input or an output.
 

@@ -88,7 +88,7 @@ class Conventions:
         padding: 'symmetric' (PyTorch) or 'same' (TensorFlow: pads so that the output is the input
             divided by the stride, rounded up; with stride 2 on an even size that is right and bottom only).
         activation: 'relu' or 'relu6': what stands where the paper says ReLU.
-        bn_eps: Epsilon of every batch normalisation.
+        bn_eps: Epsilon of every batch normalization.
         sparsity: 'masked' (training form of learned sparsity: full weights times masks) or 'converted'
             (test-time form: index and standard group convolution).
     """

@@ -174,17 +174,17 @@ def test_every_parameter_learns(network: Classifier) -> None:
     model = build_classifier(network.arch, num_classes=10)
     model.load_state_dict(network.state_dict())
     x, target = image(64, 64, batch=2), torch.tensor([0, 1])
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     asleep = {name for name, _ in model.named_parameters()}
     for _ in range(5):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), target).backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
         asleep -= {name for name in asleep if gradients[name].any()}
         if not asleep:
             break
-        optimiser.step()
+        optimizer.step()
     assert not asleep
 
 

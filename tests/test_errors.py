@@ -76,7 +76,7 @@ def test_without_the_environment_a_tool_says_so() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1
-    assert done.stderr.startswith(f'error: {sys.executable} has no mmengine: activate')
+    assert done.stderr.startswith(f'error: {sys.executable} has no torch: activate')
 
 
 @given(st.text())
@@ -111,7 +111,7 @@ def truncated() -> None:
     try:
         raise OSError('broken data stream')
     except OSError as error:
-        raise UserError('a.jpg: truncated\n(broken data stream); get it anew') from error
+        raise UserError('a.jpg: truncated\n(broken data stream); get it again') from error
 
 
 def unknown() -> None:
@@ -125,7 +125,7 @@ def absent() -> None:
 @pytest.mark.parametrize(
     ('read', 'line'),
     [
-        (truncated, 'a.jpg: truncated (broken data stream); get it anew'),
+        (truncated, 'a.jpg: truncated (broken data stream); get it again'),
         (unknown, "unknown arch 'menet_108_8x1_g4'; near: menet_128_8x1_g4, menet_108_8x1_g3"),
         (absent, 'x.pth is not there'),
     ],

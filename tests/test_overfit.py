@@ -18,7 +18,8 @@ from backbones.wiring import detectors
 from compactdet.config import options
 from compactdet.config.compose import Choice
 from compactdet.data import shapes
-from compactdet.training.runner import SafeRunner, unwrapped
+from compactdet.training.model_checks import unwrap_model
+from compactdet.training.runner import SafeRunner
 
 from matrix import CHEAPEST
 
@@ -29,7 +30,7 @@ SIDE, STEPS = 128, 240  # EfficientNet learns slowest: AP50 0.875 after 160 (and
 # 8x8 cells gives: of 45x37 pixels, CondenseNetV2 found no better one than IoU 0.46.
 SPEC = shapes.Spec(images={'train': 8}, seed=189, image_size=SIDE, min_size=64, max_objects=1)
 FIGURE = 'voc/ap50_11point'
-MOST = 5  # proposals an image at prediction: there is one object
+MOST = 5  # proposals per image at prediction: there is one object
 CONTROL = 'shufflenet_0.25x_g1'  # one of the fastest
 
 
@@ -72,9 +73,9 @@ def config(arch: str, data: Path, work_dir: Path) -> Any:
 
 
 def learn(cfg: Any, spoil: Callable[[nn.Module], object] = lambda model: None) -> float:
-    """AP50 on the images that were learnt, by a model that was spoilt before."""
+    """AP50 on the images that were learned, by a model that was spoilt before."""
     runner = SafeRunner.from_cfg(cfg)
-    spoil(unwrapped(runner))
+    spoil(unwrap_model(runner.model))
     runner.train()
     assert runner.iter == STEPS
     return runner.test()[FIGURE]

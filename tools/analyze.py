@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Analyses and says where the report lies."""
+    """Analyzes and says where the report lies."""
     args = parse_args()
     from compactdet.analysis.inputs import from_files, from_run
     from compactdet.analysis.report import summary, write_report

@@ -1,11 +1,13 @@
-"""What every network costs: parameters, multiply-adds by stage, memory traffic, and the paper's figure.
+"""Show the costs of networks: parameters, multiply-adds by stage, memory traffic, beside the published
+values.
 
+Example:
     python tools/complexity.py 'menet_*' mobilenet_1x
     python tools/complexity.py --format json > tests/golden/complexity.json
 
-Multiply-adds (MACs) of convolutions and fully connected layers for one image; "memory" is the elements
-that those layers read and write (inputs, outputs, weights). "measured" stands beside the paper's figure:
-at the paper's input size and in its convention of counting.
+Multiply-adds (MACs) are those of convolutions and fully connected layers for one image; "memory" is the
+number of elements that these layers read and write (inputs, outputs, weights). "measured" is counted at the
+input size and in the convention of the paper.
 """
 
 import argparse
@@ -26,24 +28,24 @@ MILLION = 1e6
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'patterns', nargs='*', metavar='PATTERN', help="names or shell patterns; default '*'"
+        'patterns', nargs='*', metavar='PATTERN', help="names or shell patterns; default: '*'"
     )
     parser.add_argument(
         '--size',
         type=int,
-        help="height and width of the image; default 224, or the paper's where it is less",
+        help='height and width of the image; default: 224, or the published size if smaller',
     )
     parser.add_argument('--format', choices=('table', 'json', 'csv'), default='table')
     return parser.parse_args()
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints millions, and beneath the table why a figure differs from the paper's."""
+    """Print millions, and below the table why values differ from the published ones."""
     sizes = sorted({row['size'] for row in rows}, reverse=True)
     table = Table(title=f'Costs at {" and ".join(f"{size}x{size}" for size in sizes)}, in millions')
     table.add_column('arch', no_wrap=True)
@@ -65,7 +67,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 172)
     console.print(table)
-    console.print('measured: what the paper printed, counted as the paper did:')
+    console.print('measured: counted at the input size and in the convention of the paper:')
     for row in rows:
         how = []
         if row['paper_convention'] != CONV_FC:
@@ -79,7 +81,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _taps(row: dict[str, Any]) -> Iterator[str]:
-    """Stride, channels and multiply-adds of each tap; the first includes the stem."""
+    """Yield stride, channels and multiply-adds of each feature map; the first includes the stem."""
     macs = row['stage_macs']
     before = macs['stem']
     for stride, channels in row['strides'].items():
@@ -88,7 +90,7 @@ def _taps(row: dict[str, Any]) -> Iterator[str]:
 
 
 def print_csv(rows: list[dict[str, Any]]) -> None:
-    """Prints a line a network; what is a mapping in JSON is ``key:value`` pairs here."""
+    """Print a line per network; mappings are written as ``key:value`` pairs."""
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     for row in rows:
@@ -100,7 +102,7 @@ def print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Costs the networks that are asked for."""
+    """Compute and print the costs."""
     args = parse_args()
     rows = [arch_costs(name, args.size) for name in select(args.patterns)]
     if args.format == 'json':

@@ -7,7 +7,7 @@
 Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}; for a VOC
 data set image ids are file names without extension, categories are numbered from 1 in the classes' order.
 Where an entry has "category", the class's name, as this suite writes it, that counts and not the number.
---bootstrap draws the test images anew N times: it tells how far the figures depend on these images, not on
+--bootstrap draws the test images again N times: it tells how far the figures depend on these images, not on
 the training's seed.
 """
 

@@ -1,4 +1,4 @@
-"""Trains a network to classify, and leaves weights that a detector starts from, with a record.
+"""Train a backbone network for classification; write a weights file for detectors and a record.
 
 Example:
     python tools/pretrain.py --arch menet_108_8x1_g3 --dataset cifar10
@@ -6,68 +6,42 @@ Example:
     python tools/pretrain.py det_configs/pretrain/menet_imagenet.py --data-root imagenet
     python tools/train.py det_configs/menet_frcnn_bccd.py --init work_dirs/RUN/weights.safetensors
 
-Needs MMPretrain: pip install -e ".[pretrain]". The data set lies in data/NAME or in --data-root: the
-authors' files, CLASS/FILE in folders, or zip and tar files of them, which are read without unpacking.
+Requires MMPretrain: pip install -e ".[pretrain]". The data set is in data/NAME or in --data-root: the
+authors' files, folders CLASS/FILE, or zip and tar files of such folders, which are read without unpacking.
 """
 
 import argparse
-import shlex
-import sys
-from pathlib import Path
 
-from compactdet.config.compose import rate
 from compactdet.errors import run_main
-from compactdet.pretraining.options import add_choice, count, pop_choice
+from compactdet.pretraining.options import add_choice, pop_choice, positive_int
+from compactdet.training.command_line import add_training_options, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line, in tools/train.py's conventions."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line; its options are those of tools/train.py where both have them."""
+    parser = make_parser(__doc__)
     add_choice(parser)
-    parser.add_argument('--epochs', type=count, help='the whole schedule is stretched or shrunk to them')
-    parser.add_argument('--lr', type=rate, help='learning rate, as the recipe would give it')
     parser.add_argument(
-        '--hold-out', type=count, metavar='N', help='keep N training images back and validate on them'
+        '--epochs', type=positive_int, help='number of epochs, to which the whole schedule is scaled'
     )
-    parser.add_argument('--work-dir', help="the run's folder; default: work_dirs/NAME")
     parser.add_argument(
-        '--resume', nargs='?', const='auto', help='go on from CKPT, or from the last one in the work dir'
+        '--hold-out', type=positive_int, metavar='N', help='hold out N training images for validation'
     )
-    parser.add_argument('--seed', type=int, help='random seed; default: 0')
-    parser.add_argument('--data-root', help='folder of the data set; default: data/NAME')
-    parser.add_argument('--init', metavar='CKPT', help='a weights file to start from')
-    parser.add_argument('--print-config', action='store_true', help='show config and protocol, and end')
-    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='override values: KEY=VALUE ...'
-    )
+    add_training_options(parser)
     args = parser.parse_args()
     pop_choice(parser, args)
     return args
 
 
 def main() -> None:
-    """Trains and shows the result, or shows what would be trained."""
+    """Train and print the results, or print the config."""
     args = parse_args()
-    from mmengine.dist import is_main_process
-
-    from compactdet import distributed
+    # here: --help starts without loading PyTorch
     from compactdet.pretraining import display, train
+    from compactdet.pretraining.compose import PretrainOptions
+    from compactdet.training.run_stages import run_training_command
 
-    print_config = vars(args).pop('print_config')
-    if print_config:
-        train.show(train.PretrainOptions(**vars(args)))
-        return
-    command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    path = train.train(train.PretrainOptions(**vars(args), command=command))
-    if is_main_process():
-        display.show(path)
-    distributed.stop()
+    run_training_command(args, PretrainOptions, train.train, train.show, display.show)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""Shows the protocol of a run, or says in words how those of two runs differ.
+"""Show the protocol of a run, or the differences between the protocols of two runs.
 
 Examples:
     python tools/protocol.py work_dirs_template/bccd_imagenet_seed0
     python tools/protocol.py work_dirs_template/bccd_imagenet_seed0 work_dirs_template/bccd_random_seed0
 
-Rows of one protocol may be ranked together; rows of two may not.
+Results of one protocol may be ranked together; results of two may not.
 """
 
 import argparse
@@ -15,27 +15,27 @@ from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('run', help='a record.json, or the folder of a finished run')
-    parser.add_argument('other', nargs='?', help='another one, to compare with')
+    parser.add_argument('run', help='a record.json or the folder of a finished run')
+    parser.add_argument('other', nargs='?', help='a second run, to compare with')
     parser.add_argument('--json', action='store_true')
     return parser.parse_args()
 
 
 def main() -> None:
-    """Prints the card or the differences."""
+    """Print the summary or the differences."""
     args = parse_args()
     from compactdet.records import display
     from compactdet.records.protocol_diff import differences, read_protocol
-    from compactdet.records.protocol_summary import card
+    from compactdet.records.protocol_summary import summarize
 
     key, protocol = read_protocol(args.run)
     if args.other is None:
         if args.json:
-            rows = dict(card(protocol).rows())
+            rows = dict(summarize(protocol).rows())
             print(json.dumps({'key': key, 'card': rows, 'protocol': protocol}, indent=2))
         else:
             display.show_protocol(protocol)

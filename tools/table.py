@@ -1,4 +1,4 @@
-"""Shows the results of runs as one table: mean and standard deviation over seeds, made from records.
+"""Show results of runs as a table: mean and standard deviation over seeds, from their records.
 
 Example:
     python tools/table.py work_dirs
@@ -14,19 +14,19 @@ from compactdet.records import results_table
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'runs', nargs='+', help='folders of runs, or of folders of runs, or record.json files'
+        'runs', nargs='+', help='run folders, folders that contain them, or record.json files'
     )
     parser.add_argument('--format', choices=['table', 'markdown', 'json'], default='table')
     return parser.parse_args()
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     args = parse_args()
     rows = results_table.rows(results_table.find_records(args.runs))
     if args.format == 'json':

@@ -1,4 +1,4 @@
-"""Trains a detector, evaluates it and leaves WORK_DIR/record.json.
+"""Train a detector, evaluate it on the test split and write WORK_DIR/record.json.
 
 Example:
     python tools/train.py det_configs/menet_frcnn_shapes.py
@@ -6,55 +6,30 @@ Example:
     python tools/train.py --arch ghostnet_1x --detector retinanet_fpn --dataset voc07 --lr 0.0005
     torchrun --nproc-per-node 2 tools/train.py det_configs/menet_frcnn_shapes.py --launcher pytorch
 
-Without a config file the run is composed of the same pieces as the configs are.
+Without a config file, the run is composed from the same base configs as the leaf configs.
 """
 
 import argparse
-import shlex
-import sys
-from pathlib import Path
 
+from compactdet.config.compose import add_axes, pop_axes
 from compactdet.errors import run_main
+from compactdet.training.command_line import add_training_options, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line, in MMDetection's conventions."""
-    from mmengine.config import DictAction
-
-    from compactdet.config.compose import add_axes, pop_axes, rate
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line; its options follow MMDetection's conventions."""
+    parser = make_parser(__doc__)
     add_axes(parser)
-    parser.add_argument('--work-dir', help="the run's folder; default: work_dirs/NAME_OF_THE_CONFIG")
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='go on from CKPT, or from the last checkpoint in the work dir',
-    )
-    parser.add_argument('--seed', type=int, help='random seed; default: the config says it')
-    parser.add_argument('--data-root', help='folder of the data set; default: the config says it')
-    parser.add_argument(
-        '--init', metavar='CKPT', help="the backbone's classification weights; 'none': random weights"
-    )
-    parser.add_argument('--lr', type=rate, help='learning rate, as the schedule would give it')
     parser.add_argument(
         '--lr-choice',
         metavar='SPLIT:LR,LR,...',
-        help='--lr was chosen on this split among these; the protocol then holds the rule, not the rate',
+        help='--lr is the best of these on SPLIT; the protocol then has this rule in place of the rate',
     )
-    parser.add_argument('--print-config', action='store_true', help='show config and protocol, and end')
-    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='override values: KEY=VALUE ...'
-    )
+    add_training_options(parser)
     args = parser.parse_args()
     pop_axes(parser, args)
     if args.lr_choice is not None:
-        from compactdet.records.protocol import parse_lr_choice
+        from compactdet.records.protocol import parse_lr_choice  # here: loads MMDetection (seconds)
 
         try:
             args.lr_choice = parse_lr_choice(args.lr_choice, args.lr)
@@ -64,23 +39,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Trains and shows the result, or shows what would be trained."""
+    """Train and print the results, or print the config."""
     args = parse_args()
-    from mmengine.dist import is_main_process
-
-    from compactdet import distributed
+    # here: --help starts without loading PyTorch
+    from compactdet.config.options import Options
     from compactdet.records import display
     from compactdet.training import train
+    from compactdet.training.run_stages import run_training_command
 
-    print_config = vars(args).pop('print_config')
-    if print_config:
-        train.show(train.Options(**vars(args)))
-        return
-    command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    path = train.train(train.Options(**vars(args), command=command))
-    if is_main_process():
-        display.show(path)
-    distributed.stop()
+    run_training_command(args, Options, train.train, train.show, display.show)
 
 
 if __name__ == '__main__':

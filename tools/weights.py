@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     convert.add_argument('file', help='the published file')
     convert.add_argument('--arch', required=True, help='the network it holds')
     convert.add_argument('--out', required=True, help='the file to write, .safetensors')
-    convert.add_argument('--top1', type=float, help='its published accuracy in per cent, to be recorded')
+    convert.add_argument('--top1', type=float, help='its published accuracy in percent, to be recorded')
     convert.add_argument('--top5', type=float, help='the same for top-5')
     convert.add_argument('--data', help='what it was trained on, if that is not what its authors published')
     convert.add_argument(

@@ -199,7 +199,7 @@ def _on_meta(source: str, num_classes: int | None) -> nn.Module:
 
 @functools.lru_cache(maxsize=1)
 def _with_values(source: str, num_classes: int | None) -> nn.Module:
-    """A library's network as it initialises it, always the same; the caller's random numbers go on."""
+    """A library's network as it initializes it, always the same; the caller's random numbers go on."""
     library, name = _library(source)
     with torch.random.fork_rng(devices=[]), torch.device('cpu'):
         torch.manual_seed(0)

@@ -77,7 +77,7 @@ class Dissection(Recording):
                 continue
             before = [n for n in nodes if n <= i]
             if not any(self.weighted[n] for n in before):
-                return True  # it begins with a normalisation of its input
+                return True  # it begins with a normalization of its input
             if self.is_block(call) and not (
                 any(self._is_sum(n, stride, nodes) for n in before) or self._is_stem(nodes, i, stride)
             ):
@@ -166,7 +166,7 @@ class Dissection(Recording):
                 break
         else:
             raise GraphError('it does not end with a map (N, C, H, W), but with tokens or several maps')
-        for i in range(end + 1, len(self.nodes)):  # normalisation and activation of that map
+        for i in range(end + 1, len(self.nodes)):  # normalization and activation of that map
             if not self._finishes(self.nodes[i], self.live[end][0]):
                 break
             if len(self.live[i]) == 1:
@@ -201,7 +201,7 @@ class Dissection(Recording):
         return len(source) == 1 and any(sum(self.weighted[i] for i in self.calls[c]) > 1 for c in unit)
 
     def _finishes(self, node: fx.Node, value: fx.Node) -> bool:
-        """Whether an operation normalises or activates a map."""
+        """Whether an operation normalizes or activates a map."""
         name = str(node.target)
         if node.op == 'call_module':
             name = type(self.module.get_submodule(name)).__name__

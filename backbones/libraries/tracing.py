@@ -16,7 +16,7 @@ MAX_STRIDE = 64
 
 
 class GraphError(ValueError):
-    """The network cannot be taken apart; says why, as the end of a sentence."""
+    """The network cannot be taken apart; gives the reason, as the end of a sentence."""
 
 
 class _Tracer(fx.Tracer):

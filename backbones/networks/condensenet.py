@@ -12,7 +12,7 @@ What the papers leave open, and the choice (that of the authors' code, ShichenLi
   B and of the half for C, so a fresh converted network has those; ``halved_classifier`` halves trained
   weights, ``converted_state_dict`` alone does not, and the network takes either when it loads them.
 * Nobody published taps for detection. Here: the blocks' outputs at strides 2 to 32; stage 32 ends with the
-  network's last BN and ReLU, the others with raw sums that nothing has normalised. So pyramids put BN and
+  network's last BN and ReLU, the others with raw sums that nothing has normalized. So pyramids put BN and
   ReLU on the inner taps (``preactivation``), while C4 splits after the raw map at stride 16: stage 32
   begins with BN itself, and the trunk stays a part of the classifier. On RoIs stage 32 leaves its pooling
   out.

@@ -15,7 +15,7 @@ What the paper leaves open, and the choice (the authors' code, jianghaojun/Conde
   way through, three a layer, and two more are the 110 and 146 of the names. The parameters are then the
   printed ones to 4 %, the cost is not.
 
-The taps are CondenseNet's: raw sums at strides 2 to 16, normalised for pyramids and raw for C4; stage 32
+The taps are CondenseNet's: raw sums at strides 2 to 16, normalized for pyramids and raw for C4; stage 32
 ends with the network's last BN and ReLU. A tap is taken at the end of its own block, before pooling, so
 no later block's reactivation reaches it.
 

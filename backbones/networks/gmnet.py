@@ -3,7 +3,7 @@
 Units of grouped convolutions whose outputs are summed, and a middle where a path of full convolutions
 and a path of depthwise ones run in parallel. No code was published.
 
-``gmnet_*_cifar`` is the paper's network: 32x32 images, strides 1, 2, 4, 10 classes. MNIST's grey images
+``gmnet_*_cifar`` is the paper's network: 32x32 images, strides 1, 2, 4, 10 classes. MNIST's gray images
 (28x28) are given as three equal channels; the paper does not say how it fed them. ``gmnet_*`` is our
 form for detection, at strides 4, 8, 16, 32: the stem has stride 2 and a max pool after it (without them
 it would cost about 16 times as much), and the last adaption unit pools as section 3.2 defines it, where

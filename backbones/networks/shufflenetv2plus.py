@@ -13,7 +13,7 @@ What is left open, and the choice:
 
 Deviations: none known.
 
-Squeeze-and-excitation normalises a single value per image and channel, so training with batch statistics
+Squeeze-and-excitation normalizes a single value per image and channel, so training with batch statistics
 needs at least two images on each device.
 """
 

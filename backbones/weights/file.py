@@ -33,9 +33,9 @@ class Pretraining:
     Attributes:
         data: Name of the data set.
         recipe: In a line, or None where it is not known.
-        top1: Validation accuracy in per cent as the publisher states it, or None.
+        top1: Validation accuracy in percent as the publisher states it, or None.
         top5: The same for top-5.
-        size: Pixels a side of what the network got at test, or None for 224.
+        size: Pixels per side of what the network got at test, or None for 224.
     """
 
     data: str
@@ -48,9 +48,9 @@ class Pretraining:
         _check_texts(data=self.data, recipe=self.recipe or '')
         for accuracy in (self.top1, self.top5):
             if accuracy is not None and not 0 <= accuracy <= 100:
-                raise WeightsError(f'top1={self.top1}, top5={self.top5}: per cent, from 0 to 100')
+                raise WeightsError(f'top1={self.top1}, top5={self.top5}: percent, from 0 to 100')
         if self.size is not None and not (type(self.size) is int and 1 <= self.size <= 4096):
-            raise WeightsError(f'size={self.size!r}: pixels a side, from 1 to 4096')
+            raise WeightsError(f'size={self.size!r}: pixels per side, from 1 to 4096')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def is_counter(key: str) -> bool:
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Writes a weights file: whole or not at all, and the same bytes for the same input.
+    """Writes a weights file: completely or not at all, and the same bytes for the same input.
 
     Raises:
         WeightsError: The file cannot be written.

@@ -23,7 +23,7 @@ from backbones.weights.safe_files import WeightsError, file_sha256
 
 @dataclass(frozen=True)
 class LoadedFrom:
-    """What a half was initialised from; ``module.loaded_from`` after ``ClassifierWeights``.
+    """What a half was initialized from; ``module.loaded_from`` after ``ClassifierWeights``.
 
     Attributes:
         info: Of the weights file.
@@ -40,7 +40,7 @@ class LoadedFrom:
 
 @WEIGHT_INITIALIZERS.register_module()
 class ClassifierWeights:
-    """Initialises a trunk or a stage head from a classification network's weights file.
+    """Initializes a trunk or a stage head from a classification network's weights file.
 
     Used as ``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` of each half. Every parameter and
     BN statistic of the half is taken; what the file holds beyond them belongs to the other parts.

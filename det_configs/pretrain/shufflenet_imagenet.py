@@ -2,7 +2,7 @@
 
     python tools/pretrain.py det_configs/pretrain/shufflenet_imagenet.py --data-root imagenet
 
-1024 images a step on four GPUs: `torchrun --nproc-per-node 4 ... --launcher pytorch --cfg-options
+1024 images per step on four GPUs: `torchrun --nproc-per-node 4 ... --launcher pytorch --cfg-options
 train_dataloader.batch_size=256`. Not run yet.
 """
 

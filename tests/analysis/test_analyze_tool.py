@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from compactdet.analysis.charts import COLOURS, STYLE, draw_curves, draw_errors, shorten
-from compactdet.analysis.error_types import ERRORS, analyse
+from compactdet.analysis.charts import COLORS, STYLE, draw_curves, draw_errors, shorten
+from compactdet.analysis.error_types import ERRORS, analyze
 from compactdet.analysis.inputs import from_files, from_run
 from compactdet.data.annotations import make_annotations, make_detections
 from compactdet.data.readers import read_predictions, read_voc
@@ -232,19 +232,19 @@ def test_charts_of_any_number_of_classes(num_classes, num_boxes, rule):
     boxes = np.arange(num_boxes)[:, None] * 20.0 + (0, 0, 10, 10)
     gt = make_annotations(['i'], names, np.zeros(num_boxes), range(num_boxes), boxes)
     dt = make_detections(np.zeros(num_boxes), range(num_boxes), boxes + 2, np.linspace(0.1, 0.9, num_boxes))
-    analysis = analyse(gt, dt)
+    analysis = analyze(gt, dt)
     assert cv2.imdecode(np.frombuffer(draw_curves(names, analysis, rule), np.uint8), 1).std() > 1
     assert cv2.imdecode(np.frombuffer(draw_errors(names, analysis), np.uint8), 1).std() > 1
 
 
 def test_charts_show_every_type(cells, found):
     gt = read_voc(cells)
-    analysis = analyse(gt, read_predictions(found, gt))
+    analysis = analyze(gt, read_predictions(found, gt))
     image = cv2.imdecode(np.frombuffer(draw_errors(gt.classes, analysis), np.uint8), 1)
-    colours = {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}
+    colors = {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}
     for name in ERRORS:  # at least in the legend
-        red, green, blue = (int(COLOURS[name][i : i + 2], 16) for i in (1, 3, 5))
-        assert (blue, green, red) in colours
+        red, green, blue = (int(COLORS[name][i : i + 2], 16) for i in (1, 3, 5))
+        assert (blue, green, red) in colors
 
 
 def test_shorten():

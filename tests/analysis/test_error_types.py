@@ -15,7 +15,7 @@ from compactdet.analysis.error_types import (
     ERRORS,
     FALSE,
     SPECIAL,
-    analyse,
+    analyze,
     confusions,
     corrected_ap,
     find_operating_point,
@@ -81,7 +81,7 @@ ONE_ERROR = {
 def test_one_error_of_each_type_costs_what_it_must(name):
     boxes, detections, expected = ONE_ERROR[name]
     gt, dt = make(boxes, detections)
-    analysis = analyse(gt, dt)
+    analysis = analyze(gt, dt)
     wrong = [kind for kind in analysis.verdicts.kind if kind != 'right']
     assert wrong == ([] if name == 'miss' else [name])
     assert analysis.verdicts.missed.sum() == (name == 'miss')
@@ -97,7 +97,7 @@ def test_of_two_on_one_box_the_lower_scored_is_taken_away():
     assert corrected_ap(gt, dt, verdicts, ())[0] == pytest.approx(1 / 3)
     assert corrected_ap(gt, dt, verdicts, ('loc',))[0] == 1  # the 0.9 has the box, the 0.7 is gone
     gt, dt = make([('a', A1)], [('a', A1, 0.9), ('a', NEAR_A1, 0.8)])
-    assert analyse(gt, dt).gains['loc'][0] == 0
+    assert analyze(gt, dt).gains['loc'][0] == 0
 
 
 def test_types_are_put_right_each_for_itself():
@@ -112,7 +112,7 @@ def test_types_are_put_right_each_for_itself():
 
 def test_a_class_without_a_box_left_has_ap_1_unless_it_is_still_detected():
     gt, dt = make([('a', A1)], [])
-    assert analyse(gt, dt).gains['miss'][0] == 1
+    assert analyze(gt, dt).gains['miss'][0] == 1
     gt, dt = make([('a', A1)], [('a', FAR, 0.9)])
     verdicts = judge(gt, dt)
     assert corrected_ap(gt, dt, verdicts, ('miss',))[0] == 0
@@ -195,7 +195,7 @@ def check_properties(gt_file, dt_file, folder: Path):
     gt, dt = through_files(gt_file, dt_file, folder)
     rng = np.random.default_rng(0)
     gt = replace(gt, difficult=(rng.random(len(gt.boxes)) < 0.1) & ~gt.crowd)
-    analysis = analyse(gt, dt)
+    analysis = analyze(gt, dt)
     verdicts = analysis.verdicts
     tables = match(gt, dt, (0.5, 0.75))
     figures = class_figures(tables, (0.5, 0.75))
@@ -261,7 +261,7 @@ def test_the_order_of_the_files_does_not_matter(tmp_path):
     gt_file, dt_file = random_set(3)
     gt, dt = through_files(gt_file, dt_file, tmp_path)
     turned = through_files(gt_file, dt_file[::-1], tmp_path)[1]
-    one, other = analyse(gt, dt), analyse(gt, turned)
+    one, other = analyze(gt, dt), analyze(gt, turned)
     assert one.verdicts.kind.tolist() == other.verdicts.kind.tolist()[::-1]
     for name, values in one.gains.items():
         np.testing.assert_array_equal(values, other.gains[name])

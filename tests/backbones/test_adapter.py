@@ -17,7 +17,7 @@ from backbones.libraries.unstride import unstride
 from backbones.spec import UnknownArchError
 from backbones.wiring import frcnn_fpn
 
-from peers import randomise_bn
+from peers import randomize_bn
 
 # Read from the libraries' code by hand: the last block's output before each downsampling.
 SPLITS = {
@@ -92,7 +92,7 @@ def _needs_library(request: pytest.FixtureRequest) -> None:
 def library_network(source: str, num_classes: int) -> nn.Module:
     key, _, name = source.partition(':')
     network = LIBRARIES[key].build(name, num_classes).eval()
-    randomise_bn(network)
+    randomize_bn(network)
     return network
 
 
@@ -143,7 +143,7 @@ def test_stage_head(name: str) -> None:
     """At the network's own strides it goes on as the network does; at stride 1 it keeps a RoI's size."""
     arch = get_arch(name)
     network = build_classifier(name, num_classes=2).eval()
-    randomise_bn(network)
+    randomize_bn(network)
     weights = network.state_dict()
     native = filled(StageHead(name, stride=None), weights)
     head = filled(StageHead(name), weights)

@@ -13,7 +13,7 @@ from backbones.sparsity import CondensingError, converted_state_dict, masked_con
 from backbones.wiring import frcnn_c4, frcnn_fpn, retinanet_fpn
 from compactdet.costs import arch_costs, count, num_params
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 from sparse_networks import CONVERTED, SPARSE, assert_same, converted, image, masked
 
 # Costs: the authors' code, their counting tool, and a count of conv + fc. All in millions.
@@ -109,7 +109,7 @@ def test_pytorchcvs_network_is_condensenet_c() -> None:
     condensenet74_c8_g8 = pytest.importorskip('pytorchcv.models.condensenet').condensenet74_c8_g8
     torch.manual_seed(0)
     theirs = condensenet74_c8_g8().eval()
-    randomise_bn(theirs)
+    randomize_bn(theirs)
     for name, index in theirs.named_buffers():
         if name.endswith('index'):  # it starts with zeros
             index.random_(get_arch('condensenet_c').stem_channels)
@@ -255,13 +255,13 @@ def test_pooling_takes_the_mean_of_what_is_there() -> None:
 def test_taps_are_raw_sums_or_normalised(name: str) -> None:
     torch.manual_seed(0)
     raw = build_backbone(name).eval()
-    normalised = build_backbone(name, normalise_taps=True).eval()
-    normalised.load_state_dict(raw.state_dict(), strict=False)
-    assert [*normalised.taps] == ['4', '8', '16']
-    a, b = raw(image()), normalised(image())
+    normalized = build_backbone(name, normalise_taps=True).eval()
+    normalized.load_state_dict(raw.state_dict(), strict=False)
+    assert [*normalized.taps] == ['4', '8', '16']
+    a, b = raw(image()), normalized(image())
     for mine, other, stride in zip(b[:-1], a[:-1], (4, 8, 16), strict=True):
         assert (other < 0).any()
-        torch.testing.assert_close(mine, normalised.taps[str(stride)](other))
+        torch.testing.assert_close(mine, normalized.taps[str(stride)](other))
         assert (mine >= 0).all()
     torch.testing.assert_close(b[-1], a[-1])
     assert (a[-1] >= 0).all()  # the network's own BN and ReLU

@@ -8,7 +8,7 @@ from backbones import StageHead, build_backbone, build_classifier, get_arch, lis
 from backbones.base import config_type
 from compactdet.costs import arch_costs, count, num_params
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 torchvision = pytest.importorskip('torchvision.models.efficientnet')
 
@@ -39,7 +39,7 @@ def test_costs_of_b0_are_those_of_the_authors_code() -> None:
 def test_outputs_are_torchvisions(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     peer, network = torchvision.efficientnet_b0().eval(), build_classifier('efficientnet_b0').eval()
-    randomise_bn(peer)
+    randomize_bn(peer)
     copy_by_shape(peer, network)
     x = torch.randn(2, 3, *size)
     expected = peer(x)
@@ -53,7 +53,7 @@ def test_outputs_under_tensorflows_conventions_are_timms(size: tuple[int, int]) 
     timm = pytest.importorskip('timm')
     peer = timm.create_model('tf_efficientnet_b0').eval()
     network = build_classifier('efficientnet_b0', conventions=TENSORFLOW).eval()
-    randomise_bn(peer)
+    randomize_bn(peer)
     copy_by_shape(peer, network)
     x = torch.randn(2, 3, *size)
     expected = peer(x)

@@ -8,7 +8,7 @@ from backbones import StageHead, build_backbone, build_classifier
 from backbones.networks.espnetv2 import EESP, StridedEESPUnit, dilations
 from compactdet.costs import arch_costs, count, num_params
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 espnetv2 = pytest.importorskip('pytorchcv.models.espnetv2')
 
@@ -48,7 +48,7 @@ def test_outputs_are_pytorchcvs_without_the_last_image_branch(size: tuple[int, i
     peer, network = espnetv2.espnetv2_w2().eval(), build_classifier(NAME).eval()
     peer.features.stage4.unit1.shortcut_block = Nothing()
     peer.features.final_pool = nn.AdaptiveAvgPool2d(1)  # theirs is for 224 pixels only
-    randomise_bn(peer)
+    randomize_bn(peer)
     for layer in peer.modules():
         if isinstance(layer, nn.PReLU):
             nn.init.uniform_(layer.weight, 0, 0.5)

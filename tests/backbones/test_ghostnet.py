@@ -7,7 +7,7 @@ from backbones import StageHead, build_classifier, get_arch, list_archs
 from backbones.networks.ghostnet import GhostBottleneck, GhostModule
 from compactdet.costs import arch_costs, count, num_params
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 ghostnet = pytest.importorskip('timm.models.ghostnet')
 
@@ -50,7 +50,7 @@ def test_detections_printed_cost_leaves_out_what_follows_the_pooling() -> None:
 def test_outputs_are_timms(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     peer, network = timms(name), build_classifier(name).eval()
-    randomise_bn(peer)
+    randomize_bn(peer)
     copy_by_shape(peer, network)
     x = torch.randn(2, 3, *size)
     expected = peer(x)
@@ -58,7 +58,7 @@ def test_outputs_are_timms(name: str, size: tuple[int, int]) -> None:
 
 
 def test_ghost_module_by_hand() -> None:
-    """Half the maps are a pointwise convolution's, the other half 3x3 neighbourhoods of those."""
+    """Half the maps are a pointwise convolution's, the other half 3x3 neighborhoods of those."""
     module = GhostModule(3, 4, act=False).eval()
     assert num_params(module.parameters()) == 3 * 2 + 2 * 9 + 2 * (2 + 2)
     with torch.no_grad():

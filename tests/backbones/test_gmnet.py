@@ -9,7 +9,7 @@ from backbones import StageHead, build_backbone, build_classifier, get_arch, lis
 from backbones.networks.gmnet import AdaptionUnit, BasicUnit, Paths
 from compactdet.costs import arch_costs
 
-from peers import layers_in_order, randomise_bn
+from peers import layers_in_order, randomize_bn
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def table_1(network: nn.Module, x: Tensor, middle: tuple[int, ...], merging: str
 def test_network_is_table_1(name: str, middle: tuple[int, ...], merging: str) -> None:
     torch.manual_seed(0)
     network = build_classifier(name).eval()
-    randomise_bn(network)
+    randomize_bn(network)
     x = torch.randn(2, 3, 32, 32)
     expected = table_1(network, x, middle, merging)
     close = {'rtol': 0, 'atol': 1e-5 * expected.abs().max().item()}
@@ -157,6 +157,6 @@ def test_pyramid_maps_are_the_basic_units() -> None:
 
 @torch.no_grad()
 def test_mnist_images() -> None:
-    grey = torch.rand(2, 1, 28, 28)
-    maps = build_backbone('gmnet_baseline_cifar', out_strides=(1, 2, 4)).eval()(grey.expand(-1, 3, -1, -1))
+    gray = torch.rand(2, 1, 28, 28)
+    maps = build_backbone('gmnet_baseline_cifar', out_strides=(1, 2, 4)).eval()(gray.expand(-1, 3, -1, -1))
     assert [tuple(m.shape[1:]) for m in maps] == [(128, 28, 28), (256, 14, 14), (384, 7, 7)]

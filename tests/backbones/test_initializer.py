@@ -53,7 +53,7 @@ def preprocessor(preprocessing):
     return data_preprocessor(mean=preprocessing.mean, std=preprocessing.std, bgr_to_rgb=bgr_to_rgb)
 
 
-# --- initialisation of the halves ----------------------------------------------------------------------
+# --- initialization of the halves ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('bn_policy', ['train', 'eval', 'frozen'])

@@ -131,7 +131,7 @@ def test_mmdet_imports_after_backbones(tmp_path):
 PROGRAM = """
 import sys
 import {imported}
-from neighbour import word
+from neighbor import word
 print(word, __name__, sys.argv[1:])
 sys.exit(5)
 """
@@ -139,7 +139,7 @@ sys.exit(5)
 
 @pytest.mark.parametrize(('as_module', 'imported'), [(False, 'mmdet.models'), (True, 'mmcv.ops')])
 def test_runs_a_program_that_imports_mmdet_first(tmp_path, as_module, imported):
-    (tmp_path / 'neighbour.py').write_text('word = "beside"')
+    (tmp_path / 'neighbor.py').write_text('word = "beside"')
     (tmp_path / 'program.py').write_text(PROGRAM.format(imported=imported))
     start = ['-m', 'program'] if as_module else [tmp_path / 'program.py']
     folder = tmp_path if as_module else tmp_path.parent

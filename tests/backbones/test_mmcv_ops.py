@@ -29,14 +29,14 @@ def doubles(*shape: int, seed: int = 0) -> Tensor:
 
 # --- RoIAlign and RoIPool --------------------------------------------------------------------
 
-# On a plane that rises by 1 a column and 10 a row, a mean of samples is the value at its centre.
+# On a plane that rises by 1 a column and 10 a row, a mean of samples is the value at its center.
 PLANE = (10 * torch.arange(6.0)[:, None] + torch.arange(8.0))[None, None]
 
 
 @pytest.mark.parametrize('sampling_ratio', [0, 1, 3])
 def test_roi_align_by_hand(sampling_ratio):
-    # Bins of 2 x 2 pixels with centres (2, 2), (4, 2), (2, 4), (4, 4) in continuous coordinates;
-    # a pixel's centre is half a pixel from its corner, so x = 2 has the value 1.5 when aligned.
+    # Bins of 2 x 2 pixels with centers (2, 2), (4, 2), (2, 4), (4, 4) in continuous coordinates;
+    # a pixel's center is half a pixel from its corner, so x = 2 has the value 1.5 when aligned.
     rois = torch.tensor([[0.0, 1, 1, 5, 5]])
     aligned = ops.RoIAlign(2, 1.0, sampling_ratio, aligned=True)(PLANE, rois)
     assert aligned.flatten().tolist() == pytest.approx([16.5, 18.5, 36.5, 38.5])

@@ -13,7 +13,7 @@ from backbones.layers import ConvBN
 from backbones.networks.igcv3 import InterleavedUnit, Unit
 from compactdet.costs import arch_costs
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 TENSORFLOW = dict(padding='same', bn_eps=1e-3)
 
@@ -64,7 +64,7 @@ def test_peer_has_the_same_cost_and_outputs(name: str, make_peer: partial, conve
     network = build_classifier(name, conventions=conventions).eval()
     assert num_params(network) == num_params(peer) == arch_costs(name)['params']
 
-    randomise_bn(peer)
+    randomize_bn(peer)
     copy_by_shape(peer, network)
     for size in ((96, 96), (75, 109)):
         x = torch.randn(2, 3, *size)

@@ -240,7 +240,7 @@ KEY = 'classifier.3.bias'
         (lambda v: torch.full_like(v, torch.nan), '1 entries not finite: head.fc.bias'),
         (
             lambda v: v.to_sparse(),
-            'no plain weights: 1 entries sparse, quantised or complex: classifier.3.bias',
+            'no plain weights: 1 entries sparse, quantized or complex: classifier.3.bias',
         ),
         (lambda v: v.to(torch.complex64), 'no plain weights'),
         (lambda v: torch.zeros(1).expand(10**12), r'misshapen: head.fc.bias \(1000000000000,\)'),

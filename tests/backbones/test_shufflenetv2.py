@@ -18,7 +18,7 @@ from backbones.sparsity import SparseFeatureReactivation, converted_state_dict
 from compactdet.costs import arch_costs, count
 from compactdet.weights.verify import find_images, load_image
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 CONVERTED = {'sparsity': 'converted'}
 SFR = list_archs('sfr_shufflenetv2*')
@@ -153,7 +153,7 @@ PEERS = {
 def test_logits_and_costs_are_the_peers(name: str, make: Callable, fill: Callable) -> None:
     torch.manual_seed(0)
     network, peer = build_classifier(name, num_classes=10).eval(), make().eval()
-    randomise_bn(peer)
+    randomize_bn(peer)
     fill(network, peer)
     x = torch.randn(2, 3, 64, 64)
     expected = peer(x)
@@ -297,7 +297,7 @@ def test_reactivation_stands_in_units_that_split_and_changes_nothing_else(name: 
 def test_condensed_network_converts_to_the_same_function() -> None:
     torch.manual_seed(0)
     network = build_classifier('sfr_shufflenetv2_0.5x', num_classes=10).eval()
-    randomise_bn(network)
+    randomize_bn(network)
     for layer in reactivations(network):
         layer.conv.condense(layer.out_channels - 1)
         assert layer.conv.mask.sum(1).tolist() == [1] * layer.out_channels  # one output for each input

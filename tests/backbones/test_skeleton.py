@@ -11,7 +11,7 @@ from backbones.networks import skeleton
 from backbones.networks.skeleton import Bottleneck, VGGUnit
 from compactdet.costs import arch_costs
 
-from peers import copy_by_shape, randomise_bn
+from peers import copy_by_shape, randomize_bn
 
 MMACS = {
     'vgg15_38m': 37.58,
@@ -68,7 +68,7 @@ def test_downsampling_resnet_unit_is_torchvisions(stride: int) -> None:
     ours = Bottleneck(12, 48, stride=stride, ratio=4, groups=1, concat=False).eval()
     shortcut = nn.Sequential(nn.Conv2d(12, 48, 1, stride=stride, bias=False), nn.BatchNorm2d(48))
     theirs = resnet.Bottleneck(12, 12, stride=stride, downsample=shortcut).eval()
-    randomise_bn(theirs)
+    randomize_bn(theirs)
     copy_by_shape(theirs, ours)
     for size in (8, 7):
         x = torch.randn(2, 12, size, size)
@@ -81,7 +81,7 @@ def test_standard_unit_is_torchvisions(ratio: int, groups: int, base_width: int)
     torch.manual_seed(0)
     ours = Bottleneck(192, 192, stride=1, ratio=ratio, groups=groups, concat=ratio == 2).eval()
     theirs = resnet.Bottleneck(192, 48, groups=groups, base_width=base_width).eval()
-    randomise_bn(theirs)
+    randomize_bn(theirs)
     copy_by_shape(theirs, ours)
     x = torch.randn(2, 192, 6, 5)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-4)

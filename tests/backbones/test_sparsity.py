@@ -17,7 +17,7 @@ from backbones.sparsity import (
     converted_state_dict,
 )
 
-from peers import randomise_bn
+from peers import randomize_bn
 
 # Drops
 
@@ -100,13 +100,13 @@ def test_every_drop_takes_the_same_share_of_every_group(
 def test_what_is_dropped_stays_zero_and_gets_no_gradient() -> None:
     torch.manual_seed(0)
     layer = LearnedGroupConv(8, 8, groups=2, factor=4)
-    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     x = torch.randn(4, 8, 3, 3)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         layer(x).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
 
     step()  # fills the momentum
     layer.conv.condense(3)
@@ -152,7 +152,7 @@ def test_both_forms_are_one_function(
         ),
     ):
         layer = cls(**kwargs).eval()
-        randomise_bn(layer, seed)
+        randomize_bn(layer, seed)
         layer.conv.condense(factor - 1)
         x = torch.randn(2, kwargs['in_channels'], 4, 5)
         expected, given_ = layer(x), converted(layer, **kwargs)(x)

@@ -71,13 +71,13 @@ def test_info_survives_json(info):
 
 
 def test_an_accuracy_is_in_per_cent():
-    with pytest.raises(WeightsError, match=r'top1=560, top5=None: per cent, from 0 to 100'):
+    with pytest.raises(WeightsError, match=r'top1=560, top5=None: percent, from 0 to 100'):
         Pretraining(data='x', top1=560)
 
 
 @pytest.mark.parametrize('size', [0, -1, 10**9, '64', 64.0])
 def test_a_size_is_a_number_of_pixels(size):
-    with pytest.raises(WeightsError, match='pixels a side, from 1 to 4096'):
+    with pytest.raises(WeightsError, match='pixels per side, from 1 to 4096'):
         Pretraining(data='x', size=size)
 
 
@@ -91,7 +91,7 @@ def test_an_image_of_a_small_set_is_scaled_whole(tmp_path):
     assert whole[0, 0, 33:].tolist() == [255] * 31
     as_it_is = verify.load_image(tmp_path / 'x.png', raw, 32, whole=True)
     assert as_it_is[0, 0].tolist() == row[0].tolist()
-    cut = verify.load_image(tmp_path / 'x.png', raw, 28)  # of 32 x 32, the centre
+    cut = verify.load_image(tmp_path / 'x.png', raw, 28)  # of 32 x 32, the center
     assert cut.shape == (3, 28, 28)
     assert (cut[0, 0] == 255).sum() == 14
 

@@ -148,7 +148,7 @@ def test_a_leaf_config_says_all_and_builds(leaf: Path) -> None:
     assert f'tools/train.py det_configs/{leaf.name}' in leaf.read_text()
 
 
-# arXiv:1803.09127, Table VIII: the network and its mAP in per cent.
+# arXiv:1803.09127, Table VIII: the network and its mAP in percent.
 PAPER = {
     'menet_frcnn_voc': ('menet_352_12x1_g8', 58.9),
     'shufflenet_frcnn_voc': ('shufflenet_1x_g3', 56.6),
@@ -203,7 +203,7 @@ def test_every_part_of_a_detector_learns_and_it_predicts(name: str, tmp_path: Pa
     else:
         cfg = strict.load(CONFIGS / f'{source}.py')
     set_init(cfg.model, None)
-    cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).score_thr = 0.0  # nothing has learnt yet
+    cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).score_thr = 0.0  # nothing has learned yet
     model = MODELS.build(cfg.model).train()
     num_classes = cfg.model.get('roi_head', cfg.model).bbox_head.num_classes
     data = model.data_preprocessor(batch(num_classes), training=True)

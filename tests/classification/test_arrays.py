@@ -104,13 +104,13 @@ def ubyte(array: np.ndarray) -> bytes:
 
 
 def test_mnists_grey_becomes_three_channels(tmp_path: Path) -> None:
-    grey = RNG.integers(0, 256, (3, 28, 28), np.uint8)
+    gray = RNG.integers(0, 256, (3, 28, 28), np.uint8)
     for prefix in ('train', 't10k'):
-        (tmp_path / f'{prefix}-images-idx3-ubyte.gz').write_bytes(gzip.compress(ubyte(grey)))
+        (tmp_path / f'{prefix}-images-idx3-ubyte.gz').write_bytes(gzip.compress(ubyte(gray)))
         (tmp_path / f'{prefix}-labels-idx1-ubyte').write_bytes(ubyte(np.array([7, 0, 9], np.uint8)))
     samples = load('mnist', str(tmp_path), 'test')
     assert samples.labels.tolist() == [7, 0, 9]
-    assert all((samples[i] == grey[i][..., None]).all() for i in range(3))
+    assert all((samples[i] == gray[i][..., None]).all() for i in range(3))
 
 
 @pytest.mark.parametrize('cut', [0, 3, 7, 20])
@@ -184,7 +184,7 @@ def test_a_pickle_that_holds_something_else(tmp_path: Path, content: dict, messa
 @pytest.mark.parametrize(
     ('name', 'file', 'message'),
     [
-        ('cifar10', 'cifar-10-python.tar.gz', r'cifar-10-python\.tar\.gz: broken or cut short'),
+        ('cifar10', 'cifar-10-python.tar.gz', r'cifar-10-python\.tar\.gz: broken or truncated'),
         ('cifar10', 'test_batch.bin', r'4 bytes are no whole number of 3073-byte images'),
         ('svhn', 'test_32x32.mat', r'test_32x32\.mat is no whole SVHN file'),
     ],

@@ -75,10 +75,12 @@ def test_every_form_holds_the_same_images(tmp_path: Path, form: str) -> None:
     assert images.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert [int(images[i].mean()) for i in range(6)] == [0, 1, 10, 11, 20, 21]
     assert images[0].shape == (8, 8, 3)
-    assert pickle.loads(pickle.dumps(images)).read(5) == png(21)  # as a worker that is started anew gets it
+    assert pickle.loads(pickle.dumps(images)).read(5) == png(
+        21
+    )  # as a worker that is started again gets it
 
 
-def test_colours_are_blue_first(tmp_path: Path) -> None:
+def test_colors_are_blue_first(tmp_path: Path) -> None:
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes BGR
     (tmp_path / 'train/a').mkdir(parents=True)
@@ -156,10 +158,10 @@ def broken_zip(root: Path) -> None:
             r'train\.tar: it is compressed, so no image in it can be read alone; decompress it',
         ),
         (lambda r: (r / 'train.zip').write_bytes(zip_of({'1.png': png(0)})), r'lies in no class folder'),
-        (broken_zip, r'ant/0\.png cannot be read .*get train\.zip anew'),
+        (broken_zip, r'ant/0\.png cannot be read .*get train\.zip again'),
         (
             lambda r: (r / 'train.tar').write_bytes(tar_of({'ant/0.png': b'no image', 'b/0.png': png(1)})),
-            r'train\.tar: ant/0\.png is no readable image; get it anew',
+            r'train\.tar: ant/0\.png is no readable image; get it again',
         ),
     ],
 )
@@ -173,7 +175,7 @@ def test_what_is_damaged_or_missing_is_said_in_a_line(tmp_path: Path, make: Any,
 def test_a_tar_is_read_to_its_end_or_not_at_all(tmp_path: Path, cut: int) -> None:
     """Of six members of two blocks each: Python takes one that is cut between two members for whole."""
     (tmp_path / 'train.tar').write_bytes(tar_of(members())[:cut])
-    with pytest.raises(UserError, match=r'train\.tar: broken or cut short \(unexpected end of data\)'):
+    with pytest.raises(UserError, match=r'train\.tar: broken or truncated \(unexpected end of data\)'):
         find(tmp_path, ('train',))
 
 

@@ -1,4 +1,4 @@
-"""A run named by its axes is the leaf of the same pieces; what a network cannot do is said at once."""
+"""A run named by its axes is the leaf of the same base_configs; what a network cannot do is said at once."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def test_the_papers_grids_are_the_papers_leaves() -> None:
     assert set(runs) == {twin(leaf) for leaf in LEAVES if '_voc' in leaf.stem or '_coco' in leaf.stem}
 
 
-# arXiv:1707.01083, Table 7: network, shorter side, mAP in per cent.
+# arXiv:1707.01083, Table 7: network, shorter side, mAP in percent.
 SHUFFLENET = {
     'shufflenet_2x_frcnn_coco_300': ('shufflenet_2x_g3', 300, 18.7),
     'shufflenet_2x_frcnn_coco_600': ('shufflenet_2x_g3', 600, 25.0),
@@ -61,7 +61,7 @@ SHUFFLENET = {
     'mobilenet_1x_frcnn_coco_300': ('mobilenet_1x', 300, 14.9),
     'mobilenet_1x_frcnn_coco_600': ('mobilenet_1x', 600, 19.3),
 }
-# arXiv:2104.04382, Table 7 (its third row's name mended): network, detector, mAP in per cent.
+# arXiv:2104.04382, Table 7 (its third row's name fixed): network, detector, mAP in percent.
 CONDENSENETV2 = {
     'shufflenetv2_41m_frcnn_fpn_coco': ('shufflenetv2_0.5x', 'FasterRCNN', 22.1),
     'condensenetv2_a_frcnn_fpn_coco': ('condensenetv2_a', 'FasterRCNN', 23.5),
@@ -112,7 +112,7 @@ def test_a_row_of_condensenetv2s_table(name: str) -> None:
 @pytest.mark.parametrize('size', [300, 600])
 def test_coco_of_another_size_is_coco(size: int) -> None:
     def load(name: str) -> dict[str, Any]:
-        return strict.read(compose.PIECES / 'datasets' / f'{name}.py').to_dict()
+        return strict.read(compose.BASE_CONFIGS / 'datasets' / f'{name}.py').to_dict()
 
     def walk(value: Any) -> Any:
         if isinstance(value, dict):
@@ -149,7 +149,7 @@ def test_every_combination_composes(detector: str, dataset: str) -> None:
 
 def test_a_piece_that_is_made_for_another_takes_the_general_ones_place() -> None:
     def names(*choice: str) -> list[str]:
-        return [path.stem for path in compose.pieces(Choice(ARCH, *choice))]
+        return [path.stem for path in compose.base_configs(Choice(ARCH, *choice))]
 
     assert names('frcnn_c4', 'voc07') == ['frcnn_c4', 'voc07', 'voc07', 'runtime']
     assert names('frcnn_c4', 'bccd') == ['frcnn_c4_bccd', 'bccd', 'bccd', 'runtime']

@@ -1,4 +1,4 @@
-"""A config is read strictly: what is absent, broken or misspelt is one clear line."""
+"""A config is read strictly: what is absent, broken or misspelled is one clear line."""
 
 from pathlib import Path
 from typing import Any

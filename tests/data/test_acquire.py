@@ -280,7 +280,7 @@ def test_import_custom(voc: Path, coco: Path, tmp_path: Path, run_tool: Callable
     assert tree(data / 'mine') == tree(coco)
     assert found(data / 'mine') == found(data / 'dogs') == {}
     status, _, err = run_tool('data', 'import', 'custom', voc, '--root', data, '--name', 'dogs')
-    assert (status, 'is there already' in err) == (1, True)
+    assert (status, 'already exists' in err) == (1, True)
     status, _, err = run_tool('data', 'import', 'custom', tmp_path / 'mine', '--root', data, '--name', 'x')
     assert status == 1
     assert not (data / 'x').exists()

@@ -215,7 +215,7 @@ def test_a_file_that_is_cut_is_named_with_its_cure(coco: Path) -> None:
     path = coco / 'annotations/instances_train2017.json'
     path.write_text(path.read_text()[:99])
     (only,) = check(layout_of(coco))
-    assert (only.file, only.cure) == (str(path), 'write it anew')
+    assert (only.file, only.cure) == (str(path), 'create it again')
     assert only.problem.startswith('not JSON (')
 
 
@@ -261,7 +261,7 @@ def test_tool_reports_and_fails(voc: Path, run_tool: Callable) -> None:
     error = next(row for row in result['problems'] if row['severity'] == 'error')
     assert error == {
         'severity': 'error', 'kind': 'image-truncated', 'split': 'train', 'image': 'b',
-        'file': str(voc / 'JPEGImages/b.jpg'), 'problem': error['problem'], 'cure': 'get the file anew',
+        'file': str(voc / 'JPEGImages/b.jpg'), 'problem': error['problem'], 'cure': 'get the file again',
     }  # fmt: skip
     status, out, _ = run_tool('data', 'check', voc)
     assert (status, '1 image-truncated (error), 1 no-boxes (warning)' in ' '.join(out.split())) == (1, True)

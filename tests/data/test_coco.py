@@ -153,11 +153,11 @@ BAD = {
     'image of size 0': (content([image(1, width=0)], []), '"width" is 0, must be a positive whole number'),
     'image above': (content([image(1, '../a.jpg')], []), "must be a path below the folder of images"),
     'image without id': (content([image(1) | {'id': None}], []), '"id" is None'),
-    'image id twice': (content([image(1), image(1, 'b.jpg')], []), 'image id 1 is there twice; keep one'),
-    'image file twice': (content([image(1, 'a'), image(2, 'a')], []), "file_name 'a' is there twice"),
+    'image id twice': (content([image(1), image(1, 'b.jpg')], []), 'image id 1 occurs twice; keep one'),
+    'image file twice': (content([image(1, 'a'), image(2, 'a')], []), "file_name 'a' occurs twice"),
     'category id twice': (content(ONE, [], [*CATEGORIES, {'id': 1, 'name': 'x'}]), 'id 1 or name'),
     'category name twice': (content(ONE, [], [*CATEGORIES, {'id': 2, 'name': 'cat'}]), 'gories, entry 2'),
-    'annotation id twice': (content(ONE, [box(4, 1, [0, 0, 2, 2])] * 2), 'its id is there twice'),
+    'annotation id twice': (content(ONE, [box(4, 1, [0, 0, 2, 2])] * 2), 'its id occurs twice'),
     'annotation without id': (content(ONE, [{}]), 'annotations, entry 0: has no whole number "id"'),
     'annotation is a list': (content(ONE, [[]]), 'annotations, entry 0: has no whole number "id"'),
     'image unknown': (content(ONE, [box(4, 2, [0, 0, 2, 2])]), 'annotation 4: image_id 2 is not among the'),
@@ -169,8 +169,8 @@ BAD = {
     'true': (content(ONE, [box(4, 1, [True, 0, 2, 2])]), 'must be four finite numbers'),
     'no box': (content(ONE, [{'id': 4, 'image_id': 1, 'category_id': 7}]), 'bbox is None, must be four'),
     'inverted': (content(ONE, [box(4, 1, [9, 9, -2, 2])]), 'has a negative side; it is .x, y'),
-    'no area': (content(ONE, [box(4, 1, [9, 9, 2, 0])]), r'bbox \[9, 9, 2, 0\] has no area; mend'),
-    'right': (content(ONE, [box(4, 1, [30, 9, 12, 2])]), 'lies outside the image of 40x30; mend'),
+    'no area': (content(ONE, [box(4, 1, [9, 9, 2, 0])]), r'bbox \[9, 9, 2, 0\] has no area; fix'),
+    'right': (content(ONE, [box(4, 1, [30, 9, 12, 2])]), 'lies outside the image of 40x30; fix'),
     'left': (content(ONE, [box(4, 1, [-2, 9, 12, 2])]), 'lies outside the image'),
     'far away': (content(ONE, [box(4, 1, [500, 500, 5, 5])]), 'lies outside the image'),
     'crowd': (content(ONE, [box(4, 1, [0, 0, 2, 2], iscrowd=2)]), 'iscrowd is 2, must be 0 or 1'),
@@ -186,7 +186,7 @@ def test_bad_entries(tmp_path: Path, data: Any, match: str) -> None:
 
 
 def test_a_class_that_is_not_wanted_is_named(coco: Path) -> None:
-    with pytest.raises(UserError, match=r"annotation 2: unknown class 'cat' .known: dog.; mend the file"):
+    with pytest.raises(UserError, match=r"annotation 2: unknown class 'cat' .known: dog.; fix the file"):
         load(coco, metainfo={'classes': ('dog',)})
 
 

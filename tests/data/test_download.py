@@ -331,7 +331,7 @@ def test_broken_archives_give_nothing(tmp_path: Path, mode: str, damage: str) ->
         pytest.skip('a plain tar has no checksum of its files: that is what the md5 is for')
     archive = zipped(tmp_path / 'x', FILES) if mode == 'zip' else tar(tmp_path / 'x', FILES, mode)
     archive.write_bytes(BROKEN[damage](archive.read_bytes()))
-    with pytest.raises(UserError, match=r'x: broken or cut short .*; get it anew'):
+    with pytest.raises(UserError, match=r'x: broken or truncated .*; get it again'):
         unpacked(archive, tmp_path / 'near').__enter__()
     assert names(tmp_path / 'near') == []
 

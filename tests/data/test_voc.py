@@ -119,7 +119,7 @@ def test_any_class_will_do_where_none_are_given_but_no_absent_file(xml: Callable
 BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]><annotation>&y;</annotation>'
 EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation>&x;</annotation>'
 BAD_XML = {
-    'malformed': ('<annotation><size>', 'one.xml: malformed XML .*; mend'),
+    'malformed': ('<annotation><size>', 'one.xml: malformed XML .*; fix'),
     'empty file': ('', 'one.xml: malformed XML'),
     'bad encoding': ('<?xml version="1.0" encoding="nope"?><annotation/>', 'malformed XML'),
     'entity bomb': (BOMB, 'one.xml: refused: it holds a DTD or entities'),
@@ -139,7 +139,7 @@ BAD_XML = {
     'near': (annotation_xml(object_xml('dogs')), "unknown class 'dogs' .did you mean dog"),
     'far': (annotation_xml(object_xml('zebra')), 'known: cat, dog, TVmonitor'),
     'no width': (one_box(5, 1, 5, 9), 'object 1: box xmin=5 .* has no area'),
-    'negative': (one_box(5, 9, 6, 2), 'ymax=2 has no area: its sides are swapped; mend'),
+    'negative': (one_box(5, 9, 6, 2), 'ymax=2 has no area: its sides are swapped; fix'),
     'left': (one_box(0, 1, 5, 9), 'xmin=0 .* outside the image of 40x30'),
     'top': (one_box(1, -2, 5, 9), 'ymin=-2 .* outside the image'),
     'right': (one_box(1, 1, 41, 9), 'xmax=41 .* outside the image'),
@@ -216,7 +216,7 @@ def test_decoding_finds_damage_within(voc: Path) -> None:
     path = voc / 'JPEGImages/a.jpg'
     Image.new('RGB', (40, 30)).save(path, format='BMP')
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r'truncated or corrupt .*; get it anew'):
+    with pytest.raises(UserError, match=r'truncated or corrupt .*; get it again'):
         check_image(path, 40, 30, decode=True)
 
 

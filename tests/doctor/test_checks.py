@@ -272,7 +272,7 @@ def test_weights(tmp_path: Path, weights_file: Path) -> None:
     good, short = files.check_weights(Places(weights=tmp_path))
     assert good.text.endswith('good.safetensors: menet_108_8x1_g3, noise')
     assert (short.state, 'short.safetensors' in short.text) == ('problem', True)
-    assert 'convert it anew' in short.cure
+    assert 'convert it again' in short.cure
 
 
 def test_checkpoints(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_what_needs_a_broken_stack_is_not_looked_at(monkeypatch: pytest.MonkeyPa
     assert lines == [
         'PROBLEM PyTorch: gone; get it',
         'PROBLEM memory: the check failed (ValueError: a b); report this as a defect of the suite',
-        'absent  files: data, weights and checkpoints were not looked at; mend the problems above first',
+        'absent  files: data, weights and checkpoints were not looked at; fix the problems above first',
     ]
 
 

@@ -56,7 +56,7 @@ def test_an_absent_file_is_named(tmp_path):
     ('change', 'message'),
     [
         (lambda gt: gt.pop('annotations'), 'has no "annotations"'),
-        (lambda gt: gt['images'].append({'id': 0}), 'images: id 0 is there twice'),
+        (lambda gt: gt['images'].append({'id': 0}), 'images: id 0 occurs twice'),
         (lambda gt: gt['images'].append({'name': 'x'}), 'entry 6: .* has no "id", a whole number or text'),
         (lambda gt: gt['images'].append({'id': 'x'}), 'ids mix numbers and text'),
         (lambda gt: gt['annotations'][2].update(image_id=99), 'annotations, entry 2: image_id 99'),
@@ -108,7 +108,7 @@ def test_the_kit_above_the_folder_and_what_is_no_set(voc, tmp_path):
         UserError, match=r"kit/none' is no data set in VOC format .* COCO's annotation file"
     ):
         read_voc(kit / 'none')
-    with pytest.raises(UserError, match='classes dog, cat, dog: one is there twice'):
+    with pytest.raises(UserError, match='classes dog, cat, dog: one occurs twice'):
         read_voc(voc, classes=['dog', 'cat', 'dog'])
 
 

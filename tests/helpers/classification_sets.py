@@ -11,7 +11,7 @@ CLASSES = ('ant', 'bee', 'cat')
 
 
 def png(value: int, size: int = 8) -> bytes:
-    """A square of one grey, encoded without loss."""
+    """A square of one gray, encoded without loss."""
     return cv2.imencode('.png', np.full((size, size, 3), value, np.uint8))[1].tobytes()
 
 

@@ -37,7 +37,7 @@ CHEAPEST = cheapest()
 
 
 def images(count: int) -> list[torch.Tensor]:
-    """The first of eight images of coloured tiles, which differ in brightness, as photographs do."""
+    """The first of eight images of colored tiles, which differ in brightness, as photographs do."""
     rng = np.random.default_rng(0)
     tiles = rng.uniform(0, 256, (8, 3, 6, 6)) * rng.uniform(0.2, 1, (8, 3, 1, 1))
     tiles = tiles[:count]
@@ -59,7 +59,7 @@ def batch() -> dict[str, Any]:
 def check_pair(arch: str, detector: str) -> None:
     torch.manual_seed(0)
     cfg = composed(Choice(arch, detector, 'shapes')).model
-    cfg.test_cfg.get('rcnn', cfg.test_cfg).score_thr = 0.0  # nothing has learnt yet
+    cfg.test_cfg.get('rcnn', cfg.test_cfg).score_thr = 0.0  # nothing has learned yet
     model = MODELS.build(cfg).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

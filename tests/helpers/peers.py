@@ -8,7 +8,7 @@ from torch import Tensor, nn
 COUNTER = 'num_batches_tracked'
 
 
-def randomise_bn(network: nn.Module, seed: int = 0) -> None:
+def randomize_bn(network: nn.Module, seed: int = 0) -> None:
     """BN statistics and affine that are not the trivial ones, so that a swapped BN shows."""
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():

@@ -10,7 +10,7 @@ from backbones import build_classifier, list_archs
 from backbones.base import Classifier
 from backbones.sparsity import converted_state_dict, masked_convs
 
-from peers import randomise_bn
+from peers import randomize_bn
 
 CONVERTED = {'sparsity': 'converted'}
 
@@ -22,7 +22,7 @@ def masked(name: str, seed: int = 0, *, bn: bool = True) -> Classifier:
     torch.manual_seed(seed)
     model = build_classifier(name, num_classes=10)
     if bn:
-        randomise_bn(model, seed)
+        randomize_bn(model, seed)
     for layer in masked_convs(model).values():
         layer.condense(layer.factor - 1)
     return model.eval()

@@ -180,7 +180,7 @@ def spoil(path: Path, how: str) -> str:
     elif how == 'edited':
         record['protocol']['optimiser']['lr'] = 5
         name = r'\$\.keys\.protocol'
-    elif how == 'per cent':
+    elif how == 'percent':
         record['metrics']['test'][MAIN] = 80.0
         name = r"\$\.metrics\.test\['voc/ap50_11point'\] is 80\.0"
     elif how == 'share':
@@ -193,7 +193,7 @@ def spoil(path: Path, how: str) -> str:
     return name
 
 
-@pytest.mark.parametrize('how', ['not JSON', 'missing', 'edited', 'per cent', 'share', 'NaN'])
+@pytest.mark.parametrize('how', ['not JSON', 'missing', 'edited', 'percent', 'share', 'NaN'])
 @pytest.mark.parametrize('added', [False, True])
 def test_a_bad_record_is_one_line_and_nothing_is_written(tmp_path, run_tool, how, added):
     good, bad = run(tmp_path / 'good', 'net', 0, 0.8), run(tmp_path / 'bad', 'net', 1, 0.8)

@@ -68,7 +68,7 @@ def test_printed_map_is_the_mean_of_the_classes():
 
 
 def test_measured_cost_is_near_the_printed_one():
-    """Within 1 % or the digit that is cut off, or the network's row says why not."""
+    """Within 1 % or the digit that is cut off, or the network's row gives the reason not."""
     # test_costs.py holds these figures to what is measured.
     golden = json.loads((Path(__file__).parents[1] / 'golden' / 'complexity.json').read_text())
     measured = {entry['arch']: entry['macs'] / 1e6 for entry in golden}

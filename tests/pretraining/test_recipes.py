@@ -1,4 +1,4 @@
-"""The recipes say what the papers print, and a leaf is its composed twin."""
+"""Recipes have the values of the papers, and leaf configs equal the composed configs."""
 
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from backbones import get_arch, list_archs
 from backbones.spec import UnknownArchError
 from compactdet.config import strict
 from compactdet.errors import UserError
-from compactdet.pretraining import train
-from compactdet.pretraining.config import composed, recipes
+from compactdet.pretraining.compose import PretrainOptions, compose
+from compactdet.pretraining.config import compose_choice, list_recipes
 from compactdet.pretraining.config import pretraining as wire
 from compactdet.pretraining.options import PretrainChoice
-from compactdet.pretraining.train import PretrainOptions, compose
-from compactdet.training.runner import meet_steps
+from compactdet.pretraining.record_facts import protocol_of
+from compactdet.training.runner import round_milestones
 
 LEAVES = Path(__file__).parents[2] / 'det_configs' / 'pretrain'
-TWINS = {
+CHOICES = {
     'menet_imagenet': PretrainChoice('menet_228_12x1_g3', 'imagenet'),
     'shufflenet_imagenet': PretrainChoice('shufflenet_1x_g3', 'imagenet', 'shufflenet'),
     'condensenetv2_imagenet': PretrainChoice('condensenetv2_a', 'imagenet', 'condensenetv2'),
@@ -36,14 +36,14 @@ def cfg_of(recipe: str, **more: Any) -> Config:
 
 
 def rates(cfg: Config, steps: int = 10) -> list[float]:
-    """The learning rate of each step, ``steps`` of them an epoch, by MMEngine's own schedulers."""
+    """Return the learning rate of each step by MMEngine's schedulers, with ``steps`` steps per epoch."""
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=cfg.optim_wrapper.optimizer.lr)
     with DefaultScope.overwrite_default_scope('mmengine'):
         schedulers = [
             PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=optimizer, epoch_length=steps))
             for s in cfg.param_scheduler
         ]
-    meet_steps(schedulers)
+    round_milestones(schedulers)
     found = []
     for _ in range(cfg.train_cfg.max_epochs * steps):
         found.append(optimizer.param_groups[0]['lr'])
@@ -67,7 +67,7 @@ def rates(cfg: Config, steps: int = 10) -> list[float]:
         ('gmnet_mnist', 200, 64, dict(lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)),
     ],
 )
-def test_what_the_papers_print(recipe: str, epochs: int, batch: int, optimizer: dict) -> None:
+def test_values_of_the_papers(recipe: str, epochs: int, batch: int, optimizer: dict) -> None:
     cfg = cfg_of(recipe)
     assert cfg.train_cfg.max_epochs == epochs
     assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (batch, batch)
@@ -75,9 +75,9 @@ def test_what_the_papers_print(recipe: str, epochs: int, batch: int, optimizer: 
     assert cfg.recipe.name == recipe
 
 
-def test_every_recipe_is_tested_and_composes() -> None:
+def test_every_recipe_is_tested() -> None:
     tested = {'menet', 'shufflenet', 'condensenetv2', 'condensenetv2_cifar', 'short'}
-    assert set(recipes()) == tested | {'gmnet', 'gmnet_augmented', 'gmnet_svhn', 'gmnet_mnist'}
+    assert set(list_recipes()) == tested | {'gmnet', 'gmnet_augmented', 'gmnet_svhn', 'gmnet_mnist'}
 
 
 def test_menets_rate_is_divided_by_10_every_30_epochs() -> None:
@@ -87,42 +87,42 @@ def test_menets_rate_is_divided_by_10_every_30_epochs() -> None:
     assert lr[299] == pytest.approx(0.1)
 
 
-def test_shufflenets_rate_falls_to_0_in_a_straight_line() -> None:
+def test_shufflenets_rate_decreases_linearly_to_0() -> None:
     lr = rates(cfg_of('shufflenet'))
     assert lr == pytest.approx([0.5 * (1 - i / 2399) for i in range(2400)], abs=1e-9)
 
 
-def test_condensenetv2s_rate_is_a_cosine_after_5_epochs_of_warming() -> None:
+def test_condensenetv2s_rate_is_a_cosine_after_5_epochs_of_warmup() -> None:
     lr = rates(cfg_of('condensenetv2'))
     assert lr[0] == pytest.approx(0.1)
     assert lr[50] == pytest.approx(0.4)
-    assert lr[50 + 1725] == pytest.approx(0.2, abs=1e-6)  # half way
+    assert lr[50 + 1725] == pytest.approx(0.2, abs=1e-6)  # in the middle
     assert lr[-1] < 1e-6
     cifar = rates(cfg_of('condensenetv2_cifar'), 2)
     assert (cifar[0], cifar[300]) == (pytest.approx(0.1), pytest.approx(0.05))
 
 
 @pytest.mark.parametrize(('recipe', 'epochs', 'first'), [('gmnet', 300, 0.1), ('gmnet_mnist', 200, 0.01)])
-def test_gmnets_rate_is_cut_at_half_and_three_quarters(recipe: str, epochs: int, first: float) -> None:
+def test_gmnets_rate_decreases_at_half_and_three_quarters(recipe: str, epochs: int, first: float) -> None:
     lr = rates(cfg_of(recipe), 2)
     at = {share: lr[int(share * epochs * 2)] for share in (0, 0.49, 0.5, 0.74, 0.75)}
     assert list(at.values()) == pytest.approx([first, first, first / 10, first / 10, first / 100])
 
 
-def test_epochs_stretch_the_whole_schedule() -> None:
+def test_epochs_scale_the_whole_schedule() -> None:
     whole, short = rates(cfg_of('menet'), 1), rates(cfg_of('menet', epochs=12), 10)
     assert short == pytest.approx(whole)
     assert len(rates(cfg_of('short', epochs=3))) == 30
-    lr = rates(cfg_of('condensenetv2', epochs=35))  # half an epoch to warm
+    lr = rates(cfg_of('condensenetv2', epochs=35))  # half an epoch of warmup
     assert (lr[0], lr[5]) == (pytest.approx(0.1), pytest.approx(0.4))
     assert lr[-1] < 0.01
-    lr = rates(cfg_of('gmnet', epochs=1), 7)  # 3.5 and 5.25 steps
+    lr = rates(cfg_of('gmnet', epochs=1), 7)  # milestones at 3.5 and 5.25 steps
     assert lr == pytest.approx([0.1] * 4 + [0.01] + [0.001] * 2)
 
 
-def test_augmentation_is_the_recipes_and_the_sets() -> None:
+def test_augmentation_depends_on_recipe_and_data_set() -> None:
     def steps(arch: str, dataset: str, recipe: str) -> list[str]:
-        cfg = composed(PretrainChoice(arch, dataset, recipe))
+        cfg = compose_choice(PretrainChoice(arch, dataset, recipe))
         return [step['type'].rpartition('.')[2] for step in cfg.train_dataloader.dataset.pipeline]
 
     assert steps('gmnet_a_cifar', 'cifar10', 'gmnet') == ['PackInputs']
@@ -130,16 +130,16 @@ def test_augmentation_is_the_recipes_and_the_sets() -> None:
     assert steps('gmnet_a_cifar', 'mnist', 'short') == [
         'RandomCrop',
         'PackInputs',
-    ]  # digits are not mirrored
+    ]  # digits are not flipped
     menet = steps('menet_228_12x1_g3', 'imagenet', 'menet')
-    assert menet == ['RandomResizedCrop', 'RandomFlip', 'PackInputs']  # no colour jitter
+    assert menet == ['RandomResizedCrop', 'RandomFlip', 'PackInputs']  # no color jitter
     assert 'RandAugment' in steps('condensenetv2_a', 'imagenet', 'condensenetv2')
 
 
-@pytest.mark.parametrize('name', TWINS)
-def test_a_leaf_is_its_composed_twin(name: str) -> None:
-    leaf, twin = strict.load(LEAVES / f'{name}.py').to_dict(), composed(TWINS[name]).to_dict()
-    assert leaf == twin
+@pytest.mark.parametrize('name', CHOICES)
+def test_a_leaf_config_equals_the_composed_config(name: str) -> None:
+    leaf, composed = strict.load(LEAVES / f'{name}.py').to_dict(), compose_choice(CHOICES[name]).to_dict()
+    assert leaf == composed
     text = strict.resolved_text(strict.load(LEAVES / f'{name}.py'))
     assert Config.fromstring(text, '.py').to_dict().keys() == leaf.keys() - {
         'work_dir',
@@ -148,16 +148,16 @@ def test_a_leaf_is_its_composed_twin(name: str) -> None:
     }
 
 
-def test_every_leaf_has_a_twin_and_a_command() -> None:
+def test_every_leaf_config_is_tested_and_names_its_command() -> None:
     leaves = sorted(LEAVES.glob('*.py'))
-    assert {leaf.stem for leaf in leaves} == TWINS.keys()
+    assert {leaf.stem for leaf in leaves} == CHOICES.keys()
     for leaf in leaves:
         assert f'python tools/pretrain.py det_configs/pretrain/{leaf.name}' in leaf.read_text()
 
 
-def test_sizes_and_condensing_follow_from_the_network() -> None:
+def test_size_and_condensing_depend_on_the_network() -> None:
     def cfg(arch: str, dataset: str = 'cifar10') -> Config:
-        return composed(PretrainChoice(arch, dataset))
+        return compose_choice(PretrainChoice(arch, dataset))
 
     assert cfg('menet_108_8x1_g3').model.data_preprocessor.size == 64
     assert cfg('gmnet_a_cifar').model.data_preprocessor.size == 32
@@ -168,7 +168,7 @@ def test_sizes_and_condensing_follow_from_the_network() -> None:
     assert cfg('menet_108_8x1_g3', 'cifar100').model.backbone.num_classes == 100
 
 
-def one_a_family() -> list[str]:
+def one_arch_per_family() -> list[str]:
     first: dict[str, str] = {}
     for name in (n for n in list_archs() if not n.endswith('cifar')):
         try:
@@ -178,9 +178,9 @@ def one_a_family() -> list[str]:
     return list(first.values())
 
 
-@pytest.mark.parametrize('arch', one_a_family())
-def test_every_family_learns_in_this_trainer(arch: str) -> None:
-    """One step on noise: a finite loss, a gradient everywhere, and the entries of a weights file."""
+@pytest.mark.parametrize('arch', one_arch_per_family())
+def test_a_training_step_of_every_family(arch: str) -> None:
+    """One step on noise gives a finite loss and all gradients; the state dict is that of a weights file."""
     from mmpretrain.registry import MODELS
     from mmpretrain.structures import DataSample
 
@@ -210,20 +210,26 @@ def test_every_family_learns_in_this_trainer(arch: str) -> None:
     ('choice', 'message'),
     [
         (PretrainChoice('mobilenet_0.25x', 'cifar10', 'shrot'), "no recipe 'shrot'; did you mean short"),
-        (PretrainChoice('mobilenet_0.25x', 'cifar10', size=16), '--size 16 is below the last stride of'),
-        (PretrainChoice('gmnet_a_cifar', 'cifar10', size=16), '--size 16 is below the 32 pixels of CIFAR'),
+        (
+            PretrainChoice('mobilenet_0.25x', 'cifar10', size=16),
+            '--size 16 is smaller than the last stride of',
+        ),
+        (
+            PretrainChoice('gmnet_a_cifar', 'cifar10', size=16),
+            '--size 16 is smaller than the 32 pixels of CIFAR',
+        ),
         (
             LEAVES.parent / 'menet_frcnn_shapes.py',
-            'is no pretraining; a detector is trained by tools/train',
+            'is not a pretraining config; train a detector with tools/train',
         ),
     ],
 )
-def test_what_cannot_be(choice: Any, message: str) -> None:
+def test_invalid_choices(choice: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose(PretrainOptions(choice))
 
 
-def test_a_misspelt_key_of_mmpretrains_is_refused() -> None:
+def test_a_misspelled_key_of_mmpretrain_is_an_error() -> None:
     options = {'model.head.loss.loss_wieght': 2}
     with pytest.raises(UserError, match='did you mean loss_weight'):
         cfg_of('short', cfg_options=options)
@@ -231,10 +237,10 @@ def test_a_misspelt_key_of_mmpretrains_is_refused() -> None:
         cfg_of('short', cfg_options={'recipe.batch_size': 2})
 
 
-def test_held_out_images_are_validated_on() -> None:
+def test_held_out_images_are_the_validation_split() -> None:
     cfg = cfg_of('short', hold_out=500)
     assert cfg.train_dataloader.dataset.hold_out == cfg.val_dataloader.dataset.hold_out == 500
     assert cfg.val_dataloader.dataset.split == 'val'
     assert cfg.test_dataloader.dataset.split == 'test'
     assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
-    assert train.protocol_of(cfg, {})['hold_out'] == 500
+    assert protocol_of(cfg, {})['hold_out'] == 500

@@ -1,4 +1,4 @@
-"""tools/pretrain.py end to end, on a few drawn images: what it leaves, and what takes it."""
+"""tools/pretrain.py end to end on a few synthetic images: its results, and their use."""
 
 import json
 import os
@@ -19,28 +19,28 @@ from backbones.sparsity import masked_convs
 from backbones.weights import file_sha256, read_info, read_weights, save_weights
 from compactdet.errors import UserError
 from compactdet.pretraining import config as pretraining_config
-from compactdet.pretraining import train
+from compactdet.pretraining.compose import PretrainOptions
 from compactdet.pretraining.options import PretrainChoice
-from compactdet.pretraining.train import PretrainOptions
+from compactdet.pretraining.train import train
 from compactdet.records import record_file, results_table
 from compactdet.weights.convert_sparse import convert_file
 from compactdet.weights.verify import SMALL, accuracy, find_images, load_image
 
 REPO = Path(__file__).parents[2]
 ARCH = 'menet_108_8x1_g3'
-COLOURS = ((230, 40, 40), (40, 230, 40), (40, 40, 230))
+COLORS = ((230, 40, 40), (40, 230, 40), (40, 40, 230))
 
 
 @pytest.fixture(scope='module')
-def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of images, each noise around a colour: 60 to train, 30 to test."""
-    root = tmp_path_factory.mktemp('data') / 'coloured'
+def colored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of images, each noise around one color: 60 for training, 30 for testing."""
+    root = tmp_path_factory.mktemp('data') / 'colored'
     rng = np.random.default_rng(0)
     for split, number in (('train', 20), ('test', 10)):
-        for name, colour in zip(('blue', 'green', 'red'), COLOURS, strict=True):
+        for name, color in zip(('blue', 'green', 'red'), COLORS, strict=True):
             (root / split / name).mkdir(parents=True)
             for i in range(number):
-                image = np.clip(rng.normal(colour, 60, (40, 48, 3)), 0, 255).astype(np.uint8)
+                image = np.clip(rng.normal(color, 60, (40, 48, 3)), 0, 255).astype(np.uint8)
                 cv2.imwrite(str(root / split / name / f'{i}.png'), image)
     return root
 
@@ -65,15 +65,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope='module')
-def finished(coloured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run, started as a user does: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp('runs') / 'coloured'
-    done = run(*command(coloured, folder, '--hold-out', '10'))
+def finished(colored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run folder and output of a finished run of the command."""
+    folder = tmp_path_factory.mktemp('runs') / 'colored'
+    done = run(*command(colored, folder, '--hold-out', '10'))
     assert (done.returncode, done.stderr) == (0, '')
     return folder, done.stdout
 
 
-def test_it_learns_and_says_so(finished: tuple[Path, str]) -> None:
+def test_it_learns_and_prints_the_results(finished: tuple[Path, str]) -> None:
     folder, out = finished
     record = record_file.read(folder / 'record.json', record_file.PRETRAINING)
     test = record['metrics']['test']
@@ -81,13 +81,15 @@ def test_it_learns_and_says_so(finished: tuple[Path, str]) -> None:
     assert test['top5'] is None  # three classes
     assert f'{100 * test["top1"]:.2f}' in out
     assert 'epoch 12/12 · step 60/60' in out
-    assert f'a detector starts from them by --init {folder}/weights.safetensors' in ''.join(out.split('\n'))
+    assert f'use the weights in a detector with --init {folder}/weights.safetensors' in ''.join(
+        out.split('\n')
+    )
 
 
-def test_the_record_says_what_was_done(finished: tuple[Path, str]) -> None:
+def test_content_of_the_record(finished: tuple[Path, str]) -> None:
     record = record_file.read(finished[0] / 'record.json', record_file.PRETRAINING)
     assert (record['kind'], record['arch'], record['seed']) == ('pretraining', ARCH, 5)
-    assert record['dataset']['name'] == 'coloured'
+    assert record['dataset']['name'] == 'colored'
     splits = record['dataset']['splits']
     assert {name: split['images'] for name, split in splits.items()} == {'train': 50, 'val': 10, 'test': 30}
     assert splits['train']['sha256'] == splits['val']['sha256'] != splits['test']['sha256']
@@ -101,32 +103,30 @@ def test_the_record_says_what_was_done(finished: tuple[Path, str]) -> None:
     assert record['costs']['params'] == sum(p.numel() for p in build_classifier(ARCH, 3).parameters())
 
 
-def test_the_weights_are_the_networks_and_say_what_they_are(
-    finished: tuple[Path, str], coloured: Path
-) -> None:
+def test_content_of_the_weights_file(finished: tuple[Path, str], colored: Path) -> None:
     file = finished[0] / 'weights.safetensors'
     state, info = read_weights(file)
     build_classifier(ARCH, 3).load_state_dict(state)  # strict
     record = record_file.read(finished[0] / 'record.json', record_file.PRETRAINING)
-    assert info.pretraining.data == 'coloured'
+    assert info.pretraining.data == 'colored'
     assert info.pretraining.top1 == pytest.approx(100 * record['metrics']['test']['top1'], abs=1e-3)
     assert info.pretraining.recipe == 'short: 12 epochs at 64x64'  # of all seeds
     assert info.pretraining.size == 64
     assert 'seed 5' in info.source
     assert info.preprocessing.channel_order == 'rgb'
-    # The figure is that of these weights, on images that come the way the file says.
-    (coloured / 'test/.hidden').mkdir(exist_ok=True)
-    measured = accuracy(file, find_images(coloured / 'test'))
+    # The accuracy is that of these weights with the preprocessing of the file.
+    (colored / 'test/.hidden').mkdir(exist_ok=True)
+    measured = accuracy(file, find_images(colored / 'test'))
     assert measured['top1'] == pytest.approx(100 * record['metrics']['test']['top1'], abs=1e-4)
 
 
-@pytest.mark.parametrize(('name', 'title'), [('folder', 'coloured'), ('cifar10', 'CIFAR-10')])
-def test_verify_shows_images_as_training_does(
-    tmp_path: Path, coloured: Path, name: str, title: str, plain_text: None
+@pytest.mark.parametrize(('name', 'title'), [('folder', 'colored'), ('cifar10', 'CIFAR-10')])
+def test_verify_has_the_preprocessing_of_the_training(
+    tmp_path: Path, colored: Path, name: str, title: str, plain_text: None
 ) -> None:
-    """To the bit, also where the images are smaller than what the network gets."""
+    """Also for images smaller than the network's input."""
     if name == 'folder':
-        root, size, classes = coloured, 64, 3
+        root, size, classes = colored, 64, 3
         paths = [path for path, _ in find_images(root / 'test')]
     else:
         root, size, classes = tmp_path, 48, 10
@@ -149,7 +149,7 @@ def test_verify_shows_images_as_training_does(
     torch.testing.assert_close(torch.stack(seen), trained, rtol=1e-5, atol=1e-5)
 
 
-def test_a_detector_starts_from_them(
+def test_initial_weights_of_a_detector(
     finished: tuple[Path, str], run_tool: Any, tiny_set: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / 'tiny.py'
@@ -167,11 +167,11 @@ def test_a_detector_starts_from_them(
     status, _, err = run_tool('train', config, '--work-dir', tmp_path / 'run', *options)
     assert (status, err) == (0, '')
     record = record_file.read(tmp_path / 'run/record.json')
-    assert record['init']['class'] == record['protocol']['init'] == 'coloured'
+    assert record['init']['class'] == record['protocol']['init'] == 'colored'
     assert record['init']['sha256'] == file_sha256(file)
     assert record['init']['loaded'] == {'backbone': 1.0, 'shared_head': 1.0}
     assert record['init']['pretraining']['recipe'] == read_info(file).pretraining.recipe
-    # Tables find the detector's record and pass over the pretraining's.
+    # Tables include the record of the detector and skip that of the pretraining.
     folder = tmp_path / 'both'
     folder.mkdir()
     for name, source in (('a', finished[0]), ('b', tmp_path / 'run')):
@@ -179,10 +179,10 @@ def test_a_detector_starts_from_them(
         (folder / name / 'record.json').write_bytes((source / 'record.json').read_bytes())
     assert results_table.find_records([str(folder)]) == [folder / 'b/record.json']
     status, out, _ = run_tool('table', folder, '--format', 'markdown')
-    assert (status, out.count('coloured weights')) == (0, 1)
+    assert (status, out.count('colored weights')) == (0, 1)
 
 
-def test_a_pretrainings_record_is_refused_by_name(finished: tuple[Path, str]) -> None:
+def test_the_record_of_a_pretraining_is_an_error_for_detector_tools(finished: tuple[Path, str]) -> None:
     path = finished[0] / 'record.json'
     with pytest.raises(UserError, match=r'no record\.json there but of pretrainings'):
         results_table.find_records([str(finished[0])])
@@ -206,7 +206,7 @@ def test_a_pretrainings_record_is_refused_by_name(finished: tuple[Path, str]) ->
         (lambda r: r['protocol'].update(size=999), r'keys\.protocol is .* edited after the run'),
     ],
 )
-def test_a_record_that_was_changed(
+def test_a_changed_record_is_an_error(
     finished: tuple[Path, str], tmp_path: Path, change: Any, message: str
 ) -> None:
     record = json.loads((finished[0] / 'record.json').read_text())
@@ -225,43 +225,43 @@ def quick_options(root: Path, work_dir: Path, arch: str = ARCH, **more: Any) -> 
 
 @pytest.fixture
 def plain_text(plain_config_text: None) -> None:
-    """As ``plain_config_text``."""
+    """Function-scoped ``plain_config_text``."""
 
 
-def test_the_same_seed_gives_the_same_weights_and_a_finished_run_is_not_touched(
-    finished: tuple[Path, str], coloured: Path, tmp_path: Path, plain_text: None
+def test_the_same_seed_gives_the_same_weights_and_a_finished_run_is_not_changed(
+    finished: tuple[Path, str], colored: Path, tmp_path: Path, plain_text: None
 ) -> None:
     files = []
     for name in 'ab':
-        path = train.train(quick_options(coloured, tmp_path / name, epochs=1))
+        path = train(quick_options(colored, tmp_path / name, epochs=1))
         files.append((path.parent / 'weights.safetensors').read_bytes())
     assert files[0] == files[1]
     with pytest.raises(UserError, match='is the record of a finished run, which is never overwritten'):
-        train.train(quick_options(coloured, tmp_path / 'a', epochs=1))
-    again = train.train(quick_options(coloured, tmp_path / 'a', epochs=1, resume='auto'))
+        train(quick_options(colored, tmp_path / 'a', epochs=1))
+    again = train(quick_options(colored, tmp_path / 'a', epochs=1, resume='auto'))
     assert again == tmp_path / 'a/record.json'
 
 
-def test_weights_to_start_from(
-    finished: tuple[Path, str], coloured: Path, tmp_path: Path, plain_text: None
+def test_initial_weights(
+    finished: tuple[Path, str], colored: Path, tmp_path: Path, plain_text: None
 ) -> None:
-    """Those of another number of classes too: then the classifier is new."""
+    """Also weights of another number of classes, with a new classifier."""
     file = finished[0] / 'weights.safetensors'
-    path = train.train(quick_options(coloured, tmp_path / 'same', init=str(file), epochs=1))
+    path = train(quick_options(colored, tmp_path / 'same', init=str(file), epochs=1))
     record = record_file.read(path, record_file.PRETRAINING)
     assert record['init'] == {
-        'class': 'coloured', 'file': file.name, 'sha256': file_sha256(file), 'loaded': 1.0,
+        'class': 'colored', 'file': file.name, 'sha256': file_sha256(file), 'loaded': 1.0,
     }  # fmt: skip
-    assert record['metrics']['test']['top1'] > 0.6  # one epoch more
+    assert record['metrics']['test']['top1'] > 0.6  # one more epoch
     thousand = tmp_path / 'thousand.safetensors'
     save_weights(thousand, build_classifier(ARCH).state_dict(), read_info(file))
-    path = train.train(quick_options(coloured, tmp_path / 'other', init=str(thousand), epochs=1))
+    path = train(quick_options(colored, tmp_path / 'other', init=str(thousand), epochs=1))
     assert 0.9 < record_file.read(path, record_file.PRETRAINING)['init']['loaded'] < 1
     assert len(read_weights(path.parent / 'weights.safetensors')[0]['head.fc.weight']) == 3
 
 
-def test_learned_sparsity_condenses_and_converts(coloured: Path, tmp_path: Path, plain_text: None) -> None:
-    path = train.train(quick_options(coloured, tmp_path / 'run', 'condensenetv2_a', epochs=2))
+def test_learned_sparsity_condenses_and_converts(colored: Path, tmp_path: Path, plain_text: None) -> None:
+    path = train(quick_options(colored, tmp_path / 'run', 'condensenetv2_a', epochs=2))
     file = path.parent / 'weights.safetensors'
     network = build_classifier('condensenetv2_a', 3)
     network.load_state_dict(read_weights(file)[0])
@@ -280,11 +280,11 @@ def test_learned_sparsity_condenses_and_converts(coloured: Path, tmp_path: Path,
         (['--arch', ARCH], 2, '--dataset is missing'),
         (['x.py', '--arch', ARCH], 2, 'give a config file (x.py) or --arch and --dataset, not both'),
         (['--arch', ARCH, '--dataset', 'folder'], 2, '--dataset folder needs --data-root'),
-        (['--arch', ARCH, '--dataset', 'cifar10', '--epochs', '0'], 2, '0 is no whole number above 0'),
+        (['--arch', ARCH, '--dataset', 'cifar10', '--epochs', '0'], 2, '0 is not an integer above 0'),
         (['--arch', 'menet_108', '--dataset', 'cifar10'], 1, "unknown arch 'menet_108'; near: "),
         (['--arch', ARCH, '--dataset', 'cifar10', '--lr', 'nan'], 2, 'nan is not above 0'),
         (['--arch', ARCH, '--dataset', 'svhn', '--data-root', 'none'], 1, 'none: no such folder; put SVHN'),
-        (['det_configs/menet_frcnn_shapes.py'], 1, 'is no pretraining; a detector is trained by tools/tra'),
+        (['det_configs/menet_frcnn_shapes.py'], 1, 'is not a pretraining config; train a detector with'),
         (
             ['--arch', ARCH, '--dataset', 'cifar10', '--init', 'none.safetensors'], 1,
             'cannot read none.safetensors',
@@ -302,40 +302,41 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.parametrize('seed', [-1, 2**32])
-def test_a_seed_that_is_none(coloured: Path, tmp_path: Path, plain_text: None, seed: int) -> None:
-    options = quick_options(coloured, tmp_path / 'run', epochs=1)
+def test_invalid_seeds(colored: Path, tmp_path: Path, plain_text: None, seed: int) -> None:
+    options = quick_options(colored, tmp_path / 'run', epochs=1)
     options.seed = seed
-    with pytest.raises(UserError, match=f'seed {seed}: it is a whole number from 0 to 4294967295'):
-        train.train(options)
+    with pytest.raises(UserError, match=f'seed {seed} is not an integer from 0 to 4294967295'):
+        train(options)
 
 
-def test_a_training_goes_on_as_it_began(
-    finished: tuple[Path, str], coloured: Path, tmp_path: Path, plain_text: None
+def test_a_resumed_training_keeps_protocol_and_seed(
+    finished: tuple[Path, str], colored: Path, tmp_path: Path, plain_text: None
 ) -> None:
-    """Its record will state one protocol and one seed."""
     state = str(finished[0] / 'epoch_12.pth')
     options = {'epochs': 12, 'hold_out': 10, 'resume': state}
-    other = quick_options(coloured, tmp_path / 'lr', **options)
+    other = quick_options(colored, tmp_path / 'lr', **options)
     other.lr = 0.01
-    with pytest.raises(UserError, match=r'another protocol .*: learning rate 0\.02, now 0\.01; go on as'):
-        train.train(other)
-    other = quick_options(coloured, tmp_path / 'seed', **options)
+    with pytest.raises(
+        UserError, match=r'another protocol .*: learning rate 0\.02, now 0\.01; resume with'
+    ):
+        train(other)
+    other = quick_options(colored, tmp_path / 'seed', **options)
     other.seed = 6
-    with pytest.raises(UserError, match='is of a training with seed 5, not 6; give its seed'):
-        train.train(other)
-    path = train.train(quick_options(coloured, tmp_path / 'same', **options))
+    with pytest.raises(UserError, match='was trained with seed 5, not 6; set --seed to it'):
+        train(other)
+    path = train(quick_options(colored, tmp_path / 'same', **options))
     one, again = (record_file.read(p, record_file.PRETRAINING) for p in (finished[0] / 'record.json', path))
     assert one['weights'] == again['weights']
 
 
-def test_a_detectors_tool_refuses_a_pretraining(run_tool: Any, monkeypatch: Any) -> None:
+def test_train_py_refuses_a_pretraining_config(run_tool: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(REPO)
     status, _, err = run_tool('train', 'det_configs/pretrain/menet_cifar10.py')
     assert status == 1
     assert 'is a pretraining: `python tools/pretrain.py det_configs/pretrain/menet_cifar10.py`' in err
 
 
-def test_without_mmpretrain_the_cure_is_said(tmp_path: Path) -> None:
+def test_the_error_without_mmpretrain_says_how_to_install_it(tmp_path: Path) -> None:
     (tmp_path / 'mmpretrain.py').write_text("raise ImportError('absent')")
     done = subprocess.run(
         [sys.executable, str(REPO / 'tools/pretrain.py'), '--arch', ARCH, '--dataset', 'cifar10'],
@@ -348,12 +349,12 @@ def test_without_mmpretrain_the_cure_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_a_little_of_the_real_cifar10(shared: Path, tmp_path: Path) -> None:
-    """800 images: better than chance after two passes."""
+def test_a_part_of_the_real_cifar10(shared: Path, tmp_path: Path) -> None:
+    """800 images: better than chance after eight epochs."""
     options = PretrainOptions(
         PretrainChoice(ARCH, 'cifar10'), str(tmp_path / 'run'), data_root=str(shared / 'data/cifar10'),
         hold_out=49_200, epochs=8, cfg_options={'train_dataloader.batch_size': 20},
     )  # fmt: skip
-    record = record_file.read(train.train(options), record_file.PRETRAINING)
+    record = record_file.read(train(options), record_file.PRETRAINING)
     assert record['dataset']['splits']['train']['images'] == 800
     assert record['metrics']['test']['top1'] > 0.15

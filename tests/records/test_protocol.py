@@ -55,17 +55,17 @@ def test_the_card_of_a_published_run_by_hand() -> None:
         'flips': 'horizontal 0.25, vertical 0.25, diagonal 0.25',
         'anchors': 'scales=[2.5, 6, 12], ratios=[0.5, 1, 2], strides=[16]',
         'proposals': 'training 300 of the best 1000, test 100 of the best 1000',
-        'sampling': '256 anchors an image, at most 0.5 of them positive, 48 RoIs an image, at most 0.25 of '
+        'sampling': '256 anchors per image, at most 0.5 of them positive, 48 RoIs an image, at most 0.25 of '
         'them positive',
         'nms': 'nms at IoU 0.3; proposals nms at IoU 0.7',
         'score_threshold': '0.05',
         'max_detections': '100 an image',
         'bn_policy': 'train; nothing else frozen',
         'schedule': '6 epochs, warm-up of 50 steps from 0.1, cosine over 6 epochs',
-        'batch': '4 images a step, over all processes',
+        'batch': '4 images per step, over all processes',
         'learning_rate': '0.001, the same for every network',
         'optimiser': 'AdamW weight_decay=0.05 clip_grad={"max_norm": 10, "norm_type": 2}',
-        'initialisation': 'ImageNet (ILSVRC 2012) weights',
+        'initialization': 'ImageNet (ILSVRC 2012) weights',
         'evaluator': 'DetectionMetric of bench 1',
         'tested': 'the checkpoint that is best on val by voc/ap50_11point',
     }
@@ -150,7 +150,7 @@ def test_a_run_that_starts_from_a_detector_says_so() -> None:
     tuned = protocol_of(cfg, SPLITS, 'none')
     assert tuned == {**plain, 'load_from': 'epoch_9.pth'}
     assert card(tuned).initialisation == 'random weights, then the detector epoch_9.pth'
-    cfg.resume = True  # then it is the checkpoint that the run goes on from
+    cfg.resume = True  # then it is the checkpoint that the run resumes from
     assert protocol_of(cfg, SPLITS, 'none') == plain
 
 
@@ -243,13 +243,13 @@ def test_the_tool_compares_two(run_tool: Any) -> None:
     status, out, err = run_tool('protocol', BCCD, other)
     assert (status, err) == (0, '')
     words = ' '.join(out.split())
-    assert 'class of initialisation ImageNet (ILSVRC 2012) none' in words
+    assert 'class of initialization ImageNet (ILSVRC 2012) none' in words
     assert 'may not be ranked with rows of the other' in words
     status, out, _ = run_tool('protocol', BCCD, other, '--json')
     assert json.loads(out)['differences'] == [
         {
             'place': 'init',
-            'words': 'class of initialisation',
+            'words': 'class of initialization',
             'one': 'ImageNet (ILSVRC 2012)',
             'other': 'none',
         }

@@ -139,7 +139,7 @@ def test_a_file_edited_by_hand(tmp_path: Path, place: str, value: Any, message: 
         (b'{"seed": 1,', 'not a JSON file: Expecting'),
         (b'\xff\xfe', 'not a JSON file'),
         (b'[' * 100_000, 'not a JSON file'),
-        (b'{"seed": 1, "seed": 2}', 'the key "seed" stands twice'),
+        (b'{"seed": 1, "seed": 2}', 'the key "seed" occurs twice'),
         (b'{"seed": 1e999}', r'\$\.seed is NaN, infinite'),
         (b'{"seed": 1' + b'0' * 400 + b'}', r'\$\.seed is NaN, infinite or beyond 1e\+300'),
         (b'{"speed": 5e-324}', r'\$\.speed is NaN, infinite or beyond 1e\+300, or its inverse'),

@@ -145,7 +145,7 @@ def test_what_fails_is_reported_and_the_rest_goes_on(run, tmp_path, way, attempt
 def test_statuses():
     assert [may_retry(status, '') for status in (0, 1, 2, 3, -9, -15, 137)] == [False] * 3 + [True] * 4
     assert may_retry(1, 'Traceback (most recent call last):\n...\nRuntimeError: a fault')
-    assert may_retry(1, 'step 7/9\nerror: a worker of a data loader died (killed: Killed): give the run')
+    assert may_retry(1, 'step 7/9\nerror: a data loader worker process died (killed: Killed): give the run')
     assert not may_retry(1, 'step 7/9\nerror: the loss is nan at iteration 7')
     assert not may_retry(2, 'Traceback (most recent call last):')
     assert why(-200, '') == 'killed by signal 200'

@@ -112,7 +112,7 @@ def test_patterns_stand_for_networks():
         ({'seed': [0]}, "unknown key 'seed'; did you mean seeds"),
         ({'archs': 'a'}, "archs: 'a' is no list"),
         ({'archs': []}, r'archs: \[\] is no list'),
-        ({'archs': ['a', 'a']}, 'stands twice'),
+        ({'archs': ['a', 'a']}, 'occurs twice'),
         ({'archs': [1]}, 'archs: 1 is no text'),
         ({'detectors': ['frcnn_c5']}, "no 'frcnn_c5'; did you mean frcnn_c4"),
         ({'datasets': ['voc']}, "no 'voc'; did you mean voc07"),
@@ -148,7 +148,7 @@ def test_what_is_no_grid_is_refused(change, message):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('archs: [a]\narchs: [b]\n', "line 2: the key 'archs' stands twice"),
+        ('archs: [a]\narchs: [b]\n', "line 2: the key 'archs' occurs twice"),
         ('1: 2\n', 'the key 1 is no text'),
         ('- a\n', 'a grid is a mapping'),
         ('archs: [', 'not a YAML file'),

@@ -1,4 +1,4 @@
-"""A detector's checkpoint that cannot serve gives one clear line, and nothing in it is executed."""
+"""Invalid detector checkpoints give a one-line error, and no code in them is executed."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('plain_config_text')
 
 
 class Code:
-    """Pickled, it is a command that is executed on loading."""
+    """An object whose pickle executes a command on loading."""
 
     def __init__(self, command: str):
         self.command = command
@@ -28,29 +28,33 @@ def without(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in checkpoint.items() if key not in keys}
 
 
-# What is stored in place of a good checkpoint's content, and who is handed it.
+# Tools that get the checkpoint, the change of a valid checkpoint's content, and text of the error.
 BAD_CHECKPOINTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     'code': (
         'train test',
         lambda good: dict(good, meta=Code('touch executed')),
         'contains code (posix.system), which was not executed',
     ),
-    'no dict': ('train', lambda good: [1, 2], 'is no detector checkpoint: it holds no state_dict'),
-    'meta': ('test', lambda good: dict(good, meta='x'), 'is no detector checkpoint: its meta is no dict'),
+    'no dict': ('train', lambda good: [1, 2], 'is not a detector checkpoint: it has no state_dict'),
+    'meta': (
+        'test',
+        lambda good: dict(good, meta='x'),
+        'is not a detector checkpoint: its meta is not a dict',
+    ),
     'no tensors': (
         'train',
         lambda good: dict(good, state_dict={'a': 1}),
-        'is no detector checkpoint: its state_dict holds more than tensors',
+        'is not a detector checkpoint: its state_dict contains more than tensors',
     ),
     'weights only': (
         'train',
         lambda good: {'state_dict': good['state_dict']},
-        'it holds no optimizer, message_hub, meta.epoch, meta.iter; give one that the training saved',
+        'it has no optimizer, message_hub, meta.epoch, meta.iter; resume from a checkpoint that',
     ),
     'best': (
         'train',
         lambda good: without(good, 'optimizer'),
-        'is no checkpoint to go on from: it holds no optimizer',
+        'is not a training state: it has no optimizer',
     ),
     'one entry less': (
         'test',
@@ -70,8 +74,8 @@ CASES = [
 ]
 
 
-def use(tool: str, config: Path, checkpoint: Path) -> list[object]:
-    """The arguments that hand a tool a checkpoint."""
+def arguments(tool: str, config: Path, checkpoint: Path) -> list[object]:
+    """Return the arguments that give a tool a checkpoint."""
     return [config, '--resume', checkpoint] if tool == 'train' else [config, checkpoint]
 
 
@@ -89,7 +93,7 @@ def test_bad_checkpoints(
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / 'bad.pth'
     torch.save(change(load_pickle_safely(tiny_run / 'epoch_1.pth')), bad)
-    status, _, err = run_tool(tool, *use(tool, tiny_config, bad), '--work-dir', tmp_path / 'work')
+    status, _, err = run_tool(tool, *arguments(tool, tiny_config, bad), '--work-dir', tmp_path / 'work')
     assert status == 1
     assert err.startswith(f'error: {bad} ')
     assert words in err
@@ -103,10 +107,10 @@ def test_a_truncated_or_absent_checkpoint(
     refused: Callable, tool: str, tiny_run: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / 'bad.pth'
-    assert f'cannot read {bad}: No such file' in refused(tool, *use(tool, tiny_config, bad))
+    assert f'cannot read {bad}: No such file' in refused(tool, *arguments(tool, tiny_config, bad))
     data = (tiny_run / 'epoch_1.pth').read_bytes()
     bad.write_bytes(data[: len(data) // 2])
-    assert f'{bad} is truncated or no PyTorch file' in refused(tool, *use(tool, tiny_config, bad))
+    assert f'{bad} is truncated or ' in refused(tool, *arguments(tool, tiny_config, bad))
 
 
 def test_a_checkpoint_of_another_arch(
@@ -114,7 +118,7 @@ def test_a_checkpoint_of_another_arch(
 ) -> None:
     config = Path(shutil.copy(tiny_config, tmp_path / 'other.py'))
     config.write_text(config.read_text().replace('menet_108_8x1_g3', 'menet_128_8x1_g4'))
-    line = refused('train', *use('train', config, tiny_run / 'epoch_1.pth'), made=True)
+    line = refused('train', *arguments('train', config, tiny_run / 'epoch_1.pth'), made=True)
     assert line.startswith(f'{tiny_run}/epoch_1.pth does not fit this config (')
     assert line.endswith('Is it from another arch or another number of classes?')
 
@@ -126,13 +130,13 @@ def test_config_text_in_a_checkpoint_is_not_executed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MMEngine's runner would; so there is no error here, and no command."""
+    """MMEngine's runner would execute it on a resume."""
     monkeypatch.chdir(tmp_path)
-    sly = load_pickle_safely(tiny_run / 'epoch_1.pth')
+    malicious = load_pickle_safely(tiny_run / 'epoch_1.pth')
     command = "import os\nos.system('touch executed')\n"
-    sly['meta'].update(config=command, cfg=command)
-    torch.save(sly, tmp_path / 'sly.pth')
-    options = ['--work-dir', 'work', '--resume', 'sly.pth', '--seed', '3']
+    malicious['meta'].update(config=command, cfg=command)
+    torch.save(malicious, tmp_path / 'malicious.pth')
+    options = ['--work-dir', 'work', '--resume', 'malicious.pth', '--seed', '3']
     options += ['--cfg-options', 'train_cfg.max_epochs=1']
     status, _, err = run_tool('train', tiny_config, *options)
     assert (status, err) == (0, '')

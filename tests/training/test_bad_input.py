@@ -1,4 +1,4 @@
-"""What a user can get wrong gives one clear line and exit status 1, and leaves nothing half-written."""
+"""User errors of training: one line, exit status 1, and no partial file."""
 
 import errno
 import os
@@ -38,17 +38,17 @@ def rewritten(path: Path, *changes: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('config', 'how'), [('voc', 'VOCtrainval_06-Nov-2007.tar'), ('bccd', 'BCCD_Dataset')]
+    ('config', 'source'), [('voc', 'VOCtrainval_06-Nov-2007.tar'), ('bccd', 'BCCD_Dataset')]
 )
-def test_an_absent_data_set_says_how_to_get_it(
-    refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, how: str
+def test_the_error_for_an_absent_data_set_names_its_source(
+    refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, source: str
 ) -> None:
-    for name in ('VOC2007', 'BCCD'):  # MMEngine takes the name of a set for a file to read
+    for name in ('VOC2007', 'BCCD'):  # MMEngine would read the name of a data set as a file
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     options = ['--init', 'none', '--data-root', 'absent']
     line = refused('train', CONFIGS / f'menet_frcnn_{config}.py', *options)
-    for words in ("data set 'absent' is absent", how, '--data-root', 'menet_frcnn_shapes.py'):
+    for words in ("data set 'absent' is absent", source, '--data-root', 'menet_frcnn_shapes.py'):
         assert words in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ['BCCD', 'VOC2007']
 
@@ -89,7 +89,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     'truncated JPEG': (
         lambda root: (root / JPEG).write_bytes((root / JPEG).read_bytes()[:-100]),
-        [f'{{root}}/{JPEG}: truncated', 'get the file anew'],
+        [f'{{root}}/{JPEG}: truncated', 'get the file again'],
     ),
     'empty JPEG': (
         lambda root: (root / JPEG).write_bytes(b''),
@@ -120,29 +120,29 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(('spoil', 'words'), BAD_FILES.values(), ids=BAD_FILES)
+@pytest.mark.parametrize(('damage', 'words'), BAD_FILES.values(), ids=BAD_FILES)
 def test_bad_files(
-    refused: Callable, copied_set: Path, tiny_config: Path, spoil: Callable, words: list[str]
+    refused: Callable, copied_set: Path, tiny_config: Path, damage: Callable, words: list[str]
 ) -> None:
-    spoil(copied_set)
+    damage(copied_set)
     line = refused('train', tiny_config, '--data-root', copied_set)
     for word in words:
         assert word.format(root=copied_set) in line
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
-def test_damage_within_a_jpeg_stops_the_training(
+def test_damage_inside_a_jpeg_stops_the_training(
     refused: Callable, copied_set: Path, tiny_config: Path, num_workers: int
 ) -> None:
-    """Header and end are in order, so only decoding finds it."""
+    """Header and end of the file are valid, so the damage is found on decoding."""
     for path in (copied_set / 'JPEGImages').glob('train_*'):
         data = path.read_bytes()
-        place = data.index(b'\xff\xc4') + 5  # counts of the first Huffman table
+        place = data.index(b'\xff\xc4') + 5  # code counts of the first Huffman table
         path.write_bytes(data[:place] + b'\xff' * 16 + data[place + 16 :])
     workers = ['--cfg-options', f'train_dataloader.num_workers={num_workers}']
     line = refused('train', tiny_config, '--data-root', copied_set, *workers, made=True)
     assert line.startswith(f'{copied_set}/JPEGImages/train_0000')
-    assert line.endswith('get it anew')
+    assert line.endswith('get it again')
     assert 'truncated or corrupt' in line
 
 
@@ -154,11 +154,11 @@ BAD_CONFIGS = {
         (f"'{ARCH}'", "'menet_108_8x1_g4'"),
         "unknown arch 'menet_108_8x1_g4'; near: .*" + ARCH,
     ),
-    'misspelt key': (
+    'misspelled key': (
         ('train_cfg = dict(max', 'train_cgf = dict(max'),
         "no key 'train_cgf'; did you mean train_cfg",
     ),
-    'misspelt inner key': (
+    'misspelled inner key': (
         ("['test_cfg'] = dict(rpn=dict(", "['test_cfg'] = dict(rcnn=dict(score_thrr=0.1), rpn=dict("),
         r'model\.test_cfg\.rcnn has no key .score_thrr.; did you mean score_thr\?',
     ),
@@ -184,11 +184,11 @@ def test_bad_configs(
 
 BAD_OPTIONS = {
     'no such config': (['absent.py'], 'absent.py: no such config file'),
-    'misspelt key': (
+    'misspelled key': (
         ['--cfg-options', 'train_cgf.max_epochs=1'],
         "no key 'train_cgf'; did you mean train_cfg",
     ),
-    'misspelt inner key': (
+    'misspelled inner key': (
         ['--cfg-options', 'model.test_cfg.rcnn.score_thrr=0.1'],
         "model.test_cfg.rcnn has no key 'score_thrr'; did you mean score_thr?",
     ),
@@ -232,7 +232,7 @@ def test_bad_usage(run_tool: Callable, tiny_config: Path, option: list[str]) -> 
     assert err.startswith('usage: ')
 
 
-# Where results go
+# Run folder
 
 
 def test_a_work_dir_that_is_a_file(run_tool: Callable, tiny_config: Path, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_work_dir_that_is_a_file(run_tool: Callable, tiny_config: Path, tmp_pa
     assert (tmp_path / 'file').read_text() == 'precious'
 
 
-def full_disk(*_: Any, **__: Any) -> None:
+def raise_disk_full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -256,21 +256,21 @@ def test_a_work_dir_without_permission(
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, 'mkdir', denied)  # root may write anywhere
+    monkeypatch.setattr(Path, 'mkdir', denied)  # permissions do not restrict root
     assert 'Permission denied; choose another --work-dir' in refused('train', tiny_config)
 
 
-def half_of_it(self: LocalBackend, obj: bytes, filepath: str) -> None:
+def write_half(self: LocalBackend, obj: bytes, filepath: str) -> None:
     Path(filepath).write_bytes(obj[: len(obj) // 2])
-    full_disk()
+    raise_disk_full()
 
 
 fsync = os.fsync
 
 
-def no_room_for_the_record(file: int) -> None:
+def no_space_for_the_record(file: int) -> None:
     if 'record.json' in Path(f'/proc/self/fd/{file}').readlink().name:
-        full_disk()
+        raise_disk_full()
     fsync(file)
 
 
@@ -278,10 +278,10 @@ FULL = {
     'file': (
         LocalBackend,
         'put',
-        half_of_it,
+        write_half,
         r'cannot write the checkpoint .*epoch_1\.pth: .*No space left',
     ),
-    'record': (os, 'fsync', no_room_for_the_record, r"cannot write '.*record\.json' \(No space left"),
+    'record': (os, 'fsync', no_space_for_the_record, r"cannot write '.*record\.json' \(No space left"),
 }
 
 
@@ -301,13 +301,13 @@ def test_a_full_disk(
     with pytest.raises(AssertionError, match=match):
         raise AssertionError(line)
     for file in (tmp_path / 'work').rglob('*.pth'):
-        load_pickle_safely(file)  # what there is, is whole
+        load_pickle_safely(file)  # all files are complete
 
 
-# As a program
+# In a process of its own
 
 
-def test_the_command_itself(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, REPO / 'tools/train.py', CONFIGS / 'menet_frcnn_bccd.py', '--init', 'none']
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Several processes, on the CPU: what they share, who speaks, and that the figures are one process's."""
+"""Training in several processes on the CPU: shared values, errors, and equality with one process."""
 
 import os
 import socket
@@ -16,20 +16,20 @@ from compactdet import distributed
 from compactdet.config import strict
 from compactdet.errors import UserError
 from compactdet.records import protocol, protocol_summary, record_file
-from compactdet.training import train as training
+from compactdet.training.run_stages import describe_learning_rate
 
 REPO = Path(__file__).parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without a launcher's variables."""
+    """Return this process's environment without the variables of a launcher."""
     known = {name for _, names in distributed.LAUNCHERS.values() for name in names}
     kept = {name: value for name, value in os.environ.items() if name not in known}
     return {**kept, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', **more}
 
 
 def in_two(*arguments: object, cwd: Path) -> list[tuple[int, str, str]]:
-    """Runs a Python program in two processes as torchrun would: (exit status, out, err) of each."""
+    """Run a Python program in two processes like torchrun; return exit status, stdout, stderr of each."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -46,11 +46,11 @@ def in_two(*arguments: object, cwd: Path) -> list[tuple[int, str, str]]:
         for rank in (0, 1)
     ]
     try:
-        said = [process.communicate(timeout=300) for process in started]
+        outputs = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+    return [(process.returncode, *texts) for process, texts in zip(started, outputs, strict=True)]
 
 
 SHARING = """
@@ -68,7 +68,7 @@ class Toy(BaseModel):
         super().__init__()
         self.line, self.norm = torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1, affine=False)
     def init_weights(self):
-        torch.nn.init.constant_(self.line.weight, 0.5 + get_rank())  # the first process's counts
+        torch.nn.init.constant_(self.line.weight, 0.5 + get_rank())  # the first process's is used
     def forward(self, x, mode):
         seen.extend(x.flatten().tolist())
         x = torch.stack(list(x)) if isinstance(x, list) else x
@@ -95,21 +95,21 @@ def run():
         random=[np.random.rand(), torch.rand(1).item()]))
     metric = DetectionMetric()
     metric.dataset_meta = dict(classes=['thing'])
-    for i in (0, 2) if get_rank() == 0 else (1, 0):  # image 0 once more, as the sampler pads
+    for i in (0, 2) if get_rank() == 0 else (1, 0):  # image 0 again: the sampler's padding
         box = dict(bboxes=torch.tensor([[0.0, 0, 10, 10]]), labels=torch.tensor([0]))
         none = dict(bboxes=torch.zeros(0, 4), labels=torch.zeros(0))
         score = torch.tensor([0.9 - i / 10])
         found = dict(none, scores=torch.zeros(0)) if i == 1 else dict(box, scores=score)
         sample = dict(gt_instances=box, ignored_instances=none, pred_instances=found)
         metric.process(None, [dict(sample, img_id=i)])
-    figures = metric.evaluate(3)
-    assert figures['coco/ap50'] == figures['coco/ap50']  # every process has them
+    metrics = metric.evaluate(3)
+    assert metrics['coco/ap50'] == metrics['coco/ap50']  # every process has them
     if is_main_process():
-        print(dict(every=every, ap=figures['voc/ap50_area']))
-    # One process's error ends both, in one line.
+        print(dict(every=every, ap=metrics['voc/ap50_area']))
+    # An error in one process ends both and prints one line.
     dist.barrier()
     if get_rank() == 1:
-        raise errors.UserError('image 7 is cut short')
+        raise errors.UserError('image 7 is truncated')
     dist.barrier()
 
 seen = []
@@ -121,23 +121,23 @@ def test_two_processes(tmp_path: Path) -> None:
     (tmp_path / 'sharing.py').write_text(SHARING)
     first, second = in_two('sharing.py', cwd=tmp_path)
     assert first[1], first[2]
-    said = eval(first[1].strip().splitlines()[-1])
-    one, other = said['every']
-    # Five images and one that the sampler adds; each once, before any padding.
+    shared = eval(first[1].strip().splitlines()[-1])
+    one, other = shared['every']
+    # Five images, and one that the sampler repeats.
     seen = one['seen'] + other['seen']
     assert len(one['seen']) == len(other['seen']) == 3
     assert set(seen) == {100.0, 200.0, 300.0, 400.0, 500.0}
-    # The gradient is the mean of all six; the start is the first process's 0.5.
+    # The gradient is the mean over all six; the initial weight is the first process's 0.5.
     assert one['weight'] == other['weight'] == pytest.approx(0.5 - 1e-3 * sum(seen) / 6, rel=1e-5)
-    # BN: the mean of both processes' running means (momentum 0.1).
+    # The BN mean is the mean of both processes' running means (momentum 0.1).
     assert one['mean'] == other['mean'] == pytest.approx(0.1 * sum(seen) / 6, rel=1e-5)
     assert one['random'][0] != other['random'][0]
     assert one['random'][1] != other['random'][1]
-    # Two of three things found, at the two best scores.
-    assert said['ap'] == pytest.approx(2 / 3)
+    # Two of three objects are detected, with the two highest scores.
+    assert shared['ap'] == pytest.approx(2 / 3)
     assert (first[0], second[0]) == (1, 1)
     errors = [line for _, _, err in (first, second) for line in err.splitlines()]
-    assert errors == ['error: image 7 is cut short']
+    assert errors == ['error: image 7 is truncated']
     assert second[1] == ''
 
 
@@ -147,7 +147,7 @@ def test_a_run_under_two_processes(tiny_config: Path, tmp_path: Path) -> None:
     first, second = in_two(*train, '--cfg-options', 'train_dataloader.batch_size=1', cwd=tmp_path)
     assert first[0] == 0, first[2]
     assert second == (0, '', '')
-    assert 'not scaled to 2 images a step (2 x 1)' in ' '.join(first[1].split())
+    assert 'not scaled to 2 images per step (2 x 1)' in ' '.join(first[1].split())
     record = record_file.read(tmp_path / 'run' / 'record.json')
     made = record['training']
     assert (made['processes'], made['batch_size_per_process'], made['batch_size']) == (2, 1, 2)
@@ -156,7 +156,7 @@ def test_a_run_under_two_processes(tiny_config: Path, tmp_path: Path) -> None:
     assert not (tmp_path / '.dist_test').exists()
 
     checkpoint = tmp_path / 'run' / 'epoch_2.pth'
-    # Image by image: which images share a batch may change the last bit.
+    # Batch size 1: the images in a batch may change the last bits of the results.
     one_by_one = ['--cfg-options', 'test_dataloader.batch_size=1']
     test = [
         REPO / 'tools/test.py',
@@ -178,7 +178,7 @@ def test_a_run_under_two_processes(tiny_config: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun(tiny_config: Path, tmp_path: Path) -> None:
-    """Torchrun itself, and an error that all processes make: one line."""
+    """Under torchrun, an error in all processes prints one line."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     tool = [str(REPO / 'tools/test.py'), str(tiny_config), 'absent.pth']
     options = ['--work-dir', str(tmp_path / 'test')]
@@ -190,10 +190,10 @@ def test_torchrun(tiny_config: Path, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
         )
-        said = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
         assert done.returncode == 1
-        assert len(said) == 1, done.stderr
-        assert ('absent.pth' if launcher else 'add --launcher pytorch') in said[0]
+        assert len(errors) == 1, done.stderr
+        assert ('absent.pth' if launcher else 'add --launcher pytorch') in errors[0]
 
 
 SLURM = {'SLURM_PROCID': '3', 'SLURM_LOCALID': '1', 'SLURM_NTASKS': '4', 'SLURM_NODELIST': 'node[1-2]'}
@@ -240,15 +240,15 @@ def test_slurm_without_its_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         distributed.check_launcher('slurm')
 
 
-def test_alone_nothing_changes() -> None:
+def test_a_single_process_is_not_affected() -> None:
     before = torch.get_rng_state()
     distributed.start('none', {})
-    distributed.seed_apart(3)
+    distributed.seed_by_rank(3)
     with distributed.main_first():
         pass
     distributed.stop()
     assert torch.equal(torch.get_rng_state(), before)
-    assert not distributed.another_failed()
+    assert not distributed.another_process_failed()
 
 
 @pytest.fixture
@@ -263,25 +263,27 @@ def voc(tiny_config: Path) -> Callable[..., Config]:
     return make
 
 
-def test_the_learning_rate_is_said(voc: Callable[..., Config]) -> None:
+def test_the_learning_rate_is_described(voc: Callable[..., Config]) -> None:
     scaled, fixed = voc(enable=True, base_batch_size=2), voc(enable=False, base_batch_size=2)
-    assert training.learning_rate_line(scaled, 1) is None
-    line = training.learning_rate_line(scaled, 4)
-    assert line == 'learning rate 0.004: 0.001 for 2 images, scaled to 8 images a step (4 x 2)'
-    line = training.learning_rate_line(fixed, 4)
+    assert describe_learning_rate(scaled, 1) is None
+    line = describe_learning_rate(scaled, 4)
+    assert line == 'learning rate 0.004: 0.001 for 2 images, scaled to 8 images per step (4 x 2)'
+    line = describe_learning_rate(fixed, 4)
     assert line is not None
-    assert 'learning rate 0.001, not scaled to 8 images a step (4 x 2); it is for 2; ' in line
-    assert training.learning_rate_line(voc(), 1) is None
-    line = training.learning_rate_line(voc(), 4)
+    assert 'learning rate 0.001 for 2 images, not scaled to 8 images per step (4 x 2); ' in line
+    assert describe_learning_rate(voc(), 1) is None
+    line = describe_learning_rate(voc(), 4)
     assert line is not None
-    assert line.endswith('the schedule names no auto_scale_lr')
+    assert line.endswith('the schedule has no auto_scale_lr')
 
 
-def test_trained_statistics_are_part_of_the_protocol(voc: Callable[..., Config]) -> None:
+def test_images_per_process_are_in_the_protocol_if_bn_statistics_are_trained(
+    voc: Callable[..., Config],
+) -> None:
     cfg = voc()
-    assert 'bn_images' not in protocol.protocol_of(cfg, {}, 'ImageNet', 2)  # frozen: nothing to average
+    assert 'bn_images' not in protocol.protocol_of(cfg, {}, 'ImageNet', 2)  # frozen BN
     cfg.model.backbone.bn_policy = 'train'
     assert 'bn_images' not in protocol.protocol_of(cfg, {}, 'none', 1)
     made = protocol.protocol_of(cfg, {}, 'none', 2)
     assert (made['batch_size'], made['bn_images']) == (4, 2)
-    assert 'the 2 images of each process (no SyncBN)' in protocol_summary.card(made).bn_policy
+    assert 'the 2 images of each process (no SyncBN)' in protocol_summary.summarize(made).bn_policy

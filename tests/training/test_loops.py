@@ -1,4 +1,4 @@
-"""The loops and what they rest on, with numbers in place of a detector."""
+"""Training loops, checkpoint hook and signals, with a model of one number."""
 
 import signal
 import subprocess
@@ -16,13 +16,12 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 
 from compactdet import errors
-from compactdet.training.checkpoint_hook import check_processes
-from compactdet.training.checkpoints import check_protocol
+from compactdet.training.model_checks import check_same_protocol, describe_process_changes
 from compactdet.training.runner import SafeRunner
 
 
 class Sum(BaseModel):
-    """Its loss depends on the samples, on random numbers of the sample and on its own."""
+    """A model whose loss depends on the samples, on their random numbers and on its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ def toy(tmp_path: Path) -> Callable[..., SafeRunner]:
 
 
 class StopAt(Hook):
-    """Says, as a signal would, that the training is to stop."""
+    """Request a stop after an iteration, as a signal does."""
 
     def __init__(self, iteration: int, signals: Any):
         self.iteration, self.signals = iteration, signals
@@ -105,7 +104,7 @@ BY_ITER = {'by_epoch': False, 'max_iters': 12, 'val_interval': 4}
     ('loop', 'sampler'),
     [(BY_EPOCH, 'DefaultSampler'), (BY_ITER, 'DefaultSampler'), (BY_ITER, 'InfiniteSampler')],
 )
-def test_the_samples_that_come_next(
+def test_resume_continues_with_the_next_samples(
     toy: Callable[..., SafeRunner], loop: dict[str, Any], sampler: str, stop: int
 ) -> None:
     hook = {'by_epoch': loop['by_epoch'], 'interval': 1 if loop['by_epoch'] else 5}
@@ -122,10 +121,10 @@ def test_the_samples_that_come_next(
     if sampler == 'DefaultSampler':
         assert [sorted(samples[i : i + 7]) for i in (0, 7, 14)] == [[*map(float, range(7))]] * 3
     augmented = {number for _, number in whole.model.seen}
-    assert len(augmented) == len(whole.model.seen)  # nothing twice
+    assert len(augmented) == len(whole.model.seen)  # no random number twice
 
 
-def test_a_full_epoch_is_kept_as_the_config_says(toy: Callable[..., SafeRunner], tmp_path: Path) -> None:
+def test_states_are_kept_as_the_config_states(toy: Callable[..., SafeRunner], tmp_path: Path) -> None:
     for keep, names in (
         (-1, {'epoch_1', 'epoch_2', 'epoch_3'}),
         (1, {'epoch_3'}),
@@ -135,14 +134,14 @@ def test_a_full_epoch_is_kept_as_the_config_says(toy: Callable[..., SafeRunner],
         assert {path.stem for path in (tmp_path / f'keep{keep}').glob('*.pth')} == names
 
 
-def test_options_that_cannot_be_kept(toy: Callable[..., SafeRunner]) -> None:
+def test_unsupported_options_of_the_checkpoint_hook(toy: Callable[..., SafeRunner]) -> None:
     with pytest.raises(
-        errors.UserError, match='leave out out_dir, published_keys: checkpoints lie in the work'
+        errors.UserError, match='remove out_dir, published_keys: checkpoints are saved in the work dir'
     ):
         toy('x', dict(BY_EPOCH), 'DefaultSampler', out_dir='y', published_keys=['meta'])
 
 
-def test_gradients_that_are_summed_are_not_cut_in_two(
+def test_training_does_not_stop_while_gradients_accumulate(
     toy: Callable[..., SafeRunner], tmp_path: Path
 ) -> None:
     runner = toy('sum', dict(BY_EPOCH), 'DefaultSampler', stop=1)
@@ -152,7 +151,7 @@ def test_gradients_that_are_summed_are_not_cut_in_two(
     assert runner.iter == 2
 
 
-def test_more_workers_than_cores_are_no_warning() -> None:
+def test_more_workers_than_cores_give_no_warning() -> None:
     loader = {'batch_size': 1, 'num_workers': 999, 'dataset': Noisy()}
     loader['sampler'] = {'type': 'DefaultSampler'}
     with warnings.catch_warnings():
@@ -160,53 +159,53 @@ def test_more_workers_than_cores_are_no_warning() -> None:
         assert SafeRunner.build_dataloader(loader, seed=0).num_workers == 999
 
 
-def test_what_differs_between_machines_is_said() -> None:
+def test_changes_of_the_processes_are_described() -> None:
     process = {'threads': torch.get_num_threads(), 'torch': str(torch.__version__)}
-    assert check_processes({'processes': [process]}) is None
+    assert describe_process_changes({'processes': [process]}) is None
     other = dict(process, threads=99, torch='1.0')
-    said = check_processes({'processes': [other, other]})
+    changes = describe_process_changes({'processes': [other, other]})
     threads, version = torch.get_num_threads(), torch.__version__
-    assert said == f'processes 2, now 1; threads 99, now {threads}; PyTorch 1.0, now {version}'
+    assert changes == f'processes 2, now 1; threads 99, now {threads}; PyTorch 1.0, now {version}'
 
 
-def test_a_training_of_another_length_goes_on() -> None:
+def test_a_resumed_training_may_have_another_length() -> None:
     def of_length(epochs: int) -> dict[str, Any]:
         return {'loop': {'max_epochs': epochs, 'type': 'x'}, 'schedule': []}
 
     progress = {'epoch': 2, 'iter': 8, 'protocol': of_length(4)}
     for epochs in (2, 3, 5):
-        check_protocol('x', progress, of_length(epochs))
-    with pytest.raises(errors.UserError, match=r'x is of a training under another .*epochs 4, now 1'):
-        check_protocol('x', progress, of_length(1))
+        check_same_protocol('x', progress, of_length(epochs))
+    with pytest.raises(errors.UserError, match=r'x was trained under another .*epochs 4, now 1'):
+        check_same_protocol('x', progress, of_length(1))
 
 
 def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     full = mock.patch('mmengine.runner.Runner.from_cfg', side_effect=OSError(28, 'No space left on device'))
-    with full, pytest.raises(errors.UserError, match='No space left on device in x: make room'):
+    with full, pytest.raises(errors.UserError, match='No space left on device in x: free some disk space'):
         SafeRunner.from_cfg(mock.MagicMock(work_dir='x'))
 
 
-BREAKS_OFF = """
+CLOSED_CONNECTION = """
 from multiprocessing import connection, current_process, resource_sharer
-from compactdet.training.signals import shield_worker
+from compactdet.training.signals import init_worker
 
 def send(to, process):
-    raise OSError('a fault of the worker')
+    raise OSError('an error of the worker')
 
-shield_worker(0, None)
-for takes in (False, True):
+init_worker(0, None)
+for receives in (False, True):
     address, key = resource_sharer._resource_sharer.register(send, lambda: None)
     with connection.Client(address, authkey=current_process().authkey) as training:
-        if takes:
+        if receives:
             training.send((key, 0))
 resource_sharer.stop(timeout=60)
 """
 
 
-def test_a_worker_whose_training_breaks_off() -> None:
-    """It was about to hand over a batch: only its own faults are printed."""
-    python = [sys.executable, '-c', BREAKS_OFF]
-    said = subprocess.run(python, capture_output=True, text=True, timeout=120).stderr
-    assert said.count('Traceback') == 1, said
-    assert 'OSError: a fault of the worker' in said
-    assert 'EOFError' not in said
+def test_a_worker_whose_training_process_ends() -> None:
+    """A worker that sends a batch prints its own errors, but not that the connection was closed."""
+    python = [sys.executable, '-c', CLOSED_CONNECTION]
+    errors_printed = subprocess.run(python, capture_output=True, text=True, timeout=120).stderr
+    assert errors_printed.count('Traceback') == 1, errors_printed
+    assert 'OSError: an error of the worker' in errors_printed
+    assert 'EOFError' not in errors_printed

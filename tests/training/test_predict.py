@@ -1,4 +1,4 @@
-"""tools/predict.py and tools/test.py: from a checkpoint to pictures, JSON and figures."""
+"""tools/predict.py and tools/test.py: drawn images, JSON and metrics of a checkpoint."""
 
 import errno
 import json
@@ -17,7 +17,6 @@ import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from compactdet import drawing
 from compactdet.config import strict
 from compactdet.data import shapes
 from compactdet.data.readers import read_predictions, read_voc
@@ -25,7 +24,7 @@ from compactdet.errors import UserError, run_main
 from compactdet.mmdetection import MODELS
 from compactdet.records import record_file
 from compactdet.training import predict
-from compactdet.training.runner import inputs_of
+from compactdet.training.model_checks import describe_inputs
 
 from record_examples import example_record
 
@@ -36,14 +35,14 @@ CLASSES = list(shapes.CLASSES)
 
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the embedded config, as training leaves it, but untrained."""
+    """Run folder of the embedded config with random weights, in the form that a training leaves."""
     folder = tmp_path_factory.mktemp('run')
     cfg = strict.load(CONFIG)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model)
-    model.roi_head.bbox_head.fc_cls.weight.data /= 1000  # scores between 0 and 1, not at them
-    meta = {'config': '__import__("os").abort()', 'inputs': inputs_of(model), 'epoch': 3}
+    model.roi_head.bbox_head.fc_cls.weight.data /= 1000  # scores strictly between 0 and 1
+    meta = {'config': '__import__("os").abort()', 'inputs': describe_inputs(model), 'epoch': 3}
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'epoch_3.pth')
     (folder / 'last_checkpoint').write_text('/where/it/was/trained/epoch_3.pth')
     record = example_record()
@@ -56,7 +55,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broken_run(run_dir: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the run with a changed record."""
+    """Return a function that copies the run with a changed record."""
 
     def make(change: Callable[[dict[str, Any]], None]) -> Path:
         record = json.loads((run_dir / 'record.json').read_text())
@@ -74,16 +73,16 @@ def broken_run(run_dir: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two images of one stem, one of them lying, and things that are no images."""
+    """Two images of one stem, one of them stored rotated, and files that are not images."""
     folder = tmp_path / 'photos'
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
-    lying = Image.Exif()
-    lying[274] = 6  # to be shown turned by a quarter
-    Image.fromarray(pixels).save(folder / 'cat.jpg', exif=lying)
+    rotated = Image.Exif()
+    rotated[274] = 6  # orientation: to be shown rotated by 90 degrees
+    Image.fromarray(pixels).save(folder / 'cat.jpg', exif=rotated)
     Image.fromarray(pixels[:50]).save(folder / 'cat.PNG')
-    (folder / 'notes.txt').write_text('no image')
-    (folder / '._cat.jpg').write_text('what a Mac leaves')
+    (folder / 'notes.txt').write_text('not an image')
+    (folder / '._cat.jpg').write_text('macOS metadata')
     (folder / 'more.jpg').mkdir()
     return folder
 
@@ -94,11 +93,11 @@ def read_json(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Any]:
-    """Runs a tool in this process: exit status, output and errors."""
+    """Return a function that runs a tool in this process: exit status, stdout and stderr."""
 
     def run(name: str, *args: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        # By its file: `import test` could mean Python's own package.
+        # By path: `import test` could import Python's package `test`.
         module = runpy.run_path(str(REPO / 'tools' / f'{name}.py'), run_name=f'tool_{name}')
         with pytest.raises(SystemExit) as end:
             run_main(module['main'])
@@ -133,13 +132,13 @@ def test_a_folder_of_images(
         assert (boxes.max(0) <= np.tile([entry['width'], entry['height']], 2) + 1).all()
 
 
-def test_one_image_with_nothing_on_it_is_left_as_it_is(run_dir: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_image_without_detections_is_unchanged(run_dir: Path, photos: Path, tmp_path: Path) -> None:
     out = predict.predict(run_dir, photos / 'cat.PNG', tmp_path / 'out', score=1.0)
     assert read_json(out) == [{'image': 'cat.PNG', 'width': 90, 'height': 50, 'detections': []}]
     assert (cv2.imread(str(out / 'cat.PNG')) == cv2.imread(str(photos / 'cat.PNG'))).all()
 
 
-def test_the_chosen_checkpoint_is_taken(broken_run: Callable[..., Path]) -> None:
+def test_the_chosen_checkpoint_is_used(broken_run: Callable[..., Path]) -> None:
     chosen = {'checkpoint': 'best_epoch_2.pth', 'epoch': 2, 'metric': 'voc/ap50_11point', 'value': 0.5}
     folder = broken_run(lambda record: record['training'].update(chosen=chosen))
     record = record_file.read(folder / 'record.json')
@@ -147,16 +146,16 @@ def test_the_chosen_checkpoint_is_taken(broken_run: Callable[..., Path]) -> None
     record['training']['chosen'] = None
     assert predict.find_checkpoint(folder, record) == folder / 'epoch_3.pth'
     (folder / 'last_checkpoint').unlink()
-    with pytest.raises(UserError, match='last_checkpoint: cannot be read'):
+    with pytest.raises(UserError, match='last_checkpoint: cannot read the name'):
         predict.find_checkpoint(folder, record)
 
 
-@pytest.mark.parametrize('cut', [0, 100, -200], ids=['empty', 'header', 'cut short'])
-def test_a_broken_image_stops_before_anything_is_written(
+@pytest.mark.parametrize('cut', [0, 100, -200], ids=['empty', 'header', 'truncated'])
+def test_a_damaged_image_is_found_before_anything_is_written(
     run_dir: Path, photos: Path, tmp_path: Path, cut: int
 ) -> None:
     (photos / 'zebra.jpg').write_bytes((photos / 'cat.jpg').read_bytes()[:cut])
-    with pytest.raises(UserError, match=r'zebra\.jpg: not a readable image, or cut short'):
+    with pytest.raises(UserError, match=r'zebra\.jpg: not a readable image, or truncated'):
         predict.predict(run_dir, photos, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
@@ -166,7 +165,7 @@ def test_a_broken_image_stops_before_anything_is_written(
     [
         ('absent', 'absent: no such image or folder'),
         ('more.jpg', r'more\.jpg: no image in this folder \(\.jpg'),
-        ('notes.txt', r'notes\.txt: not an image by its name; must end in one of \.jpg'),
+        ('notes.txt', r'notes\.txt: the file name of an image must end in one of \.jpg'),
     ],
 )
 def test_no_images(run_dir: Path, photos: Path, source: str, message: str) -> None:
@@ -176,21 +175,19 @@ def test_no_images(run_dir: Path, photos: Path, source: str, message: str) -> No
 
 def test_an_image_too_thin_for_the_detector(run_dir: Path, photos: Path) -> None:
     Image.new('RGB', (900, 1)).save(photos / 'line.png')
-    with pytest.raises(UserError, match=r"line\.png: 900x1 cannot be brought to the detector's input size"):
+    with pytest.raises(UserError, match=r"line\.png: 900x1 cannot be resized to the detector's input size"):
         predict.predict(run_dir, photos / 'line.png', photos / 'out')
 
 
 def test_originals_are_not_overwritten(run_dir: Path, photos: Path) -> None:
     before = (photos / 'cat.jpg').read_bytes()
     for source in (photos, photos / 'cat.jpg'):
-        with pytest.raises(UserError, match='is the folder of the images: it would overwrite them'):
+        with pytest.raises(UserError, match='is the folder of the images, which would be overwritten'):
             predict.predict(run_dir, source, photos / '..' / 'photos')
     assert (photos / 'cat.jpg').read_bytes() == before
 
 
-def test_results_of_an_earlier_call_are_replaced_and_no_others(
-    run_dir: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_only_results_of_an_earlier_call_are_replaced(run_dir: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / 'out'
     out.mkdir()
     for name in ('cat.PNG', 'predictions.json', 'mine.txt'):
@@ -201,12 +198,12 @@ def test_results_of_an_earlier_call_are_replaced_and_no_others(
     assert read_json(out)[0]['image'] == 'cat.PNG'
 
 
-def test_an_output_folder_that_cannot_be(run_dir: Path, photos: Path) -> None:
-    with pytest.raises(UserError, match=r'cannot make the folder .*notes\.txt.*choose another --out'):
+def test_an_output_folder_that_cannot_be_created(run_dir: Path, photos: Path) -> None:
+    with pytest.raises(UserError, match=r'cannot create the folder .*notes\.txt.*choose another --out'):
         predict.predict(run_dir, photos / 'cat.PNG', photos / 'notes.txt')
 
 
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_file(
     run_dir: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -218,11 +215,11 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-def test_runs_that_do_not_serve(run_dir: Path, broken_run: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'is no finished run .* it has no record\.json'):
+def test_unusable_runs(run_dir: Path, broken_run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'is not a finished run .* it has no record\.json'):
         predict.load_detector(tmp_path)
     folder = broken_run(lambda record: record['dataset'].update(classes=['RBC']))
-    with pytest.raises(UserError, match=r'the detector has 8 classes, but dataset\.classes names 1'):
+    with pytest.raises(UserError, match=r'the detector has 8 classes, but dataset\.classes has 1'):
         predict.load_detector(folder)
 
 
@@ -233,12 +230,14 @@ def test_runs_that_do_not_serve(run_dir: Path, broken_run: Callable[..., Path], 
         ('in_channels=432', 'in_channels=430', r'epoch_3\.pth does not fit this config'),
         ('roi_feat_size=7', 'roi_feet_size=7', "no key 'roi_feet_size'; did you mean roi_feat_size"),
         ('103.53', '100', r'epoch_3\.pth was trained with .* but this config gives'),
-        ("'compactdet.data.voc'", "'compactdet.data.vocc'", r'custom_imports: .*vocc.*install what'),
+        (
+            "'compactdet.data.voc'",
+            "'compactdet.data.vocc'",
+            r'custom_imports: .*vocc.*install the packages',
+        ),
     ],
 )
-def test_configs_that_do_not_serve(
-    broken_run: Callable[..., Path], old: str, new: str, message: str
-) -> None:
+def test_unusable_configs(broken_run: Callable[..., Path], old: str, new: str, message: str) -> None:
     def change(record: dict[str, Any]) -> None:
         assert old in record['config']['text']
         record['config']['text'] = record['config']['text'].replace(old, new)
@@ -248,7 +247,7 @@ def test_configs_that_do_not_serve(
         predict.load_detector(folder)
 
 
-def test_a_device_that_is_not_there(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(UserError, match='--device cuda needs a CUDA GPU'):
         predict.load_detector(run_dir, 'cuda')
@@ -312,46 +311,6 @@ def test_texts_that_are_no_config(text: str, message: str) -> None:
         predict.parse_resolved(text, 'record')
 
 
-# Drawing
-
-
-@pytest.mark.parametrize('num_classes', [1, 3, 8, 20, 80])
-def test_each_class_has_its_colour(num_classes: int) -> None:
-    assert len(set(drawing.class_colours(num_classes))) == num_classes
-
-
-@pytest.mark.parametrize('size', [(40, 60), (160, 160), (480, 640), (1500, 2000)])
-def test_lines_and_letters_grow_with_the_image(size: tuple[int, int]) -> None:
-    height, width = size
-    blank = np.full((*size, 3), 255, np.uint8)
-    box = np.array([0.25 * width, 0.75 * height, 0.75 * width, 0.95 * height])
-    drawn = drawing.draw_detections(blank, box[None], [2], [0.987], ['a', 'b', 'c'])
-    assert blank.min() == 255  # the image given is left as it is
-    is_drawn = (drawn == drawing.class_colours(3)[2]).all(2)
-    line_width = is_drawn[round(0.9 * height), : width // 2].sum()
-    assert 0 <= line_width - max(1, height // 300) <= 2
-    plate_height = round(box[1]) - np.nonzero(is_drawn)[0].min()
-    assert max(10, 0.025 * height) < plate_height < max(20, 0.06 * height)
-
-
-def test_the_surest_detection_lies_on_top() -> None:
-    blank = np.zeros((100, 100, 3), np.uint8)
-    boxes = np.array([[20, 50, 80, 90]] * 2)
-    drawn = drawing.draw_detections(blank, boxes, [1, 0], [0.9, 0.8], ['a', 'b'])
-    assert tuple(drawn[89, 50]) == drawing.class_colours(2)[1]
-
-
-@pytest.mark.parametrize('box', [(0, 0, 30, 30), (98, 98, 100, 100), (-20, 40, 130, 45), (60, 1, 61, 99)])
-def test_a_text_stays_in_the_image(box: tuple[int, ...]) -> None:
-    blank = np.full((100, 100, 3), 255, np.uint8)
-    drawn, wanted = (
-        drawing.draw_boxes(blank, [place], ['ring 0.50'], [(0, 255, 0)])
-        for place in (box, (20, 50, 80, 90))
-    )
-    ink, wanted_ink = ((image[:, :, 1] < 200).sum() for image in (drawn, wanted))
-    assert ink == wanted_ink > 50
-
-
 # test
 
 
@@ -383,9 +342,9 @@ def test_the_test_tool(run_dir: Path, small_set: Path, run_tool: Callable[..., A
     ('content', 'message'),
     [
         (None, 'cannot read .*No such file'),
-        (b'PK\x03\x04 cut', 'is truncated or no PyTorch file'),
-        ({'weights': 1}, 'is no detector checkpoint: it holds no state_dict'),
-        ({'state_dict': {}, 'meta': print}, r'contains code \((builtins\.)?print\)'),
+        (b'PK\x03\x04 cut', 'is truncated or '),
+        ({'weights': 1}, 'is not a detector checkpoint: it has no state_dict'),
+        ({'state_dict': {}, 'meta': print}, r'code \((builtins\.)?print\)'),
     ],
 )
 def test_bad_checkpoints_leave_nothing(

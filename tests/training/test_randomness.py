@@ -1,4 +1,4 @@
-"""What happens to a sample depends on the seed, the epoch and the sample, and on nothing else."""
+"""The random transforms of a sample depend on the seed, the epoch and the sample only."""
 
 import pickle
 import random
@@ -11,17 +11,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from compactdet.errors import UserError
 from compactdet.training.randomness import (
-    Batches,
-    SeededSamples,
-    get_state,
-    held,
+    ResumableBatchSampler,
+    SeededDataset,
+    get_generator_states,
     make_resumable,
-    set_state,
+    preserve_generators,
+    set_generator_states,
 )
 
 
 class Draws(Dataset):
-    """Sample i is i and what each of the three generators gives."""
+    """Sample i is i and a random number of each of the three generators."""
 
     name = 'draws'
 
@@ -39,7 +39,7 @@ def drawn() -> list[float]:
 def load(
     workers: int, epochs: list[int], skip: int = 0, order: Any = None, seed: int = 5, **kwargs: Any
 ) -> dict:
-    """Samples of each epoch by their index."""
+    """Return the random numbers of each epoch's samples by their index."""
     loader = DataLoader(Draws(), batch_size=2, num_workers=workers, sampler=order, **kwargs)
     batches = make_resumable(loader, seed)
     found = {}
@@ -50,7 +50,7 @@ def load(
     return found
 
 
-def test_neither_workers_nor_order_nor_place_count() -> None:
+def test_samples_do_not_depend_on_workers_order_or_position() -> None:
     alone = load(0, [0, 1])
     assert load(2, [0, 1]) == alone
     assert load(2, [0, 1], persistent_workers=True) == alone
@@ -62,34 +62,34 @@ def test_neither_workers_nor_order_nor_place_count() -> None:
     assert load(0, [0], seed=6)[0].values() != alone[0].values()
 
 
-def test_the_main_generators_are_left_alone() -> None:
-    before = get_state()
+def test_loading_does_not_change_the_main_generators() -> None:
+    before = get_generator_states()
     load(0, [0])
     load(1, [0])
     after = drawn()
-    set_state(before)
+    set_generator_states(before)
     assert drawn() == after
-    set_state(before)
-    with held():
+    set_generator_states(before)
+    with preserve_generators():
         drawn()
     assert drawn() == after
 
 
 def test_a_state_is_restored_from_plain_values() -> None:
-    state = get_state()
-    np.random.randn()  # leaves a second number for the next call
-    half_used = get_state()
+    state = get_generator_states()
+    np.random.randn()  # NumPy keeps a second number for the next call
+    half_used = get_generator_states()
     expected = np.random.randn()
-    set_state(half_used)
+    set_generator_states(half_used)
     assert np.random.randn() == expected
     assert {type(value) for value in state['numpy']} <= {str, list, int, float}
 
 
-def test_it_stands_for_the_data_set() -> None:
+def test_attributes_are_those_of_the_wrapped_data_set() -> None:
     inner = Draws()
-    samples = SeededSamples(inner)
+    samples = SeededDataset(inner)
     assert (samples.name, len(samples)) == ('draws', 6)
-    samples.pipeline = 'other'  # as MMEngine's PipelineSwitchHook does
+    samples.pipeline = 'other'  # as by MMEngine's PipelineSwitchHook
     assert inner.pipeline == 'other'
     assert pickle.loads(pickle.dumps(samples)).pipeline == 'other'
     assert samples[3][0] == 3
@@ -97,16 +97,16 @@ def test_it_stands_for_the_data_set() -> None:
         samples.absent  # noqa: B018
 
 
-def test_an_endless_order_goes_on_by_its_number() -> None:
-    batches = Batches([[0, 1], [1, 0]], seed=5)
+def test_endless_batches_are_seeded_by_their_number() -> None:
+    batches = ResumableBatchSampler([[0, 1], [1, 0]], seed=5)
     batches.start(0, skip=1, count_from=10)
     assert [*batches] == [[(5, 11, 0, 1), (5, 11, 1, 0)]]
 
 
-def test_samples_without_index_are_refused() -> None:
+def test_a_data_set_without_indices_is_an_error() -> None:
     class Stream(IterableDataset):
         def __iter__(self) -> Any:
             return iter(())
 
-    with pytest.raises(UserError, match='Stream gives its samples in no batches by index'):
+    with pytest.raises(UserError, match='Stream has no batches by sample index'):
         make_resumable(DataLoader(Stream(), batch_size=None), 0)

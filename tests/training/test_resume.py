@@ -1,8 +1,9 @@
-"""A training that is killed, or stopped, and goes on: the same as one that never was, bit for bit."""
+"""A training that is killed or stopped and resumed equals an uninterrupted one, bit for bit."""
 
 import multiprocessing
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import sys
@@ -17,21 +18,21 @@ from mmengine.fileio import LocalBackend
 
 from compactdet import errors
 from compactdet.benchmarks.resume import differences
+from compactdet.config.options import Options
 from compactdet.records import record_file
-from compactdet.training import train
-from compactdet.training.checkpoints import read_resumable
+from compactdet.training.checkpoints import read_training_state
 from compactdet.training.loops import ResumableEpochLoop
-from compactdet.training.randomness import SeededSamples
-from compactdet.training.train import Options
+from compactdet.training.randomness import SeededDataset
+from compactdet.training.train import train
 
-FORK = multiprocessing.get_context('fork')  # spares the seconds that the imports take
+FORK = multiprocessing.get_context('fork')  # without the seconds of the imports
 
 pytestmark = pytest.mark.usefixtures('plain_config_text')
 
 
 @pytest.fixture(scope='module')
 def config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny detector with flips and workers; three epochs of four steps, a state after every one."""
+    """The tiny detector with flips and workers: three epochs of four steps, a state after every step."""
     path = tmp_path_factory.mktemp('config') / 'killed.py'
     text = tiny_config.read_text()
     flip = "    dict(type='RandomFlip', prob=0.5),\n    dict(type='PackDetInputs'),"
@@ -47,8 +48,8 @@ def config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Die:
-    """At the n-th call of a function, the process is killed before it (or after it)."""
+class Kill:
+    """Kills the process before (or after) the n-th call of a function."""
 
     def __init__(self, target: str, number: int, after: bool = False):
         self.target, self.number, self.after = target, number, after
@@ -69,23 +70,23 @@ class Die:
         return mock.patch.object(owner, name, replaced)
 
 
-def child(options: Options, patch: Any, said: Path) -> None:
-    """One process of a training; ends as tools/train.py does."""
-    with said.open('a') as file, patch:
+def child(options: Options, patch: Any, output: Path) -> None:
+    """Train in a child process, which ends like tools/train.py."""
+    with output.open('a') as file, patch:
         sys.stdout = sys.stderr = file
-        errors.run_main(lambda: train.train(options) and None)
+        errors.run_main(lambda: train(options) and None)
 
 
 @pytest.fixture
 def run(config: Path, tmp_path: Path) -> Callable[..., int]:
-    """Trains in a process of its own, resuming where it can; returns the exit status."""
+    """Train in a child process, with ``--resume``; return the exit status."""
 
     def go(
         work_dir: Path, patch: Any = None, during: Callable[[Any], None] | None = None, **options: Any
     ) -> int:
         options = {'resume': 'auto', 'seed': 3, **options}
         made = Options(str(config), str(work_dir), **options)
-        arguments = (made, patch or mock.MagicMock(), tmp_path / 'said.txt')
+        arguments = (made, patch or mock.MagicMock(), tmp_path / 'output.txt')
         process = FORK.Process(target=child, args=arguments)
         process.start()
         if during is not None:
@@ -99,40 +100,42 @@ def run(config: Path, tmp_path: Path) -> Callable[..., int]:
 
 @pytest.fixture(scope='module')
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run that was never killed; tests only read it."""
+    """Run folder of the uninterrupted run; tests only read it."""
     folder = tmp_path_factory.mktemp('runs')
     process = FORK.Process(
         target=child,
-        args=(Options(str(config), str(folder / 'whole'), seed=3), mock.MagicMock(), folder / 'said'),
+        args=(Options(str(config), str(folder / 'whole'), seed=3), mock.MagicMock(), folder / 'output'),
     )
     process.start()
     process.join(120)
-    assert process.exitcode == 0, (folder / 'said').read_text()
+    assert process.exitcode == 0, (folder / 'output').read_text()
     return folder / 'whole'
 
 
-# Each goes on where the one before was killed.
+# Each process resumes where the one before was killed.
 KILLS = {
-    'before anything is saved': Die('compactdet.training.loops.ResumableEpochLoop.run_iter', 1),
-    'in a step': Die('compactdet.training.loops.ResumableEpochLoop.run_iter', 3),
-    'a checkpoint is written but not in place': Die('compactdet.training.runner.settle', 2),
-    'a checkpoint is in place and the old one is not removed': Die(
+    'before anything is saved': Kill('compactdet.training.loops.ResumableEpochLoop.run_iter', 1),
+    'in a step': Kill('compactdet.training.loops.ResumableEpochLoop.run_iter', 3),
+    'a checkpoint is written but not moved to its place': Kill(
+        'compactdet.training.checkpoint_runner.verify_and_move', 2
+    ),
+    'a checkpoint is in place, but the old one is not removed': Kill(
         'compactdet.training.checkpoint_hook._remove', 2
     ),
-    'in the validation': Die('compactdet.evaluation.metric.DetectionMetric.process', 1),
-    'the best checkpoint is about to be written': Die(
+    'in the validation': Kill('compactdet.evaluation.metric.DetectionMetric.process', 1),
+    'the best checkpoint is about to be written': Kill(
         'compactdet.training.checkpoint_hook.SafeCheckpointHook._save_best', 1
     ),
-    'the best checkpoint is in place, the state does not know': Die(
-        'compactdet.training.runner.settle', 1, after=True
+    'the best checkpoint is in place, but no state names it': Kill(
+        'compactdet.training.checkpoint_runner.verify_and_move', 1, after=True
     ),
-    'after an epoch': Die('compactdet.training.loops.ResumableEpochLoop.run_epoch', 1, after=True),
-    'in the test': Die('compactdet.training.runner.SafeRunner.test', 1),
-    'before the record': Die('compactdet.records.record_file.write', 1),
+    'after an epoch': Kill('compactdet.training.loops.ResumableEpochLoop.run_epoch', 1, after=True),
+    'in the test': Kill('compactdet.training.runner.SafeRunner.test', 1),
+    'before the record': Kill('compactdet.records.record_file.write', 1),
 }
 FEW = (
-    'a checkpoint is written but not in place',
-    'the best checkpoint is in place, the state does not know',
+    'a checkpoint is written but not moved to its place',
+    'the best checkpoint is in place, but no state names it',
 )
 
 
@@ -144,36 +147,39 @@ def test_killed(run: Callable[..., int], whole: Path, tmp_path: Path, moments: t
     for moment in moments:
         assert run(work_dir, KILLS[moment].patch()) == -signal.SIGKILL, moment
         assert not (work_dir / 'record.json').exists()
-    assert run(work_dir) == 0, (tmp_path / 'said.txt').read_text()
+    assert run(work_dir) == 0, (tmp_path / 'output.txt').read_text()
     assert differences(whole, work_dir) == []
-    assert (tmp_path / 'said.txt').read_text().count('goes on from ') >= len(moments) - 1
+    assert (tmp_path / 'output.txt').read_text().count('resumes from ') >= len(moments) - 1
     assert [path.name for path in work_dir.glob('*.part')] == []
     one, other = (record_file.read(folder / 'record.json') for folder in (whole, work_dir))
     assert one['keys'] == other['keys']
 
 
-def test_a_finished_run_is_found_finished(run: Callable[..., int], whole: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(
+    run: Callable[..., int], whole: Path, tmp_path: Path
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     assert run(whole) == 0
     assert run(whole, seed=4) == 1
     assert (
-        'is the record of a finished run, which is never overwritten' in (tmp_path / 'said.txt').read_text()
+        'is the record of a finished run, which is never overwritten'
+        in (tmp_path / 'output.txt').read_text()
     )
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
 
 
-def test_a_state_holds_what_a_resume_needs(whole: Path) -> None:
+def test_content_of_a_training_state(whole: Path) -> None:
     names = sorted(path.name for path in whole.glob('*.pth'))
     assert names[-1] == 'epoch_3.pth'
-    assert len(names) == 2  # and the best
-    progress = read_resumable(whole / 'epoch_3.pth')['progress']
+    assert len(names) == 2  # with the best checkpoint
+    progress = read_training_state(whole / 'epoch_3.pth')['progress']
     assert (progress['epoch'], progress['iter'], progress['batch']) == (3, 12, 0)
     (process,) = progress['processes']
     assert process['threads'] == torch.get_num_threads()
     assert process['generators'].keys() >= {'python', 'numpy', 'torch'}
 
 
-# Ends that are told in a line
+# Ends with a one-line message
 
 
 def stop_after(name: str, number: int, work_dir: Path) -> Callable[[Any], None]:
@@ -189,11 +195,11 @@ def stop_after(name: str, number: int, work_dir: Path) -> Callable[[Any], None]:
 def test_a_signal_to_stop(run: Callable[..., int], tmp_path: Path, number: int, whole: Path) -> None:
     work_dir = tmp_path / 'stopped'
     assert run(work_dir, during=stop_after('iter_1.pth', number, work_dir)) == 128 + number
-    said = (tmp_path / 'said.txt').read_text()
-    (line,) = [line for line in said.splitlines() if line.startswith('error: ')]
+    output = (tmp_path / 'output.txt').read_text()
+    (line,) = [line for line in output.splitlines() if line.startswith('error: ')]
     assert line.startswith(f'error: stopped by {signal.Signals(number).name} at step ')
-    assert line.endswith('is whole: --resume goes on from it')
-    assert 'Traceback' not in said
+    assert re.search(r'; add --resume to continue from .*\.pth$', line)
+    assert 'Traceback' not in output
     if number == signal.SIGTERM:
         assert run(work_dir) == 0
         assert differences(whole, work_dir) == []
@@ -207,24 +213,26 @@ def test_a_signal_to_stop(run: Callable[..., int], tmp_path: Path, number: int, 
         ('weights', 'is not finite after iteration 3: the training diverged and'),
     ],
 )
-def test_a_failure_loses_nothing(run: Callable[..., int], tmp_path: Path, name: str, words: str) -> None:
+def test_a_failure_keeps_the_saved_states(
+    run: Callable[..., int], tmp_path: Path, name: str, words: str
+) -> None:
     work_dir = tmp_path / 'failed'
     assert run(work_dir, PATCHES[name]()) == 1
-    said = (tmp_path / 'said.txt').read_text()
-    lines = [line for line in said.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1, said
+    output = (tmp_path / 'output.txt').read_text()
+    lines = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, output
     assert words in lines[0]
-    assert 'iter_2.pth is whole: --resume goes on from it' in lines[0]
-    assert 'Traceback' not in said
+    assert lines[0].endswith(f'; add --resume to continue from {work_dir}/iter_2.pth')
+    assert 'Traceback' not in output
     assert [path.name for path in work_dir.glob('*.part')] == []
     assert {path.name for path in work_dir.glob('*.pth')} == {'iter_1.pth', 'iter_2.pth'}
 
 
 def full_disk() -> Any:
-    """The third checkpoint is half-written when the disk is full."""
+    """Simulate a full disk while the third checkpoint is written."""
     put, calls = LocalBackend.put, 0
 
-    def half(self: Any, data: bytes, filepath: str) -> None:
+    def write_half(self: Any, data: bytes, filepath: str) -> None:
         nonlocal calls
         calls += filepath.endswith('.pth.part')
         if calls == 3:
@@ -232,11 +240,11 @@ def full_disk() -> Any:
             raise OSError(28, 'No space left on device')
         put(self, data, filepath)
 
-    return mock.patch.object(LocalBackend, 'put', half)
+    return mock.patch.object(LocalBackend, 'put', write_half)
 
 
 def after_step(change: Callable[[Any], None]) -> Any:
-    """Something happens after the third step."""
+    """Call ``change`` after the third step."""
     step = ResumableEpochLoop.run_iter
 
     def changed(self: Any, *args: Any) -> None:
@@ -256,16 +264,16 @@ def nan_weight(loop: Any) -> None:
         next(iter(loop.runner.model.parameters())).fill_(float('nan'))
 
 
-def deadly_sample() -> Any:
-    """A sample of the second epoch that ends the worker that loads it."""
-    load = SeededSamples.__getitem__
+def killed_worker() -> Any:
+    """Kill the worker process that loads a sample of the second epoch."""
+    load = SeededDataset.__getitem__
 
-    def deadly(self: Any, position: Any) -> Any:
+    def load_or_die(self: Any, position: Any) -> Any:
         if position[1:] == (1, 2):
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, position)
 
-    return mock.patch.object(SeededSamples, '__getitem__', deadly)
+    return mock.patch.object(SeededDataset, '__getitem__', load_or_die)
 
 
 PATCHES: dict[str, Callable[[], Any]] = {
@@ -276,17 +284,17 @@ PATCHES: dict[str, Callable[[], Any]] = {
 
 
 def test_a_worker_that_dies(run: Callable[..., int], tmp_path: Path) -> None:
-    assert run(tmp_path / 'failed', deadly_sample()) == 1
-    said = (tmp_path / 'said.txt').read_text()
-    (line,) = [line for line in said.splitlines() if line.startswith('error: ')]
-    assert line.startswith('error: a worker of a data loader died')
+    assert run(tmp_path / 'failed', killed_worker()) == 1
+    output = (tmp_path / 'output.txt').read_text()
+    (line,) = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert line.startswith('error: a data loader worker process died')
     assert ': give the run more memory, or lower num_workers of' in line
-    assert line.endswith('.pth is whole: --resume goes on from it')
-    assert 'Traceback' not in said
+    assert re.search(r'; add --resume to continue from .*\.pth$', line)
+    assert 'Traceback' not in output
 
 
 def test_two_trainings_in_one_folder(run: Callable[..., int], tmp_path: Path) -> None:
-    """The second is refused and the first is not disturbed; a killed one bars nobody."""
+    """The second is an error and does not affect the first; the lock of a killed run is released."""
     work_dir, seconds = tmp_path / 'run', []
 
     def second(first: Any) -> None:
@@ -297,21 +305,21 @@ def test_two_trainings_in_one_folder(run: Callable[..., int], tmp_path: Path) ->
 
     assert run(work_dir, during=second) == -signal.SIGKILL
     assert seconds == [1]
-    said = (tmp_path / 'said.txt').read_text()
-    assert f'error: another training is under way in {work_dir}; wait for its end' in said
+    output = (tmp_path / 'output.txt').read_text()
+    assert f'error: another training is running in {work_dir}; wait until it ends' in output
     assert run(work_dir) == 0
 
 
-# The newest valid one
+# The newest valid state
 
 
 @pytest.fixture(scope='module')
 def stopped(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was killed in its second epoch; tests copy it."""
+    """Run folder of a run that was killed in its second epoch; tests copy it."""
     folder = tmp_path_factory.mktemp('runs')
-    die = Die('compactdet.training.loops.ResumableEpochLoop.run_iter', 7)
+    kill = Kill('compactdet.training.loops.ResumableEpochLoop.run_iter', 7)
     options = Options(str(config), str(folder / 'stopped'), seed=3)
-    process = FORK.Process(target=child, args=(options, die.patch(), folder / 'said'))
+    process = FORK.Process(target=child, args=(options, kill.patch(), folder / 'output'))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -323,14 +331,14 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle, where PyTorch itself does not look."""
+    """Change one bit in the middle, which PyTorch does not notice."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize('damage', [cut, flip])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+def test_a_damaged_state_is_reported_and_the_previous_one_is_used(
     stopped: Path, whole: Path, tmp_path: Path, run: Callable[..., int], damage: Callable
 ) -> None:
     work_dir = tmp_path / 'run'
@@ -338,8 +346,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     assert {'iter_5.pth', 'iter_6.pth'} <= {path.name for path in work_dir.glob('iter_*.pth')}
     damage(work_dir / 'iter_6.pth')
     assert run(work_dir) == 0
-    said = (tmp_path / 'said.txt').read_text()
-    assert f'set aside as iter_6.pth.damaged\ngoes on from {work_dir}/iter_5.pth' in said
+    output = (tmp_path / 'output.txt').read_text()
+    assert f'renamed to iter_6.pth.damaged\nresumes from {work_dir}/iter_5.pth' in output
     assert (work_dir / 'iter_6.pth.damaged').exists()
     assert differences(whole, work_dir) == []
 
@@ -351,28 +359,28 @@ def test_no_checkpoint_is_valid(stopped: Path, tmp_path: Path, run: Callable[...
         cut(path)
     before = {path: path.stat().st_mtime_ns for path in work_dir.glob('*.pth')}
     assert run(work_dir) == 1
-    assert f'error: no checkpoint in {work_dir} is whole: ' in (tmp_path / 'said.txt').read_text()
+    assert f'error: no checkpoint in {work_dir} is valid: ' in (tmp_path / 'output.txt').read_text()
     assert {path: path.stat().st_mtime_ns for path in work_dir.glob('*.pth*')} == before
 
 
-def test_an_unfinished_run_is_not_begun_again(
+def test_an_unfinished_run_is_not_started_again(
     stopped: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
     work_dir = tmp_path / 'run'
     shutil.copytree(stopped, work_dir)
     assert run(work_dir, resume=None) == 1
-    assert 'belongs to an unfinished training: add --resume' in (tmp_path / 'said.txt').read_text()
+    assert 'belongs to an unfinished training: add --resume' in (tmp_path / 'output.txt').read_text()
     assert run(work_dir, resume=str(work_dir / 'iter_5.pth')) == 1
     assert (
-        'iter_6.pth is later than the checkpoint that --resume names' in (tmp_path / 'said.txt').read_text()
+        'iter_6.pth is later than the checkpoint given to --resume' in (tmp_path / 'output.txt').read_text()
     )
 
 
-def test_another_batch_in_the_middle_of_an_epoch(
+def test_another_batch_size_in_the_middle_of_an_epoch(
     stopped: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
     options = {'resume': str(stopped / 'iter_6.pth'), 'cfg_options': {'train_dataloader.batch_size': 2}}
     assert run(tmp_path / 'run', **options) == 1
-    said = (tmp_path / 'said.txt').read_text()
-    assert 'the checkpoint was saved after 2 of 4 batches, and an epoch has 2 here' in said
-    assert 'Traceback' not in said
+    output = (tmp_path / 'output.txt').read_text()
+    assert 'the checkpoint was saved after 2 of 4 batches, but an epoch has 2 batches now' in output
+    assert 'Traceback' not in output

@@ -1,4 +1,4 @@
-"""tools/train.py end to end, on nine drawn images: what a run leaves, repeats and goes on from."""
+"""tools/train.py end to end on nine synthetic images: results, reproducibility and resume."""
 
 import json
 import runpy
@@ -18,17 +18,17 @@ from torch import Tensor
 from backbones import build_classifier
 from backbones.weights import file_sha256, save_weights
 from compactdet.config import strict
+from compactdet.config.options import Options, check_init, compose
 from compactdet.data import shapes
 from compactdet.data.voc_files import read_split
 from compactdet.records import record_file
-from compactdet.training import train
 from compactdet.training.checkpoints import read_checkpoint
-from compactdet.training.train import Options
+from compactdet.training.train import train
 
 REPO = Path(__file__).parents[2]
 CONFIGS = REPO / 'det_configs'
 STOCK = Path(mmdet.__file__).parent / '.mim' / 'tools'
-FIGURE = 'voc/ap50_11point'
+METRIC = 'voc/ap50_11point'
 
 pytestmark = pytest.mark.usefixtures('plain_config_text')
 
@@ -45,10 +45,10 @@ def listing(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob('*')}
 
 
-# What a run leaves
+# Results of a run
 
 
-def test_the_record_says_what_was_trained_and_on_what(tiny_run: Path, tiny_set: Path) -> None:
+def test_the_record_states_model_and_data(tiny_run: Path, tiny_set: Path) -> None:
     record = record_file.read(tiny_run / 'record.json')
     assert (record['arch'], record['family']) == ('menet_108_8x1_g3', 'MENet')
     assert (record['detector'], record['seed']) == ('frcnn_c4', 3)
@@ -72,19 +72,19 @@ def test_the_record_says_what_was_trained_and_on_what(tiny_run: Path, tiny_set: 
     assert len({split['annotations_sha256'] for split in splits.values()}) == 3
 
 
-def test_the_record_says_how_it_went(tiny_run: Path) -> None:
+def test_the_record_states_training_metrics_and_costs(tiny_run: Path) -> None:
     record = record_file.read(tiny_run / 'record.json')
     facts = record['training']
     assert (facts['epochs'], facts['iterations'], facts['batch_size']) == (2, 4, 2)
     assert facts['images_per_s'] > 0
     metrics = record['metrics']
-    assert facts['chosen']['metric'] == FIGURE
-    assert facts['chosen']['value'] == metrics['val'][FIGURE]
+    assert facts['chosen']['metric'] == METRIC
+    assert facts['chosen']['value'] == metrics['val'][METRIC]
     assert facts['chosen']['epoch'] in (1, 2)
     assert (tiny_run / facts['chosen']['checkpoint']).is_file()
-    for figures in metrics.values():
-        assert {FIGURE, 'coco/ap'} <= figures.keys()
-        assert all(value is None or 0 <= value <= 1 for value in figures.values())
+    for values in metrics.values():
+        assert {METRIC, 'coco/ap'} <= values.keys()
+        assert all(value is None or 0 <= value <= 1 for value in values.values())
     costs = record['costs']
     assert {costs['at_224'][side] for side in ('height', 'width')} == {224}
     assert {costs['at_input'][side] for side in ('height', 'width')} == {64}
@@ -96,16 +96,16 @@ def test_the_record_says_how_it_went(tiny_run: Path) -> None:
     )
 
 
-def test_the_records_config_is_the_one_that_was_composed(tiny_run: Path, tiny_config: Path) -> None:
+def test_the_record_has_the_composed_config(tiny_run: Path, tiny_config: Path) -> None:
     config = record_file.read(tiny_run / 'record.json')['config']
     assert config['file'] == 'tiny.py'
-    assert config['text'] == strict.resolved_text(train.compose(Options(str(tiny_config), seed=3)))
+    assert config['text'] == strict.resolved_text(compose(Options(str(tiny_config), seed=3)))
     cfg = Config.fromstring(config['text'], '.py')
     assert cfg.randomness.seed == 3
     assert cfg.model.backbone.bn_policy == 'train'
 
 
-def test_nothing_half_written_stays(tiny_run: Path) -> None:
+def test_no_temporary_file_is_left(tiny_run: Path) -> None:
     names = [path.name for path in tiny_run.rglob('*') if path.is_file()]
     assert {'record.json', 'epoch_1.pth', 'epoch_2.pth'} <= {*names}
     assert [name for name in names if name.endswith(('.part', '.tmp')) or name.startswith('.')] == ['.lock']
@@ -116,10 +116,10 @@ def test_nothing_half_written_stays(tiny_run: Path) -> None:
 
 @pytest.fixture(scope='module')
 def one_epoch(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one epoch, seed 4."""
+    """Run folder of a run of one epoch, seed 4."""
     folder = tmp_path_factory.mktemp('runs') / 'one'
     options = Options(str(tiny_config), str(folder), seed=4, cfg_options={'train_cfg.max_epochs': 1})
-    return train.train(options).parent
+    return train(options).parent
 
 
 def test_the_same_seed_gives_the_same_run(
@@ -143,7 +143,7 @@ def test_another_seed_gives_another_run(tiny_run: Path, one_epoch: Path) -> None
     assert not same(weights(one_epoch, 'epoch_1.pth'), weights(tiny_run, 'epoch_1.pth'))
 
 
-def test_a_finished_run_is_not_touched(run_tool: Any, tiny_run: Path, tiny_config: Path) -> None:
+def test_a_finished_run_is_not_changed(run_tool: Any, tiny_run: Path, tiny_config: Path) -> None:
     before = listing(tiny_run)
     for more in ([], ['--resume']):
         status, _, err = run_tool('train', tiny_config, '--work-dir', tiny_run, *more)
@@ -152,7 +152,7 @@ def test_a_finished_run_is_not_touched(run_tool: Any, tiny_run: Path, tiny_confi
     assert listing(tiny_run) == before
 
 
-def test_resuming_goes_on_from_the_last_checkpoint(
+def test_resume_from_the_last_checkpoint(
     run_tool: Any, one_epoch: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / 'stopped'
@@ -169,7 +169,7 @@ def test_resuming_goes_on_from_the_last_checkpoint(
     assert same(weights(run, 'epoch_1.pth'), weights(one_epoch, 'epoch_1.pth'))
     assert not same(weights(run), weights(one_epoch, 'epoch_1.pth'))
     assert 'resumed epoch: 1, iter: 2' in ''.join(log.read_text() for log in run.rglob('*.log'))
-    assert listing(one_epoch) == before  # its best checkpoint too, though last_checkpoint leads there
+    assert listing(one_epoch) == before  # also its best checkpoint, to which last_checkpoint's path leads
 
 
 # Initial weights
@@ -197,18 +197,18 @@ def test_initial_weights_are_in_the_record(
     assert log.count(f'entries of {info.arch} from {file}') >= 2
 
 
-def test_random_weights_are_trained_whole() -> None:
-    cfg = train.compose(Options(str(CONFIGS / 'mobilenet_frcnn_voc.py'), init='none'))
-    for half in (cfg.model.backbone, cfg.model.roi_head.shared_head):
-        assert (half.init_cfg, half.bn_policy) == (None, 'train')
-    train.check_init(cfg)
+def test_random_weights_are_trained_in_all_layers() -> None:
+    cfg = compose(Options(str(CONFIGS / 'mobilenet_frcnn_voc.py'), init='none'))
+    for part in (cfg.model.backbone, cfg.model.roi_head.shared_head):
+        assert (part.init_cfg, part.bn_policy) == (None, 'train')
+    check_init(cfg)
 
 
 @pytest.mark.parametrize(
     ('config', 'source'),
     [('menet_frcnn_voc', 'weights.py list menet_'), ('shufflenet_frcnn_voc', 'put it at weights/')],
 )
-def test_no_config_trains_from_random_weights_in_silence(
+def test_absent_initial_weights_are_an_error(
     run_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -227,16 +227,16 @@ stock = pytest.mark.skipif(not STOCK.is_dir(), reason='this mmdet ships no tools
 
 
 def logged(folder: Path) -> dict[str, float]:
-    """What a test wrote into its log's folder."""
+    """Return the metrics that a test wrote into the folder of its log."""
     (file,) = (path for path in folder.glob('*/*.json') if path.stem == path.parent.name)
     return json.loads(file.read_text())
 
 
 @stock
-def test_mmdetections_own_tools_do_the_same(
+def test_mmdetections_own_tools_give_the_same_results(
     tiny_run: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('LOCAL_RANK', '0')  # they set it
+    monkeypatch.setenv('LOCAL_RANK', '0')  # the tools set it; undone after the test
     options = ['--cfg-options', 'randomness.seed=3', 'train_cfg.max_epochs=1']
     command = ['train.py', tiny_config, '--work-dir', tmp_path / 'train', *options]
     monkeypatch.setattr(sys, 'argv', [*map(str, command)])
@@ -247,18 +247,18 @@ def test_mmdetections_own_tools_do_the_same(
     checkpoint = tiny_run / record['training']['chosen']['checkpoint']
     command = ['test.py', tiny_run / 'tiny.py', checkpoint, '--work-dir', tmp_path / 'test']
     monkeypatch.setattr(sys, 'argv', [*map(str, command)])
-    runpy.run_path(str(STOCK / 'test.py'), run_name='__main__')  # with the config that the run dumped
-    figures = logged(tmp_path / 'test')
+    runpy.run_path(str(STOCK / 'test.py'), run_name='__main__')  # with the config in the run folder
+    metrics = logged(tmp_path / 'test')
     expected = {name: value for name, value in record['metrics']['test'].items() if value is not None}
     for name in [name for name in expected if name.endswith(('_low95', '_high95'))]:
-        del expected[name]  # train.py's own
-    assert {name: figures[name] for name in expected} == expected
+        del expected[name]  # computed by tools/train.py only
+    assert {name: metrics[name] for name in expected} == expected
 
 
 @stock
 @pytest.mark.slow
 def test_mmdetections_own_tools_as_programs(tiny_set: Path, tmp_path: Path) -> None:
-    """A config of ours as it is; what it dumps then serves test.py, which imports MMDetection first."""
+    """Run train.py with a leaf config, and test.py, which imports MMDetection first, with the saved one."""
     data = {'type': 'VOCFormatDataset', 'data_root': str(tiny_set), 'metainfo.classes': (*shapes.CLASSES,)}
     options = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
     for loader in ('train', 'val', 'test'):
@@ -273,4 +273,4 @@ def test_mmdetections_own_tools_as_programs(tiny_set: Path, tmp_path: Path) -> N
             [sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    assert FIGURE in logged(run)
+    assert METRIC in logged(run)

@@ -22,7 +22,7 @@ from compactdet.transfer.correlation import (
 )
 
 X = np.array([1.0, 2, 3, 4, 5])
-Y = np.array([2.0, 1, 4, 3, 5])  # two neighbours swapped, twice
+Y = np.array([2.0, 1, 4, 3, 5])  # two neighbors swapped, twice
 ORDERS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=12
 )

@@ -1,4 +1,4 @@
-"""Published weights become ours; how well they then recognise images; tools/weights.py."""
+"""Published weights become ours; how well they then recognize images; tools/weights.py."""
 
 import json
 import subprocess
@@ -187,7 +187,7 @@ def test_another_arch_is_refused_and_the_right_one_named(in_their_format, tmp_pa
         convert(tmp_path / 'x.pth', 'mobilenet_1x')
     with pytest.raises(UserError, match=r"unknown arch 'menet_256_12x1_g5'; near: .*menet_256_12x1_g4"):
         convert(tmp_path / 'x.pth', 'menet_256_12x1_g5')
-    with pytest.raises(UserError, match=r'top1=560.* per cent'):
+    with pytest.raises(UserError, match=r'top1=560.* percent'):
         convert(tmp_path / 'x.pth', 'menet_256_12x1_g4', top1=560)
     with pytest.raises(UserError, match='is the file to convert'):
         convert_file(tmp_path / 'x.pth', 'menet_256_12x1_g4', tmp_path / 'x.pth')
@@ -318,15 +318,15 @@ def test_classes_by_name_of_the_image_and_a_list(tmp_path, ranking_file):
         find_images(tmp_path, tmp_path / 'other.txt')
 
 
-@pytest.mark.parametrize(('order', 'colour'), [('rgb', (200, 100, 50)), ('bgr', (50, 100, 200))])
-def test_an_image_is_presented_as_in_training(tmp_path, order, colour):
+@pytest.mark.parametrize(('order', 'color'), [('rgb', (200, 100, 50)), ('bgr', (50, 100, 200))])
+def test_an_image_is_presented_as_in_training(tmp_path, order, color):
     Image.new('RGB', (500, 300), (200, 100, 50)).save(tmp_path / 'x.png')
     preprocessing = Preprocessing(order, (1, 2, 3), (4, 5, 6))
     x = load_image(tmp_path / 'x.png', preprocessing)
     assert x.shape == (3, 224, 224)
     assert x.dtype == torch.float32
     for channel in range(3):
-        expected = (colour[channel] - (1, 2, 3)[channel]) / (4, 5, 6)[channel]
+        expected = (color[channel] - (1, 2, 3)[channel]) / (4, 5, 6)[channel]
         assert x[channel].unique().tolist() == pytest.approx([expected])
 
 

@@ -15,7 +15,7 @@ from compactdet.errors import UserError
 from compactdet.weights.convert import convert, convert_file
 
 from author_networks import AuthorsCondenseNet, MegviiShuffleNetV1, MegviiShuffleNetV2Plus
-from peers import randomise_bn
+from peers import randomize_bn
 
 
 def logits(network: nn.Module, size: int) -> Tensor:
@@ -28,7 +28,7 @@ def random_network(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     network = make()
     with torch.no_grad():
-        randomise_bn(network)
+        randomize_bn(network)
     return network
 
 

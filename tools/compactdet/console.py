@@ -1,4 +1,4 @@
-"""How long something takes, for people."""
+"""Formatting for the console."""
 
 import io
 
@@ -7,14 +7,14 @@ from rich.table import Table
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds: ``1 h 05 min``, ``4:07 min``."""
+    """Return a duration as hours and minutes, or minutes and seconds: ``1 h 05 min``, ``4:07 min``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'
 
 
 def render(table: Table) -> str:
-    """A table as plain text."""
+    """Return a table as plain text."""
     text = io.StringIO()
     Console(file=text, width=120).print(table)
     return text.getvalue().rstrip()

@@ -1,8 +1,9 @@
-"""What a network or a detector costs: parameters, multiply-adds, memory traffic.
+"""Costs of a network or a detector: parameters, multiply-adds, memory traffic.
 
-Counted are convolutions and fully connected layers, for one image: the papers' "FLOPs". A multiply and
-its add are one; biases, BN, activations, pooling and sums are free, as is what has no weights (NMS,
-RoIAlign). Nothing is computed: the network runs on PyTorch's meta device, which knows shapes only.
+Convolutions and fully connected layers are counted for one image: the "FLOPs" of the papers. A multiply
+and its add count as one; biases, BN, activations, pooling, sums and operators without weights (NMS,
+RoIAlign) count as nothing. Nothing is computed: the network runs on PyTorch's meta device, which holds only
+shapes.
 
 >>> arch_costs('menet_228_12x1_g3')['macs']
 144092352
@@ -31,10 +32,10 @@ from backbones.wiring import halves
 from compactdet.errors import UserError
 
 aten = torch.ops.aten
-PAPERS_SIZE = 224
+DEFAULT_SIZE = 224
 CONV_FC, _ = COUNTING_CONVENTIONS
 
-# Operations of each kind: (input, output, *arguments) -> number.
+# Number of operations of each operator without weights: (input, output, *arguments) -> number.
 ELEMENTWISE: dict[Any, Callable[..., int]] = {
     aten.relu: lambda x, out: x.numel(),
     aten.relu_: lambda x, out: x.numel(),
@@ -48,7 +49,7 @@ ELEMENTWISE: dict[Any, Callable[..., int]] = {
     aten.sigmoid: lambda x, out: 2 * x.numel(),
 }
 
-# On the meta device, PyTorch finds the result's shape of these in Python code that takes milliseconds.
+# PyTorch determines the output shape of these operators in Python code that takes milliseconds.
 KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
     aten.native_batch_norm: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
     **dict.fromkeys((aten.relu, aten.sigmoid, aten.hardswish, aten.silu), torch.empty_like),
@@ -58,7 +59,7 @@ KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
 
 @dataclass
 class Costs:
-    """What a group of layers costs for one forward pass.
+    """Costs of a group of layers for one forward pass.
 
     The sum of the last three, in elements, is the memory-access cost of the ShuffleNet v2 paper (Ma et
     al. 2018, arXiv:1807.11164): h w (c1 + c2) + c1 c2 / g for a 1x1 convolution.
@@ -77,10 +78,10 @@ class Costs:
 
 
 class LayerCounter(TorchDispatchMode):
-    """Counts every convolution and fully connected layer that runs inside the context.
+    """Count every convolution and fully connected layer that runs inside the context.
 
     Attributes:
-        part: What the next layers are booked under.
+        part: Name under which the next layers are counted.
         costs: ``{part: costs}``.
         elementwise: Operations without weights, as the CondenseNet authors' tool counts them: one for
             each element that enters a ReLU, one for each element of each average-pooling window, two for
@@ -101,7 +102,7 @@ class LayerCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        """Runs an operator and books it if it is a layer."""
+        """Run an operator and count it if it is a layer."""
         packet = func.overloadpacket
         if packet in KEEP_SHAPE and args[0].is_meta:
             out = KEEP_SHAPE[packet](args[0])
@@ -109,16 +110,16 @@ class LayerCounter(TorchDispatchMode):
             out = func(*args, **(kwargs or {}))
         if packet is aten.convolution:
             x, weight, transposed = args[0], args[1], args[6]
-            # each output element (each input element of a transposed one) meets one filter
-            self._book((x if transposed else out).numel() * math.prod(weight.shape[1:]), x, weight, out)
+            # One filter per output element, or per input element of a transposed convolution.
+            self._add((x if transposed else out).numel() * math.prod(weight.shape[1:]), x, weight, out)
         elif packet in (aten.addmm, aten.mm):
             x, weight = args[-2:]
-            self._book(x.numel() * weight.shape[1], x, weight, out)
+            self._add(x.numel() * weight.shape[1], x, weight, out)
         elif packet in ELEMENTWISE:
             self.elementwise += ELEMENTWISE[packet](args[0], out, *args[1:])
         return out
 
-    def _book(self, macs: int, x: Tensor, weight: Tensor, out: Tensor) -> None:
+    def _add(self, macs: int, x: Tensor, weight: Tensor, out: Tensor) -> None:
         costs = self.costs[self.part]
         costs.macs += macs
         costs.activations_read += x.numel()
@@ -127,9 +128,9 @@ class LayerCounter(TorchDispatchMode):
 
 
 def count(module: nn.Module, *inputs: Any) -> LayerCounter:
-    """Costs of a forward pass by direct child: their names are the parts, '' is what runs in no child.
+    """Count the costs of a forward pass by direct child; '' stands for operators outside all children.
 
-    The module's mode, weights and device are left as they are.
+    The mode, weights and device of the module are not changed.
     """
     if not all(tensor.is_meta for tensor in module.state_dict().values()):
         module = copy.deepcopy(module).to('meta')
@@ -150,48 +151,48 @@ def count(module: nn.Module, *inputs: Any) -> LayerCounter:
 
 
 def num_params(params: Iterable[Tensor]) -> int:
-    """Number of scalars, buffers not counted where ``params`` comes from ``Module.parameters``."""
+    """Return the number of scalars of some tensors."""
     return sum(p.numel() for p in params)
 
 
 def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
-    """One network's row of the cost table, ready for JSON.
+    """Return one network's row of the cost table, ready for JSON.
 
-    ``params`` and ``macs`` are the classifier's with the paper's number of classes, ``backbone_*``
-    without its head; ``stage_macs`` splits ``macs`` by part. What is compared with the paper's figure is
-    ``paper_size_macs``: counted at the paper's input size and in the paper's convention. A network with
-    learned sparsity is costed in its test-time form; ``training_params`` and ``training_macs`` are the
-    other form's.
+    ``params`` and ``macs`` are those of the classifier with the published number of classes, ``backbone_*``
+    those without its head; ``stage_macs`` splits ``macs`` by part. ``paper_size_macs`` is counted at the
+    input size and in the convention of the paper and is compared with the published value. The costs of a
+    network with learned sparsity are those of its test-time form; ``training_params`` and
+    ``training_macs`` are those of its training form.
 
     Args:
-        name: A name from ``list_archs()``, one an adapter knows, or a row.
-        size: Height and width of the image; None is 224, or the paper's own size where that is less.
+        name: A name from ``list_archs()``, a ``LIBRARY:NAME``, or a row.
+        size: Height and width of the image; None for 224, or the published size if that is smaller.
 
     Raises:
-        UnknownArchError: No such arch.
-        UserError: The image is smaller than the network's last stride.
+        UnknownArchError: There is no such network.
+        UserError: The image is smaller than the last stride of the network.
     """
     arch = get_arch(name)
-    size = size or min(PAPERS_SIZE, arch.input_size)
+    size = size or min(DEFAULT_SIZE, arch.input_size)
     if size < arch.stages[-1].stride:
         raise UserError(
             f'size {size} is smaller than the last stride of {arch.name}, {arch.stages[-1].stride}'
         )
     sparse = has_two_forms(arch.name)
-    image, papers_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
+    image, published_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
     with torch.device('meta'):
         model = build_classifier(arch, conventions={'sparsity': 'converted'} if sparse else None)
         training = build_classifier(arch) if sparse else model
-    counted = trained = at_papers = count(model, image)
+    counted = trained = at_published_size = count(model, image)
     if sparse:
         trained = count(training, image)
     if arch.input_size != size:
-        at_papers = count(model, papers_image)
+        at_published_size = count(model, published_image)
     parts = counted.costs
     macs = counted.macs
-    paper_macs = at_papers.macs
+    paper_macs = at_published_size.macs
     if arch.paper_convention != CONV_FC:
-        paper_macs += at_papers.elementwise
+        paper_macs += at_published_size.elementwise
     difference = 100 * (paper_macs / 1e6 / arch.paper_mflops - 1) if arch.paper_mflops else None
     return {
         'arch': arch.name,
@@ -220,10 +221,10 @@ def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
 
 
 def select(patterns: list[str]) -> list[str]:
-    """Names that match any of the patterns, each once.
+    """Return the names that match any of the patterns, each once.
 
     Raises:
-        UserError: A pattern matches nothing; says what comes near.
+        UserError: A pattern matches nothing. The message lists similar names.
     """
     names: dict[str, None] = {}
     for pattern in patterns or ['*']:
@@ -238,31 +239,30 @@ def select(patterns: list[str]) -> list[str]:
 
 
 def has_two_forms(name: str) -> bool:
-    """Whether a network's family has learned sparsity: it trains dense and ends sparse."""
+    """Return True if a network has learned sparsity: a training form and a test-time form."""
     return 'sparsity' in family_of(get_arch(name)).takes_conventions
 
 
 def detector_costs(
     detector: Mapping[str, Any], height: int, width: int, *, test_time: bool = True
 ) -> dict[str, Any]:
-    """What an MMDetection detector costs on one image, as ``record.json`` stores it.
+    """Return the costs of an MMDetection detector for one image, as ``record.json`` stores them.
 
-    Learned sparsity is costed in its test-time form, whichever form the detector has: they compute the
-    same. ``backbone_macs`` includes a neck. ``rpn_macs`` is the dense head's: the RPN or, in a single-stage
-    detector, its only head, whose RoI figures are 0. The RoI head runs once a proposal, on
-    ``test_cfg.rpn.max_per_img`` of them.
+    Learned sparsity is counted in its test-time form. ``backbone_macs`` includes the neck. ``rpn_macs`` is
+    for the dense head: the RPN or the only head of a single-stage detector, whose RoI costs are 0. The RoI
+    head runs once per proposal, for ``test_cfg.rpn.max_per_img`` proposals.
 
     Args:
         detector: The config of a two-stage detector with one RoI head, or of a single-stage one.
-        height: Of the padded image, pixels.
-        width: Of the padded image, pixels.
-        test_time: False costs learned sparsity in the form that the detector has.
+        height: Height of the padded image in pixels.
+        width: Width of the padded image in pixels.
+        test_time: False counts learned sparsity in the form that the config has.
     """
     cfg = ConfigDict(copy.deepcopy(dict(detector)))
     for half in halves(cfg) if test_time else ():
         if 'arch' in half and has_two_forms(half['arch']):
             half['conventions'] = {**(half.get('conventions') or {}), 'sparsity': 'converted'}
-    with DefaultScope.overwrite_default_scope('mmdet'):  # whose names MMEngine's parts look up
+    with DefaultScope.overwrite_default_scope('mmdet'):  # needed to look up classes by name
         model: Any = MODELS.build(cfg).to('meta').eval()
     roi_head = getattr(model, 'roi_head', None)
     dense_head = model.bbox_head if roi_head is None else model.rpn_head
@@ -303,7 +303,7 @@ def detector_costs(
 
 
 def _macs(function: Callable[..., Any], *inputs: Any) -> tuple[Any, int]:
-    """A function's outputs and multiply-adds."""
+    """Return the outputs and the multiply-adds of a function."""
     with torch.no_grad(), LayerCounter() as counter:
         outputs = function(*inputs)
     return outputs, counter.macs

@@ -1,8 +1,8 @@
-"""Several processes: torchrun's or Slurm's, on GPUs (NCCL) or on CPUs (Gloo).
+"""Training and testing in several processes started by torchrun or Slurm, on GPUs (NCCL) or CPUs (Gloo).
 
-MMEngine reads the launchers' variables, but selects a GPU whatever the backend; here a machine without
-one works too. What the processes share: the weights at the start, gradients (averaged), BN statistics
-(each process's own in training, averaged after each epoch; no SyncBN) and the results of an evaluation.
+MMEngine reads the variables of the launchers, but selects a GPU with every backend; this module also works
+without one. The processes share the initial weights, the gradients (averaged), the BN statistics (separate
+during training, averaged after each epoch; no SyncBN) and the results of an evaluation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import distributed as torch_dist
 
 from compactdet.errors import UserError
 
-# Launcher: its program, and the variables that it gives to each process.
+# For each launcher, its program and the variables that it sets in each process.
 LAUNCHERS = {
     'pytorch': ('torchrun', ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')),
     'slurm': ('srun', ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS', 'SLURM_NODELIST')),
@@ -33,11 +33,11 @@ LAUNCHERS = {
 
 
 def check_launcher(launcher: str) -> None:
-    """Refuses a launcher that cannot work here.
+    """Raise UserError if a launcher cannot work here.
 
     Raises:
-        UserError: The launcher's own program did not start this process, or gave it no GPU where this
-            machine has some; or torchrun did and no launcher is named.
+        UserError: The program of the launcher did not start this process, or assigned no GPU to it on a
+            machine with GPUs; or torchrun started it without --launcher.
     """
     if launcher == 'none':
         if int(os.environ.get('WORLD_SIZE', 1)) > 1 and 'TORCHELASTIC_RUN_ID' in os.environ:
@@ -50,24 +50,26 @@ def check_launcher(launcher: str) -> None:
                 f'--launcher {launcher}: start this command with {program}, which sets {variable}'
             )
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ and not shutil.which('scontrol'):
-        raise UserError('--launcher slurm: no scontrol to ask for the first machine; set MASTER_ADDR to it')
+        raise UserError(
+            '--launcher slurm: scontrol is not installed; set MASTER_ADDR to the address of the first machine'
+        )
     local, gpus = int(os.environ[variables[1]]), torch.cuda.device_count()
     if torch.cuda.is_available() and local >= gpus:
         raise UserError(
-            f'--launcher {launcher}: process {local + 1} of this machine, which shows {gpus} GPUs; '
-            'start one process a GPU'
+            f'--launcher {launcher}: process {local + 1} on this machine, which has {gpus} GPUs; '
+            'start one process per GPU'
         )
 
 
 def start(launcher: str, env_cfg: Mapping[str, Any]) -> None:
-    """Joins a launcher's processes, once; nothing without a launcher.
+    """Join the processes of a launcher, once. Do nothing without a launcher.
 
     Args:
         launcher: 'none', 'pytorch' or 'slurm'.
-        env_cfg: The config's: its ``dist_cfg`` and ``mp_cfg`` are used.
+        env_cfg: ``env_cfg`` of the config; ``dist_cfg`` and ``mp_cfg`` are used.
 
     Raises:
-        UserError: As ``check_launcher``; or the processes do not find each other.
+        UserError: See ``check_launcher``; or the processes cannot connect.
     """
     if launcher == 'none' or is_distributed():
         return
@@ -79,26 +81,26 @@ def start(launcher: str, env_cfg: Mapping[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         if not torch.cuda.is_available():
             options['backend'] = 'gloo'
-            stack.enter_context(mock.patch.object(torch.cuda, 'set_device'))  # there is none to select
+            stack.enter_context(mock.patch.object(torch.cuda, 'set_device'))  # there is no GPU to select
         try:
             init_dist(launcher, **options)
         except torch_dist.DistError as error:
             place = ':'.join(os.environ.get(name, '?') for name in ('MASTER_ADDR', 'MASTER_PORT'))
             raise UserError(
-                f'--launcher {launcher}: the processes did not meet at {place}: {error}; '
-                'all must reach that address, and its port must be free'
+                f'--launcher {launcher}: the processes cannot connect at {place}: {error}; '
+                'the address must be reachable from all and the port must be free'
             ) from error
 
 
 def stop() -> None:
-    """Leaves the other processes, if there are any."""
+    """Leave the process group, if there is one."""
     if is_distributed():
         torch_dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The first process does what is inside before all others: it may write what they then read."""
+    """Run the body in the first process before all others, which may read what it writes."""
     if not is_main_process():
         barrier()
     yield
@@ -106,19 +108,19 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
-def seed_apart(seed: int) -> None:
-    """Gives each process but the first random numbers of its own, for augmentation and sampling."""
+def seed_by_rank(seed: int) -> None:
+    """Seed each process but the first differently, for augmentation and sampling."""
     rank, _ = get_dist_info()
     if rank:
         random.seed(seed + rank)
-        np.random.seed(seed + rank)  # what MMDetection's transforms draw from
-        torch.manual_seed(seed + rank)  # of the GPU too
+        np.random.seed(seed + rank)  # used by MMDetection's transforms
+        torch.manual_seed(seed + rank)  # also seeds the GPU
 
 
-def leave(status: int) -> None:
-    """Ends a process that failed, at once if there are others.
+def end_process(status: int) -> None:
+    """End a failed process, immediately if there are others.
 
-    Python's own end waits for Gloo's threads, which abort the process when the others are gone.
+    Python's normal exit waits for the threads of Gloo, which abort the process once the others are gone.
     """
     if is_distributed():
         logging.shutdown()
@@ -127,24 +129,24 @@ def leave(status: int) -> None:
         os._exit(status)
 
 
-def speaks() -> bool:
-    """Whether this process is the one that tells the user of an error: the first that has one.
+def prints_error() -> bool:
+    """Return True in the one process that prints an error: the first one that fails.
 
-    Before the processes have met it is one on each machine.
+    Before the processes have joined, this is one process per machine.
     """
     if is_distributed():
         return _failures(1) == 1
     return int(os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', 0))) == 0
 
 
-def another_failed() -> bool:
-    """Whether another process has told the user of an error: what happens here follows from it."""
+def another_process_failed() -> bool:
+    """Return True if another process has printed an error, of which the error here is a consequence."""
     return is_distributed() and _failures(0) > 0
 
 
 def _failures(more: int) -> int:
-    """Adds to the count of processes that failed, which all share, and returns it."""
+    """Add to the number of failed processes, which all processes share, and return it."""
     try:
         return torch_dist.distributed_c10d._get_default_store().add('compactdet/failures', more)
-    except torch_dist.DistError:  # the process that kept the count is gone
+    except torch_dist.DistError:  # the process that stores the number has ended
         return 2

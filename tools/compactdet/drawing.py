@@ -11,24 +11,24 @@ import numpy as np
 
 from compactdet.files import write_whole
 
-Colour = tuple[int, int, int]  # blue, green, red, 0 to 255
+Color = tuple[int, int, int]  # blue, green, red, 0 to 255
 
 
-def class_colours(num_classes: int) -> list[Colour]:
-    """Colours as far apart as hues allow; of many classes every second one is darker."""
-    colours = []
+def class_colors(num_classes: int) -> list[Color]:
+    """Colors as far apart as hues allow; of many classes every second one is darker."""
+    colors = []
     for i in range(num_classes):
         value = 0.6 if num_classes > 12 and i % 2 else 1.0
         red, green, blue = colorsys.hsv_to_rgb(i / num_classes, 1.0, value)
-        colours.append((round(255 * blue), round(255 * green), round(255 * red)))
-    return colours
+        colors.append((round(255 * blue), round(255 * green), round(255 * red)))
+    return colors
 
 
 def draw_boxes(
     image: np.ndarray,
     boxes: Sequence[Sequence[float]] | np.ndarray,
     texts: Sequence[str],
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
 ) -> np.ndarray:
     """A copy of the image with boxes, and a text on a plate above each (inside, where there is no room).
 
@@ -38,8 +38,8 @@ def draw_boxes(
     Args:
         image: (H, W, 3) uint8 BGR.
         boxes: (n, 4) x1, y1, x2, y2 in continuous pixel coordinates.
-        texts: One a box.
-        colours: One a box.
+        texts: One per box.
+        colors: One per box.
     """
     drawn = np.ascontiguousarray(image).copy()
     height, width = drawn.shape[:2]
@@ -48,15 +48,15 @@ def draw_boxes(
     stroke = max(1, round(1.5 * scale))
     pad = line
     corners = [[round(float(side)) for side in box] for box in boxes]
-    for (x1, y1, x2, y2), colour in zip(corners, colours, strict=True):
-        cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour, line)
-    for (x1, y1, _, _), text, colour in zip(corners, texts, colours, strict=True):
+    for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
+        cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), color, line)
+    for (x1, y1, _, _), text, color in zip(corners, texts, colors, strict=True):
         (text_width, ascent), descent = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, stroke)
         plate_width, plate_height = text_width + 2 * pad, ascent + descent + 2 * pad
         left = max(0, min(x1, width - plate_width))
         top = y1 - plate_height if y1 >= plate_height else max(0, y1)
-        cv2.rectangle(drawn, (left, top), (left + plate_width, top + plate_height), colour, cv2.FILLED)
-        blue, green, red = colour
+        cv2.rectangle(drawn, (left, top), (left + plate_width, top + plate_height), color, cv2.FILLED)
+        blue, green, red = color
         bright = 0.114 * blue + 0.587 * green + 0.299 * red > 128  # luma, ITU-R BT.601
         ink = (0, 0, 0) if bright else (255, 255, 255)
         corner = (left + pad, top + pad + ascent)
@@ -78,9 +78,9 @@ def draw_detections(
         boxes: (n, 4) x1, y1, x2, y2 in continuous pixel coordinates.
         labels: n indices into ``classes``.
         scores: n, in [0, 1].
-        classes: Names; each has its own colour.
+        classes: Names; each has its own color.
     """
-    palette = class_colours(len(classes))
+    palette = class_colors(len(classes))
     order = np.argsort(scores, kind='stable')
     return draw_boxes(
         image,
@@ -91,7 +91,7 @@ def draw_detections(
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an image, whole or not at all; the file's name tells its format.
+    """Writes an image, completely or not at all; the file's name tells its format.
 
     Raises:
         UserError: It cannot be written.

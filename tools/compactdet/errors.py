@@ -1,4 +1,4 @@
-"""Errors that are for people: one clear line and exit status 1, never a traceback."""
+"""User-facing errors: printed as one line, exit status 1."""
 
 import importlib.util
 import io
@@ -6,21 +6,22 @@ import os
 import sys
 from collections.abc import Callable
 
-# The network package's errors for users, looked up where it is loaded: loading it takes seconds.
-OTHERS = (('backbones.spec', 'UnknownArchError'), ('backbones.weights', 'WeightsError'))
+# User errors of `backbones`, looked up only if it is loaded: loading it takes seconds.
+OTHER_USER_ERRORS = (('backbones.spec', 'UnknownArchError'), ('backbones.weights', 'WeightsError'))
 
 
 class UserError(Exception):
-    """Something the user can mend: says what was wrong, where, and what to do."""
+    """An error that the user can fix. The message states what is wrong, where, and what to do."""
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Runs a tool's ``main`` and ends the process.
+    """Run a tool's ``main`` and end the process.
 
-    Exit status 0 on success, 1 with one line on an error that the user can mend. Any other exception is
-    a defect of the suite and keeps its traceback. Of several processes one says the line.
+    The exit status is 0 on success and 1, with one line, on a user error. Any other exception is a defect
+    of
+    the suite and keeps its traceback. With several processes only one prints the line.
     """
-    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text at all
+    for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     try:
@@ -28,33 +29,33 @@ def run_main(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         status = 1
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer goes nowhere
+    except BrokenPipeError:  # such as `| head`; discard the rest of the buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
         line = user_line(error)
-        distributed = sys.modules.get(
-            'compactdet.distributed'
-        )  # loaded by the tools that several processes run
-        if line is None and not (distributed and distributed.another_failed()):
+        # Loaded by the tools that run in several processes.
+        distributed = sys.modules.get('compactdet.distributed')
+        if line is None and not (distributed and distributed.another_process_failed()):
             raise
-        if line is not None and (distributed is None or distributed.speaks()):
+        if line is not None and (distributed is None or distributed.prints_error()):
             print(f'error: {line}', file=sys.stderr)
         status = 1
         if distributed is not None:
-            distributed.leave(status)
+            distributed.end_process(status)
     sys.exit(status)
 
 
 def user_line(error: BaseException) -> str | None:
-    """What to tell the user of an error; None where it is not the user's to mend.
+    """Return the line to print for an error; None if it is not a user error.
 
-    A data loader's worker passes an exception on as its type with the whole traceback as its message: of
-    that only what the exception said is kept.
+    A data loader worker passes an exception on as its type with the whole traceback as its message. Only
+    the
+    original message is kept.
     """
     if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec('backbones') is None:
         return f'{sys.executable} has no {error.name}: activate the environment of the set-up in README.md'
-    kinds = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHERS]
+    kinds = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHER_USER_ERRORS]
     if not isinstance(error, (UserError, *kinds)):
         return None
     text = str(error)

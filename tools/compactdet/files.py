@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and JSON that may be large."""
+"""Atomic writing of files, and reading of JSON files."""
 
 import contextlib
 import gc
@@ -11,14 +11,14 @@ from compactdet.errors import UserError
 
 
 def write_whole(path: str | Path, data: bytes | str) -> None:
-    """Writes a file beside its place, then moves it there.
+    """Write a temporary file beside ``path``, then move it to ``path``.
 
     Args:
-        path: In a folder that exists; a file that is there is replaced.
-        data: Text is written in UTF-8, its line ends as they are.
+        path: The file, in an existing folder. An existing file is replaced.
+        data: Bytes, or text, which is encoded as UTF-8 without a change of line endings.
 
     Raises:
-        UserError: It cannot be written; nothing of it is left.
+        UserError: The file cannot be written. No partial file is left.
     """
     path = Path(path)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
@@ -29,17 +29,17 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error.strerror}); choose another place") from error
+        raise UserError(f"cannot write '{path}' ({error.strerror}); choose another path") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """Sees, before the work for it is done, that a file can be written.
+    """Check before a long computation that its result can be written.
 
     Raises:
-        UserError: It cannot.
+        UserError: The file cannot be written.
     """
     probe = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
@@ -47,39 +47,39 @@ def check_writable(path: Path) -> None:
             raise IsADirectoryError(0, 'is a folder')
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # on another machine a process may have the same number
+        probe.unlink(missing_ok=True)  # missing_ok: a process of another machine may have the same number
     except OSError as error:
-        raise UserError(f'{path} cannot be written ({error.strerror}); name another file') from error
+        raise UserError(f'{path} cannot be written ({error.strerror}); choose another path') from error
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json``'s ``object_pairs_hook``: JSON lets a key stand twice and takes the last.
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a dict for ``json``'s ``object_pairs_hook``; JSON itself takes the last of equal keys.
 
     Raises:
-        ValueError: A key stands twice.
+        ValueError: A key occurs twice.
     """
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key "{twice}" stands twice in one object')
+        raise ValueError(f'the key "{twice}" occurs twice in one object')
     return made
 
 
 def load_json(path: Path) -> Any:
-    """Reads a JSON file, in UTF-8 with or without a byte order mark.
+    """Read a JSON file in UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: It cannot be read or is not JSON.
+        UserError: The file cannot be read or is not JSON.
     """
     collecting = gc.isenabled()
-    gc.disable()  # millions of small objects, no cycles: halves the time
+    gc.disable()  # halves the time for millions of small objects
     try:
         return json.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise UserError(f'{path}: cannot read the file ({error.strerror})') from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not JSON ({error}); write it anew') from error
+        raise UserError(f'{path}: not valid JSON ({error}); create the file again') from error
     finally:
         if collecting:
             gc.enable()

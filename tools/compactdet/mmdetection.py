@@ -1,14 +1,14 @@
-"""MMDetection's parts that the suite builds on, imported without the chatter of its own imports.
+"""MMDetection objects used by the suite, imported with its log output suppressed.
 
-It prints to standard output and warns of optional packages that the suite does not use, which would end
-up in a tool's JSON.
+The import prints to standard output, where it would mix with a tool's JSON, and warns of optional packages
+that the suite does not use.
 """
 
 import contextlib
 import io
 import warnings
 
-import backbones  # noqa: F401  first: brings mmcv's ops
+import backbones  # noqa: F401  first: it provides mmcv's operators
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter('ignore')

@@ -1,7 +1,7 @@
 """MENet's training (Qin et al. 2018, section IV-A; Nesterov: the authors' README).
 
-120 epochs at 256 images a step, lr 0.1 divided by 10 every 30 epochs, weight decay 4e-5, "less aggressive
-multi-scale data augmentation", no colour jitter. How much less is not printed: here a crop has a quarter of
+120 epochs at 256 images per step, lr 0.1 divided by 10 every 30 epochs, weight decay 4e-5, "less aggressive
+multi-scale data augmentation", no color jitter. How much less is not printed: here a crop has a quarter of
 the image or more (Inception's has 8 %).
 """
 

@@ -15,5 +15,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=8, milestones=[6], gamma=0.1),
 ]
-# More images a step, more rate: 0.001 is for two.
+# More images per step, more rate: 0.001 is for two.
 auto_scale_lr = dict(enable=True, base_batch_size=2)

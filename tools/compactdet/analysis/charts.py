@@ -1,6 +1,6 @@
 """Charts of an analysis: precision-recall curves, and what the types of error cost.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; where several lines share a chart, their
+Colors are Okabe and Ito's, which the color-blind tell apart; where several lines share a chart, their
 dashes differ too.
 """
 
@@ -31,7 +31,7 @@ NAMES = {
     'fp': 'all false positives',
     'fn': 'all boxes not found',
 }
-COLOURS = {
+COLORS = {
     'cls': '#e69f00',
     'loc': '#56b4e9',
     'both': '#009e73',
@@ -42,7 +42,7 @@ COLOURS = {
     'fn': '#b3b3b3',
 }
 PALE, FAINT = '#d0d0d0', '#ececec'
-MAX_NAMED = 8  # classes whose curve has a colour; of more the three best and the three worst
+MAX_NAMED = 8  # classes whose curve has a color; of more the three best and the three worst
 MAX_ROWS = 20  # classes in the chart of errors
 STYLE: dict[Any, Any] = {
     'font.family': 'DejaVu Sans',
@@ -112,9 +112,9 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
             others = np.setdiff1d(known, named)
             for k in others:
                 axes.plot(recall, curves[k, column], color=PALE, linewidth=0.8, drawstyle='steps-pre')
-            for (colour, dashes), k in zip(styles, named, strict=False):
+            for (color, dashes), k in zip(styles, named, strict=False):
                 label = f' {shorten(classes[k])}  {100 * values[k]:.1f}'  # one that begins with _ is hidden
-                look = {'color': colour, 'linestyle': dashes, 'linewidth': 1.5}
+                look = {'color': color, 'linestyle': dashes, 'linewidth': 1.5}
                 _plot(axes, curves[k, column], rule, label, look)
             mean = f'{100 * mean_over_classes(values):.1f}' if len(known) else '-'
             label = f'mean of {len(known)}  {mean}'
@@ -155,13 +155,13 @@ def draw_errors(classes: Sequence[str], analysis: Analysis) -> bytes:
         start = np.zeros(len(place))
         widest = max(1e-9, np.sum([rows[name] for name in ERRORS], axis=0).max())
         for name in ERRORS:
-            look = {'color': COLOURS[name], 'edgecolor': 'white', 'linewidth': 0.8}
+            look = {'color': COLORS[name], 'edgecolor': 'white', 'linewidth': 0.8}
             bars = left.barh(place, rows[name], 0.74, start, label=NAMES[name], **look)
             texts = [f'{width:.1f}' if width > 0.035 * widest else '' for width in rows[name]]
-            left.bar_label(bars, texts, label_type='center', fontsize=8, color=_ink(COLOURS[name]))
+            left.bar_label(bars, texts, label_type='center', fontsize=8, color=_ink(COLORS[name]))
             start += rows[name]
         for name, offset in zip(SPECIAL, (-0.19, 0.19), strict=True):
-            bars = right.barh(place + offset, rows[name], 0.36, color=COLOURS[name], label=NAMES[name])
+            bars = right.barh(place + offset, rows[name], 0.36, color=COLORS[name], label=NAMES[name])
             right.bar_label(bars, fmt='%.1f', fontsize=7, padding=2)
         left.set_yticks(place, labels)
         left.get_yticklabels()[0].set_fontweight('bold')
@@ -180,7 +180,7 @@ def draw_errors(classes: Sequence[str], analysis: Analysis) -> bytes:
         return encode(figure)
 
 
-def _ink(colour: str) -> str:
-    """Black or white, whichever is read better on a colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _ink(color: str) -> str:
+    """Black or white, whichever is read better on a color."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else 'white'

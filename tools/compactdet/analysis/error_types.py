@@ -20,7 +20,7 @@ What the paper leaves open: where several types fit, the first of loc, cls, dup,
 authors' toolbox; an IoU on a threshold counts as above it, as in matching; a class without a box left after
 a correction has AP 1 if no detection of it is left either, else 0.
 
-Deviations: AP is COCO's over 101 recalls (100 detections an image and class; classes without boxes left out
+Deviations: AP is COCO's over 101 recalls (100 detections per image and class; classes without boxes left out
 of means), so that AP50 is the evaluator's. Difficult boxes and crowds are ignored: a detection that takes
 one does not count, and they are no box for any error. The authors' toolbox (tidecv 1.0.1) departs from the
 paper: it never takes away the detection that has the box already, and lets a ``loc`` error keep a ``cls``
@@ -115,7 +115,7 @@ class Analysis:
     curves: Mapping[str, np.ndarray]
 
 
-def analyse(gt: Annotations, dt: Detections) -> Analysis:
+def analyze(gt: Annotations, dt: Detections) -> Analysis:
     """Computes all numbers of a report."""
     verdicts = judge(gt, dt)
     ap50 = corrected_ap(gt, dt, verdicts, ())

@@ -27,7 +27,7 @@ WIDTH, LEFT, LEGEND, GAP = (
 )  # inches: a sheet, room for names, for the legend, of tiles
 TILE = 440  # pixels that a tile's longer side has at most
 RIGHT, WRONG, MISSED, IGNORED = '#0072b2', '#d55e00', '#f0e442', '#999999'
-# Colour, what lies under it, width (points), dashes: right, wrong and missed differ in all of them.
+# Color, what lies under it, width (points), dashes: right, wrong and missed differ in all of them.
 LINES: dict[str, tuple[str, str, float, Any]] = {
     'right': (RIGHT, 'white', 1.1, '-'),
     'wrong': (WRONG, 'white', 2.0, '-'),
@@ -100,7 +100,7 @@ def read_image(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise UserError(
-            f'{path}: cannot be decoded; get it anew (tools/data.py check finds all such images)'
+            f'{path}: cannot be decoded; get it again (tools/data.py check finds all such images)'
         )
     return np.ascontiguousarray(image[..., ::-1])
 
@@ -220,9 +220,9 @@ def _draw_scene(axes: Axes, gt: Annotations, dt: Detections, scene: Scene, thick
         'missed': gt.boxes[scene.missed],
         'wrong': dt.boxes[scene.wrong],
     }.items():
-        colour, under, width, dashes = LINES[name]
+        color, under, width, dashes = LINES[name]
         for x1, y1, x2, y2 in boxes:
-            for ink, points, line in ((under, width + 1.4, '-'), (colour, width, dashes)):
+            for ink, points, line in ((under, width + 1.4, '-'), (color, width, dashes)):
                 corner, size = (x1, y1), (x2 - x1, y2 - y1)
                 axes.add_artist(
                     Rectangle(
@@ -249,14 +249,14 @@ def _write(axes: Axes, box: np.ndarray, text: str, plate: str, ink: str) -> None
 
 def _add_legend(figure: Figure, ignored: bool) -> None:
     lines = []
-    for name, (colour, under, width, dashes) in LINES.items():
+    for name, (color, under, width, dashes) in LINES.items():
         if name != 'ignored' or ignored:
             halo = [withStroke(linewidth=width + 2, foreground='black' if under == 'black' else '#e0e0e0')]
             lines.append(
                 Line2D(
                     [],
                     [],
-                    color=colour,
+                    color=color,
                     linewidth=width,
                     linestyle=dashes,
                     path_effects=halo,

@@ -1,7 +1,7 @@
 """Which images show best what a detector got wrong, and what there is to see on them.
 
 The choice follows from the numbers alone: of each type the highest-scored errors (of boxes not found the
-largest), one an image; and the images with most errors.
+largest), one per image; and the images with most errors.
 """
 
 from collections.abc import Iterable, Mapping

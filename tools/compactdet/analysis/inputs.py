@@ -15,7 +15,7 @@ from compactdet.files import load_json
 
 @dataclass(frozen=True)
 class Material:
-    """What is analysed.
+    """What is analyzed.
 
     Attributes:
         title: What the report calls it.

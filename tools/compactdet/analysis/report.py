@@ -20,7 +20,7 @@ from compactdet.analysis.error_types import (
     FOREGROUND,
     SPECIAL,
     Analysis,
-    analyse,
+    analyze,
     confusions,
 )
 from compactdet.analysis.example_sheets import draw_error_sheet, draw_image_sheet
@@ -52,7 +52,7 @@ PICTURES = {
 
 
 def write_report(material: Material, out: Path) -> Analysis:
-    """Analyses, and writes analysis.md, analysis.json and the pictures; files of those names are replaced.
+    """Analyzes, and writes analysis.md, analysis.json and the pictures; files of those names are replaced.
 
     Raises:
         UserError: Something cannot be written, or an image cannot be read.
@@ -62,7 +62,7 @@ def write_report(material: Material, out: Path) -> Analysis:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'cannot make the folder {out} ({error.strerror}); choose another --out') from error
-    analysis = analyse(gt, dt)
+    analysis = analyze(gt, dt)
     ap50 = _mean(analysis.ap50)
     if material.recorded is not None and not abs(ap50 - material.recorded) < 1e-6:
         material.notes.append(

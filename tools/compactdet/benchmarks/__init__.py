@@ -1,1 +1,1 @@
-"""Benchmarks of speed and of resuming; run each with python -m."""
+"""Benchmarks of speed and of resuming. Run each as ``python -m compactdet.benchmarks.NAME``."""

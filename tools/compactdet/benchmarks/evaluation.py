@@ -1,11 +1,12 @@
-"""Time and memory of the evaluator beside pycocotools, on a made set of COCO's size.
+"""Compare time and memory of the evaluator with pycocotools, on synthetic data of COCO's size.
 
-    python tools/compactdet/benchmarks/evaluation.py
-    python tools/compactdet/benchmarks/evaluation.py --images 500 --boxes 3600 --detections 50000 --rounds 3
+Example (in tools/, or with the package installed):
+    python -m compactdet.benchmarks.evaluation
+    python -m compactdet.benchmarks.evaluation --images 500 --boxes 3600 --detections 50000 --rounds 3
 
-Both start from data in memory, take turns, and run on one thread. Ours computes VOC's and COCO's figures
-(pycocotools: COCO's alone, evaluate + accumulate + summarize). The peak of memory is each one's own
-process, reading of the two files included.
+Both start from data in memory, run alternately, and use one thread. The suite's evaluator computes the VOC
+and COCO metrics, pycocotools the COCO metrics (evaluate, accumulate, summarize). The peak memory is that of
+each one's process, and includes reading the two files.
 """
 
 import argparse
@@ -23,20 +24,26 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from compactdet.data.readers import read_coco, read_predictions
+from compactdet.errors import run_main
 from compactdet.evaluation.average_precision import list_figures
 from compactdet.evaluation.bootstrap import bootstrap
 from compactdet.evaluation.evaluate import evaluate, match
 
-COCO_FIGURES = 'ap ap50 ap75 ap_small ap_medium ap_large ar_1 ar_10 ar_100 ar_small ar_medium ar_large'
+# In the order of pycocotools.
+COCO_METRICS = (
+    *('ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large'),
+    *('ar_1', 'ar_10', 'ar_100', 'ar_small', 'ar_medium', 'ar_large'),
+)
 
 
-def make_set(
+def make_data(
     num_images: int, num_boxes: int, num_detections: int, num_classes: int, seed: int = 0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO annotation file and a list of results: 60 % jittered boxes, the rest anywhere; 1 % crowds."""
+    """Return synthetic COCO annotations (1 % crowds) and detections.
+
+    Of the detections, 60 % are shifted and scaled ground-truth boxes, and the others are random boxes.
+    """
     rng = np.random.default_rng(seed)
 
     def boxes(n: int) -> np.ndarray:
@@ -61,13 +68,13 @@ def make_set(
         'annotations': [
             {
                 'id': i + 1,
-                'image_id': im + 1,
-                'category_id': la + 1,
+                'image_id': image_index + 1,
+                'category_id': label_index + 1,
                 'bbox': box,
                 'area': area,
-                'iscrowd': cr,
+                'iscrowd': is_crowd,
             }
-            for i, (im, la, box, area, cr) in enumerate(
+            for i, (image_index, label_index, box, area, is_crowd) in enumerate(
                 zip(
                     gt_image.tolist(),
                     gt_label.tolist(),
@@ -81,20 +88,29 @@ def make_set(
     }
     columns = zip(image.tolist(), label.tolist(), dt_boxes.round(2).tolist(), scores.tolist(), strict=True)
     dt = [
-        {'image_id': im + 1, 'category_id': la + 1, 'bbox': box, 'score': score}
-        for im, la, box, score in columns
+        {'image_id': image_index + 1, 'category_id': label_index + 1, 'bbox': box, 'score': score}
+        for image_index, label_index, box, score in columns
     ]
     return gt, dt
 
 
 def _peak_mb() -> float:
-    """Largest resident memory of this process so far, MB."""
+    """Return the largest resident memory of this process so far in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == 'darwin' else 1e3)
 
 
-def _serve(kind: str, gt_path: Path, dt_path: Path, orders: Any, answers: Any) -> None:
-    """Loads the files, then evaluates once for every order until None comes."""
+def _serve(kind: str, gt_path: Path, dt_path: Path, requests: Any, answers: Any) -> None:
+    """Read the files, then evaluate once per request, in a process of its own.
+
+    Args:
+        kind: 'ours', 'pycocotools' or 'bootstrap'.
+        gt_path: Annotation file.
+        dt_path: File of detections.
+        requests: Queue that contains True for each evaluation.
+        answers: Queue for the seconds of reading, then (seconds, values of COCO_METRICS, peak memory in MB)
+            of each evaluation.
+    """
     start = time.perf_counter()
     if kind == 'pycocotools':
         from pycocotools.coco import COCO
@@ -107,26 +123,26 @@ def _serve(kind: str, gt_path: Path, dt_path: Path, orders: Any, answers: Any) -
         gt = read_coco(gt_path)
         dt = read_predictions(dt_path, gt)
     answers.put(time.perf_counter() - start)
-    while orders.get():
+    while requests.get():
         start = time.perf_counter()
         if kind == 'pycocotools':
             with contextlib.redirect_stdout(io.StringIO()):
-                judge = COCOeval(coco, results, 'bbox')
-                judge.evaluate()
-                judge.accumulate()
-                judge.summarize()
-            figures = judge.stats.tolist()
+                evaluator = COCOeval(coco, results, 'bbox')
+                evaluator.evaluate()
+                evaluator.accumulate()
+                evaluator.summarize()
+            values = evaluator.stats.tolist()
         elif kind == 'ours':
-            all_figures = evaluate(gt, dt)['coco']
-            figures = [all_figures[name] for name in COCO_FIGURES.split()]
+            metrics = evaluate(gt, dt)['coco']
+            values = [metrics[name] for name in COCO_METRICS]
         else:
             bootstrap(match(gt, dt), list_figures(), 1000)
-            figures = []
-        answers.put((time.perf_counter() - start, figures, _peak_mb()))
+            values = []
+        answers.put((time.perf_counter() - start, values, _peak_mb()))
 
 
 def main() -> None:
-    """Runs the benchmark and prints one line a measurement."""
+    """Run the benchmark and print one line per measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -138,9 +154,11 @@ def main() -> None:
         'rounds': 3,
     }.items():
         parser.add_argument(f'--{name}', type=int, default=default)
-    parser.add_argument('--bootstrap', action='store_true', help='also time 1,000 resamples')
+    parser.add_argument(
+        '--bootstrap', action='store_true', help='also time a bootstrap with 1,000 resamples'
+    )
     args = parser.parse_args()
-    gt, dt = make_set(args.images, args.boxes, args.detections, args.classes)
+    gt, dt = make_data(args.images, args.boxes, args.detections, args.classes)
     context = multiprocessing.get_context('spawn')
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ('gt.json', 'dt.json')]
@@ -150,27 +168,27 @@ def main() -> None:
         workers = {}
         kinds = ['ours', 'pycocotools'] + ['bootstrap'] * args.bootstrap
         for kind in kinds:
-            orders, answers = context.SimpleQueue(), context.SimpleQueue()
-            process = context.Process(target=_serve, args=(kind, *paths, orders, answers), daemon=True)
+            requests, answers = context.SimpleQueue(), context.SimpleQueue()
+            process = context.Process(target=_serve, args=(kind, *paths, requests, answers), daemon=True)
             process.start()
-            workers[kind] = (orders, answers)
+            workers[kind] = (requests, answers)
             print(f'{kind}: reading {answers.get():.2f} s')
         ratios = []
         for _ in range(args.rounds):
-            answered = {}
+            results = {}
             for kind in ('ours', 'pycocotools'):
                 workers[kind][0].put(True)
-                answered[kind] = workers[kind][1].get()
-                print(f'{kind}: {answered[kind][0]:.2f} s, peak {answered[kind][2]:.0f} MB')
-            ratios.append(answered['pycocotools'][0] / answered['ours'][0])
-            error = np.abs(np.subtract(answered['ours'][1], answered['pycocotools'][1])).max()
-            print(f'ratio {ratios[-1]:.1f}, largest difference of the 12 figures {error:.1e}')
+                results[kind] = workers[kind][1].get()
+                print(f'{kind}: {results[kind][0]:.2f} s, peak {results[kind][2]:.0f} MB')
+            ratios.append(results['pycocotools'][0] / results['ours'][0])
+            error = np.abs(np.subtract(results['ours'][1], results['pycocotools'][1])).max()
+            print(f'ratio {ratios[-1]:.1f}, largest difference of the 12 metrics {error:.1e}')
         print(f'median ratio {statistics.median(ratios):.1f} (n={len(ratios)})')
         if args.bootstrap:
             workers['bootstrap'][0].put(True)
             seconds, _, peak = workers['bootstrap'][1].get()
-            print(f'bootstrap, 1,000 resamples of all 8 AP figures: {seconds:.1f} s, peak {peak:.0f} MB')
+            print(f'bootstrap, 1,000 resamples of all 8 AP metrics: {seconds:.1f} s, peak {peak:.0f} MB')
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -1,4 +1,4 @@
-"""Labelled images where they lie: in folders, zip files or tar files, read without unpacking.
+"""Labeled images where they lie: in folders, zip files or tar files, read without unpacking.
 
 An archive is indexed once; an image is then one read at an offset, which any number of processes may do
 at the same time. Read are a folder, a zip or a tar with ``CLASS/FILE`` (at any depth: the class is the
@@ -110,7 +110,7 @@ class Images:
         """
         image = decode(self.read(index))
         if image is None:
-            raise UserError(f'{self.where(index)} is no readable image; get it anew')
+            raise UserError(f'{self.where(index)} is no readable image; get it again')
         return image
 
     def where(self, index: int) -> str:
@@ -143,7 +143,7 @@ class Images:
                 raise zlib.error('its checksum or length is wrong')
         except (OSError, zlib.error, struct.error) as error:
             raise UserError(
-                f'{self.where(index)} cannot be read ({error}); get {store.name} anew'
+                f'{self.where(index)} cannot be read ({error}); get {store.name} again'
             ) from error
         return data
 
@@ -246,7 +246,7 @@ def _index(place: Path) -> Iterator[Entry]:
         if magic.startswith((b'\x1f\x8b', b'BZh', b'\xfd7zX', b'\x28\xb5\x2f\xfd')):
             hint = 'it is compressed, so no image in it can be read alone; decompress it, such as by gunzip'
         else:
-            hint = f'broken or cut short ({error}); get it anew'
+            hint = f'broken or truncated ({error}); get it again'
         raise UserError(f'{place}: {hint}') from error
     except OSError as error:
         raise UserError(f'{place}: cannot be read ({error.strerror or error})') from error
@@ -266,7 +266,7 @@ def _zip(path: Path) -> Iterator[Entry]:
                 continue
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UserError(
-                    f'{path}: {info.filename} is encrypted or packed in a rare way; make the zip anew with '
+                    f'{path}: {info.filename} is encrypted or packed in a rare way; make the zip again with '
                     '`zip -0 -r`'
                 )
             yield Entry(

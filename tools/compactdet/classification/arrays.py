@@ -1,4 +1,4 @@
-"""Small labelled images as their authors publish them: CIFAR-10, CIFAR-100, SVHN, MNIST.
+"""Small labeled images as their authors publish them: CIFAR-10, CIFAR-100, SVHN, MNIST.
 
 Each reader takes a folder and a split and returns ``Arrays``, or None where the folder has no such files.
 A pickle is read by a reader that knows arrays and plain containers only: nothing in it is executed.
@@ -67,14 +67,14 @@ def arrays(rgb: np.ndarray, labels: Any, classes: list[str], path: Path) -> Arra
         path: The file, for messages.
 
     Raises:
-        UserError: Shapes, types or labels are not those of labelled images.
+        UserError: Shapes, types or labels are not those of labeled images.
     """
     numbers = np.asarray(labels)
     fits = rgb.dtype == np.uint8 and numbers.dtype.kind in 'iu' and numbers.shape == (len(rgb),)
     if not fits or not len(rgb) or numbers.min() < 0 or numbers.max() >= len(classes):
         raise UserError(
             f'{path}: {rgb.dtype} images {rgb.shape} with {numbers.dtype} labels {numbers.shape} are not '
-            f'8-bit images of {len(classes)} classes; get the file anew'
+            f'8-bit images of {len(classes)} classes; get the file again'
         )
     return Arrays(np.ascontiguousarray(rgb[..., ::-1]), numbers.astype(np.int64), classes, path.name)
 
@@ -117,7 +117,7 @@ def unpickled(data: bytes, path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f'{path} {error}; get it from another source') from None
     except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
-        raise UserError(f'{path} is damaged ({type(error).__name__}); get it anew') from error
+        raise UserError(f'{path} is damaged ({type(error).__name__}); get it again') from error
 
 
 def _members(root: Path, archive: str, folder: str, names: list[str]) -> tuple[Path, list[bytes]] | None:
@@ -136,12 +136,12 @@ def _members(root: Path, archive: str, folder: str, names: list[str]) -> tuple[P
                 if member.isreg() and name in names and (file := tar.extractfile(member)):
                     found[name] = file.read()
     except BROKEN as error:
-        raise UserError(f'{place}: broken or cut short ({error}); get it anew') from error
+        raise UserError(f'{place}: broken or truncated ({error}); get it again') from error
     except OSError as error:
         raise UserError(f'{place}: cannot be read ({error.strerror or error})') from error
     missing = [name for name in names if name not in found]
     if missing:
-        raise UserError(f'{place} has no {missing[0]} in it: another archive? Get it anew')
+        raise UserError(f'{place} has no {missing[0]} in it: another archive? Get it again')
     return place, [found[name] for name in names]
 
 
@@ -150,11 +150,11 @@ def _bytes(path: Path) -> bytes:
         data = path.read_bytes()
         return gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data
     except (OSError, EOFError, *BROKEN) as error:
-        raise UserError(f'{path}: cannot be read, or is cut short ({error}); get it anew') from error
+        raise UserError(f'{path}: cannot be read, or is truncated ({error}); get it again') from error
 
 
 def _planes(flat: np.ndarray, size: int) -> np.ndarray:
-    """(N, 3 * size * size), colour after colour -> (N, size, size, 3)."""
+    """(N, 3 * size * size), color after color -> (N, size, size, 3)."""
     return flat.reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
 
 
@@ -184,7 +184,7 @@ def cifar100(root: Path, split: str) -> Arrays | None:
 
 def _texts(names: Any, place: Path) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
-        raise UserError(f'{place} names no classes; get it anew')
+        raise UserError(f'{place} names no classes; get it again')
     return [name.decode(errors='replace') if isinstance(name, bytes) else name for name in names]
 
 
@@ -198,7 +198,7 @@ def _pickles(place: Path, batches: list[bytes], key: str, classes: list[str]) ->
         fits = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[1:] == (3072,)
         fits = fits and isinstance(numbers, list) and all(isinstance(number, int) for number in numbers)
         if not fits or len(numbers) != len(data):
-            raise UserError(f'{place}: a batch has no data (N, 3072) with N {key}; get it anew')
+            raise UserError(f'{place}: a batch has no data (N, 3072) with N {key}; get it again')
         pixels.append(data)
         labels += numbers
     return arrays(_planes(np.concatenate(pixels), 32), labels, classes, place)
@@ -209,7 +209,7 @@ def _records(place: Path, batches: list[bytes], num_labels: int, classes: list[s
     data = b''.join(batches)
     if not data or len(data) % length:
         raise UserError(
-            f'{place}: {len(data)} bytes are no whole number of {length}-byte images; get it anew'
+            f'{place}: {len(data)} bytes are no whole number of {length}-byte images; get it again'
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, length)
     return arrays(_planes(rows[:, num_labels:], 32), rows[:, num_labels - 1], classes, place)
@@ -230,11 +230,11 @@ def svhn(root: Path, split: str) -> Arrays | None:
     except UserError:
         raise
     except Exception as error:  # scipy's reader has no error class of its own
-        raise UserError(f'{path} is no whole SVHN file ({type(error).__name__}); get it anew') from error
+        raise UserError(f'{path} is no whole SVHN file ({type(error).__name__}); get it again') from error
 
 
 def mnist(root: Path, split: str) -> Arrays | None:
-    """The four ``*-ubyte`` files, gzipped or not; a grey image becomes three equal channels."""
+    """The four ``*-ubyte`` files, gzipped or not; a gray image becomes three equal channels."""
     prefix = 'train' if split == 'train' else 't10k'
     parts = []
     for kind, dims in (('images', 3), ('labels', 1)):
@@ -257,7 +257,7 @@ def idx(data: bytes, path: Path, dims: int) -> np.ndarray:
         shape = struct.unpack(f'>{dims}I', data[4:start])
         if np.prod(shape, dtype=object) == len(data) - start:
             return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-    raise UserError(f'{path} is no whole file of {dims}-dimensional bytes in the IDX format; get it anew')
+    raise UserError(f'{path} is no whole file of {dims}-dimensional bytes in the IDX format; get it again')
 
 
 READERS: dict[str, Callable[[Path, str], Arrays | None]] = {

@@ -104,7 +104,7 @@ def load(name: str, root: str, split: str) -> Images | Arrays:
 
 @DATASETS.register_module()
 class ClassificationSet:
-    """Labelled images of one split, through a pipeline.
+    """Labeled images of one split, through a pipeline.
 
     Args:
         name: A key of ``SETS``.

@@ -29,4 +29,4 @@ def read_devkit(kit: Path) -> list[str]:
         ids = {int(row['ILSVRC2012_ID']): str(row['WNID']) for row in synsets}
         return [ids[int(line)] for line in read['.txt'].split()]
     except (*BROKEN, OSError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f'{kit}: not a whole ImageNet development kit ({error}); get it anew') from error
+        raise UserError(f'{kit}: not a whole ImageNet development kit ({error}); get it again') from error

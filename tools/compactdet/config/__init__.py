@@ -1,1 +1,1 @@
-"""Configs: strict reading, composition from pieces, command-line options."""
+"""Configs: strict reading, composition from base configs, command-line options."""

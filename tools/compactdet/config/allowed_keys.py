@@ -5,13 +5,13 @@ from collections.abc import Collection
 
 from torch.utils.data import DataLoader
 
-# Top-level keys that are read besides the Runner's own.
+# Top-level keys that are read besides those of MMEngine's Runner.
 ALSO_READ = (
     'custom_imports', 'auto_scale_lr', 'compile', 'runner_type', 'tta_model', 'tta_pipeline', 'lr_choice',
 )  # fmt: skip
 
-# Top-level keys that are variables of the config file: what uses them has its own copy by the time the
-# config is read, so setting one from outside would do nothing. Name: what to set instead.
+# Variables of config files. Their values are copied when the config is read, so setting one afterwards has
+# no effect. Name: what to set instead.
 VARIABLES = {
     'data_root': 'use --data-root',
     'dataset_type': 'set train_dataloader.dataset.type and the like',
@@ -29,7 +29,7 @@ VARIABLES = {
 _RPN_TEST = ('nms_pre', 'max_per_img', 'nms', 'min_bbox_size')
 _DENSE_TRAIN = ('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
 
-# Plain dicts by pattern of their place (`*` crosses dots): the keys that are read.
+# Keys that are read from plain dicts, by pattern of the dict's place (`*` matches dots too).
 PLAIN: dict[str, Collection[str]] = {
     '*_dataloader': ('dataset', 'num_batch_per_epoch', *inspect.signature(DataLoader).parameters),
     '*.filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
@@ -49,7 +49,7 @@ PLAIN: dict[str, Collection[str]] = {
     'custom_imports': ('imports', 'allow_failed_imports'),
 }  # fmt: skip
 
-# The same for what each detector reads of model.train_cfg and model.test_cfg.
+# Keys that each detector reads from model.train_cfg and model.test_cfg.
 DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
     'FasterRCNN': {
         'model.train_cfg': ('rpn', 'rpn_proposal', 'rcnn'),
@@ -66,7 +66,7 @@ DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
     },
 }
 
-# Keys of a dict with a type that its builder takes before the class sees the rest.
+# Keys that the builder of a class takes before the class gets the others.
 BUILDER_KEYS = {
     '*': ('type', '_scope_'),
     'optim_wrapper': ('optimizer', 'paramwise_cfg', 'constructor'),
@@ -78,7 +78,7 @@ BUILDER_KEYS = {
     'train_cfg': ('by_epoch',),
 }
 
-# Types that are taken where none is given.
+# Default types.
 DEFAULT_TYPES = {
     'optim_wrapper': 'OptimWrapper',
     'val_cfg': 'ValLoop',
@@ -87,7 +87,7 @@ DEFAULT_TYPES = {
     '*.nms': 'nms',
 }
 
-# Options of which other values in the config are derived: setting one alone leaves those stale.
+# Options from which other config values are derived: setting one alone makes those inconsistent.
 DERIVED_FROM = (
     'model.type', 'model.backbone.type', 'model.backbone.arch', 'model.backbone.out_strides',
     'model.backbone.conventions', '*.shared_head.type', '*.shared_head.arch', '*.shared_head.in_stride',

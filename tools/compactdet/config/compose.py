@@ -1,8 +1,10 @@
-"""A run named by its axes, composed in memory from the pieces that the leaf configs are made of.
+"""Compose the config of a run from its network, detector and data set, without a config file.
 
-``--arch ghostnet_1x --detector retinanet_fpn --dataset voc07`` is what a leaf would say with the same
-pieces of ``det_configs/_base_`` and the same wiring. A piece that is made for another carries its name and
-is taken in the place of the general one: ``detectors/frcnn_c4_bccd.py``, ``schedules/1x_retinanet_fpn.py``.
+``--arch ghostnet_1x --detector retinanet_fpn --dataset voc07`` gives the config that a leaf config with the
+same base configs of ``det_configs/_base_`` and the same wiring would give. A base config for one data set
+or
+detector has its name as a suffix and replaces the general one: ``detectors/frcnn_c4_bccd.py``,
+``schedules/1x_retinanet_fpn.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from compactdet.errors import UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-PIECES = Path(__file__).parents[3] / 'det_configs' / '_base_'
+BASE_CONFIGS = Path(__file__).parents[3] / 'det_configs' / '_base_'
 DETECTORS = ('frcnn_c4', 'frcnn_fpn', 'retinanet_fpn')
 CUSTOM = 'custom'
 BEST_ON_VAL = {'default_hooks': {'checkpoint': {'save_best': 'voc/ap50_11point', 'rule': 'greater'}}}
@@ -27,12 +29,12 @@ BEST_ON_VAL = {'default_hooks': {'checkpoint': {'save_best': 'voc/ap50_11point',
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run on a data set has beside the pieces.
+    """Settings of a run on a data set that are not in the base configs.
 
     Attributes:
-        schedule: The one that is taken where none is asked for.
-        wiring: Keyword arguments of the wiring.
-        best_on_val: The checkpoint that is tested is the best on val, where the set has that split.
+        schedule: The default schedule.
+        wiring: Keyword arguments of the wiring function.
+        best_on_val: Whether the best checkpoint on val is tested, if the data set has that split.
     """
 
     schedule: str
@@ -40,14 +42,14 @@ class Recipe:
     best_on_val: bool = False
 
 
-# By name of the file in _base_/datasets; a custom set has none.
+# By name of the file in _base_/datasets; a custom data set has none.
 RECIPES = {
     'voc07': Recipe('voc07'),
     'coco': Recipe('1x'),
     'coco_600': Recipe('coco_c4'),
     'coco_300': Recipe('coco_c4'),
     'shapes': Recipe('shapes', {'init': None}),
-    # Four images of many cells a step are enough to measure BN, and blood is not what ImageNet shows.
+    # Four images with many cells per step suffice for BN statistics, and differ much from ImageNet's.
     'bccd': Recipe('bccd', {'bn_policy': 'train'}, best_on_val=True),
     CUSTOM: Recipe('1x', best_on_val=True),
 }
@@ -55,11 +57,11 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A run by its axes.
+    """A run by network, detector and data set.
 
     Attributes:
-        schedule: None is the data set's own.
-        data_root: Folder of a custom set, which says its format, splits and classes.
+        schedule: None for the default of the data set.
+        data_root: Folder of a custom data set, from which format, splits and classes are read.
     """
 
     arch: str
@@ -70,23 +72,25 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """What the run's folder and dumped config are called."""
+        """Name of the run folder and of the saved config."""
         data = Path(self.data_root or '.').resolve().name if self.dataset == CUSTOM else self.dataset
         return '_'.join(filter(None, (self.arch, self.detector, data, self.schedule)))
 
 
 def add_axes(parser: argparse.ArgumentParser) -> None:
-    """Gives a tool's command line a config file, or the axes of a composed run in its place."""
+    """Add to a parser a config file, or the options of a composed run instead of it."""
     parser.add_argument('config', nargs='?', help='config file')
     axes = parser.add_argument_group('a run without a config file (needs the first three)')
     axes.add_argument('--arch', help='a name from backbones.list_archs()')
     axes.add_argument('--detector', choices=DETECTORS)
     axes.add_argument('--dataset', choices=RECIPES)
-    axes.add_argument('--schedule', help="a name from det_configs/_base_/schedules; default: the set's own")
+    axes.add_argument(
+        '--schedule', help='a name from det_configs/_base_/schedules; default: that of the data set'
+    )
 
 
 def pop_axes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Puts the choice that the axes name, if they are given, into ``args.config``; ends on bad usage."""
+    """Replace the options of a composed run by a `Choice` in ``args.config``; exit on bad usage."""
     axes = {name: vars(args).pop(name) for name in ('arch', 'detector', 'dataset', 'schedule')}
     needed = [name for name in axes if name != 'schedule']
     if args.config is not None and any(axes.values()):
@@ -98,28 +102,30 @@ def pop_axes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 f'give a config file, or --arch, --detector and --dataset ({missing[0]} is missing)'
             )
         if axes['dataset'] == CUSTOM and args.data_root is None:
-            parser.error(f'--dataset {CUSTOM} needs --data-root, the folder of a set in VOC or COCO format')
+            parser.error(
+                f'--dataset {CUSTOM} needs --data-root, the folder of a data set in VOC or COCO format'
+            )
         args.config = Choice(**axes, data_root=args.data_root)
 
 
 def rate(text: str) -> float:
-    """A learning rate."""
+    """Parse a learning rate."""
     value = float(text)
     if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is not above 0')
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
     return value
 
 
 def composed(choice: Choice) -> Config:
-    """The config that a leaf of the same pieces would be, with its keys checked.
+    """Return the config of a choice, with its keys checked.
 
     Raises:
-        UserError: There is no such piece, the network cannot be this detector's backbone, or a custom set
-            cannot be read.
-        UnknownArchError: No such arch.
-        WeightsError: The weights file of this arch exists but is not its.
+        UserError: There is no such base config, the network cannot be the backbone of this detector, or a
+            custom data set cannot be read.
+        UnknownArchError: There is no such network.
+        WeightsError: The weights file is that of another network.
     """
-    from mmengine.config import Config  # late: tools answer --help without loading PyTorch
+    from mmengine.config import Config  # here: --help starts without loading PyTorch
 
     from backbones import wiring
     from compactdet.config import strict
@@ -132,7 +138,7 @@ def composed(choice: Choice) -> Config:
     except ValueError as error:
         raise UserError(str(error)) from error
     content: dict[str, Any] = {}
-    for piece in pieces(choice):
+    for piece in base_configs(choice):
         content.update(strict.read(piece).to_dict())
     if choice.dataset == CUSTOM:
         content.update(custom_config(choice.data_root or '.'))
@@ -147,31 +153,33 @@ def composed(choice: Choice) -> Config:
 
 
 def _classes(cfg: Config) -> list[str]:
-    """The classes of a config's data set, which its class knows where the config does not say."""
+    """Return the classes of a config's data set: from the config, or those of its class."""
     from compactdet.mmdetection import DATASETS
 
     dataset = cfg.train_dataloader.dataset
     return (dataset.get('metainfo') or DATASETS.get(dataset.type).METAINFO)['classes']
 
 
-def pieces(choice: Choice) -> list[Path]:
-    """The files of ``det_configs/_base_`` that a run is made of.
+def base_configs(choice: Choice) -> list[Path]:
+    """Return the base configs of a run.
 
     Raises:
-        UserError: There is no such schedule, or no checkout.
+        UserError: There is no such schedule, or the checkout is missing.
     """
-    if not PIECES.is_dir():
-        raise UserError(f'{PIECES}: no such folder; composed runs need the checkout: pip install -e .')
-    schedules = [path.stem for path in (PIECES / 'schedules').glob('*.py')]
+    if not BASE_CONFIGS.is_dir():
+        raise UserError(
+            f'{BASE_CONFIGS}: no such folder; runs without a config file need the checkout: pip install -e .'
+        )
+    schedules = [path.stem for path in (BASE_CONFIGS / 'schedules').glob('*.py')]
     general = [name for name in schedules if not name.endswith(DETECTORS)]
     schedule = _known(choice.schedule or RECIPES[choice.dataset].schedule, general, 'schedule')
-    family = choice.dataset.partition('_')[0]  # coco_600 is coco
-    data = [] if choice.dataset == CUSTOM else [PIECES / 'datasets' / f'{choice.dataset}.py']
+    family = choice.dataset.partition('_')[0]  # coco_600 and coco_300 are coco
+    data = [] if choice.dataset == CUSTOM else [BASE_CONFIGS / 'datasets' / f'{choice.dataset}.py']
     return [
-        _made_for(PIECES / 'detectors', choice.detector, family),
+        _made_for(BASE_CONFIGS / 'detectors', choice.detector, family),
         *data,
-        _made_for(PIECES / 'schedules', schedule, choice.detector),
-        PIECES / 'runtime.py',
+        _made_for(BASE_CONFIGS / 'schedules', schedule, choice.detector),
+        BASE_CONFIGS / 'runtime.py',
     ]
 
 

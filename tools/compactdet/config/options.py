@@ -1,4 +1,4 @@
-"""What a command line asks for: a config, checked as far as it can be without its data."""
+"""The config of a training from its command-line options, checked as far as possible without the data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from compactdet.errors import UserError
 
 @dataclass
 class Options:
-    """What a command line says; None leaves the config's value.
+    """Command-line options of a training; None keeps the value of the config.
 
     Attributes:
-        config: A config file, or a choice of pieces.
-        lr: Learning rate of the optimiser, before it is scaled to the batch.
-        lr_choice: Where ``lr`` comes from, if it was chosen by a figure: see ``protocol.parse_lr_choice``.
+        config: A config file, or a choice of network, detector and data set.
+        lr: Learning rate of the optimizer, before it is scaled with the batch size.
+        lr_choice: How ``lr`` was chosen, if by a metric; see ``protocol.parse_lr_choice``.
     """
 
     config: str | Choice
@@ -44,16 +44,18 @@ class Options:
 
 
 def compose(options: Options) -> Config:
-    """The config that a command line asks for, checked as far as it can be without its data.
+    """Return the config for command-line options, checked as far as possible without the data.
 
     Raises:
-        UserError: Something in it cannot be used; see ``compactdet.config.strict``.
+        UserError: The config or an option is not valid; see ``compactdet.config.strict``.
         WeightsError: The initial weights cannot be used.
     """
     choice = options.config
     cfg = composed(choice) if isinstance(choice, Choice) else strict.load(choice)
     if cfg.get('model', {}).get('type') == 'mmpretrain.ImageClassifier':
-        raise UserError(f'{cfg.filename} is a pretraining: `python tools/pretrain.py {cfg.filename}`')
+        raise UserError(
+            f'{cfg.filename} is the config of a pretraining; run `python tools/pretrain.py {cfg.filename}`'
+        )
     set_common(cfg, options)
     if options.init is not None:
         set_init(cfg.model, None if options.init == 'none' else options.init)
@@ -62,10 +64,10 @@ def compose(options: Options) -> Config:
 
 
 def set_common(cfg: Config, options: Options) -> None:
-    """Puts into a config what a command line says of any training, in place.
+    """Set the options that all trainings have in a config, in place.
 
     Raises:
-        UserError: Something of it cannot be used.
+        UserError: An option cannot be used.
     """
     strict.merge_options(cfg, options.cfg_options)
     check_launcher(options.launcher)
@@ -81,7 +83,7 @@ def set_common(cfg: Config, options: Options) -> None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
     if options.amp:
         if not torch.cuda.is_available():
-            raise UserError('--amp needs a CUDA GPU, and this machine shows none; leave it out')
+            raise UserError('--amp needs a CUDA GPU, and this machine has none; omit the option')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
@@ -91,7 +93,7 @@ def set_common(cfg: Config, options: Options) -> None:
 
 
 def datasets(cfg: Config) -> Iterator[Any]:
-    """The innermost data set configs of every loader."""
+    """Return the innermost data set configs of all data loaders."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (cfg.get(name) or {}).get('dataset')
         while dataset:
@@ -102,22 +104,22 @@ def datasets(cfg: Config) -> Iterator[Any]:
 
 
 def set_lr(cfg: Config, lr: float) -> None:
-    """Sets the optimiser's learning rate.
+    """Set the learning rate of the optimizer.
 
     Raises:
-        UserError: The config's optimiser has none.
+        UserError: The optimizer of the config has none.
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if 'lr' not in optimizer:
-        raise UserError(f'--lr {lr:g}: {cfg.filename} has no optim_wrapper.optimizer.lr; leave --lr out')
+        raise UserError(f'--lr {lr:g}: {cfg.filename} has no optim_wrapper.optimizer.lr; omit --lr')
     cfg.optim_wrapper.optimizer.lr = lr
 
 
 def check_classes(cfg: Config) -> None:
-    """Compares the head's classes with the data set's.
+    """Raise UserError if the head and the data set have different numbers of classes.
 
     Raises:
-        UserError: Their numbers differ.
+        UserError: The numbers differ.
     """
     head = cfg.model.get('roi_head', cfg.model).bbox_head
     for dataset in datasets(cfg):
@@ -125,15 +127,15 @@ def check_classes(cfg: Config) -> None:
         if classes and len(classes) != head.num_classes:
             raise UserError(
                 f'{cfg.filename}: num_classes={head.num_classes}, but the data set has {len(classes)} '
-                f'classes ({", ".join(classes)}); give the wiring call that number'
+                f'classes ({", ".join(classes)}); pass that number to the wiring function'
             )
 
 
 def check_init(cfg: Config) -> None:
-    """Sees that the initial weights are at hand.
+    """Raise UserError if the initial weights are missing.
 
     Raises:
-        UserError: They are not; says how to get or make them, or to do without.
+        UserError: They are missing. The message states how to get them.
     """
     for half in halves(cfg.model):
         checkpoint = (half.get('init_cfg') or {}).get('checkpoint')

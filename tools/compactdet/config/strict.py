@@ -39,10 +39,10 @@ T = TypeVar('T')
 
 
 def load(path: Path | str) -> Config:
-    """Reads a config file and checks its keys.
+    """Read a config file and check its keys.
 
     Raises:
-        UserError: As ``read``; or it holds a key that nothing reads.
+        UserError: See ``read``; or nothing reads a key.
     """
     cfg = read(Path(path))
     if Path(path).suffix == '.py':
@@ -52,11 +52,11 @@ def load(path: Path | str) -> Config:
 
 
 def read(path: Path) -> Config:
-    """Reads a config file, or a piece of one.
+    """Read a config file or a base config.
 
     Raises:
-        UserError: The file is absent, is not valid Python or fails when it runs (an unknown arch, a failed
-            import). Names the file and, if known, the line.
+        UserError: The file is missing, is not valid Python or fails when it is run (an unknown network, a
+            failed import). The message names the file and, if known, the line.
     """
     if not path.is_file():
         raise UserError(f'{path}: no such config file')
@@ -66,17 +66,17 @@ def read(path: Path) -> Config:
         raise
     except SyntaxError as error:
         raise UserError(_syntax_error(path) or f'{path}: {error}') from error
-    except Exception as error:  # a config is a program: anything may come out of it
+    except Exception as error:  # a config is a program that can raise anything
         raise UserError(_run_error(path, error)) from error
 
 
 def resolved_text(cfg: Config) -> str:
-    """The config as Python text with every base and override resolved, for the record.
+    """Return the config as Python text with every base and override resolved, for the record.
 
-    Without where this run's results lie and how it was started, so that a repeated run has the same.
+    The text excludes the run folder and the launcher, so that a repeated run has the same text.
     """
     resolved = copy.deepcopy(cfg)
-    # With `resume`, `load_from` is the checkpoint to go on from; else it is where training starts.
+    # With `resume`, `load_from` is the training state; otherwise it is the initial detector.
     starts = cfg.get('load_from') and not cfg.get('resume')
     for key in ('work_dir', 'launcher', 'resume', *([] if starts else ['load_from'])):
         resolved.pop(key, None)
@@ -84,11 +84,11 @@ def resolved_text(cfg: Config) -> str:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Merges ``--cfg-options`` into the config, in place.
+    """Merge ``--cfg-options`` into the config, in place.
 
     Raises:
-        UserError: An option names a key that nothing reads, sets a variable that was copied already,
-            or would leave values derived from it stale. The config is then as it was.
+        UserError: Nothing reads the key of an option, its value was already copied, or other values were
+            derived from it. The config is then unchanged.
     """
     leaves = dict(_leaves(options))
     for key in leaves:
@@ -110,20 +110,20 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def check_keys(cfg: Config) -> None:
-    """Refuses a key that nothing reads, anywhere in the config.
+    """Raise UserError for a key that nothing reads, anywhere in the config.
 
     Raises:
-        UserError: Names the file, the key and near matches.
+        UserError: The message names the file, the key and similar keys.
     """
     _raise_first(_problems(cfg), cfg.filename or 'config')
 
 
 def _unread(name: str) -> str:
-    return f'{name} is a variable of its config file and setting it does nothing; {VARIABLES[name]}'
+    return f'{name} is a variable of its config file, and setting it has no effect; {VARIABLES[name]}'
 
 
 def _check_variables(path: Path) -> None:
-    """Refuses a config with bases that sets a base's variable and makes no use of it itself."""
+    """Raise UserError if a config sets a variable of its base that it does not use itself."""
     names = [n for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Name)]
     is_set = {name.id: name.lineno for name in names if isinstance(name.ctx, ast.Store)}
     is_read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
@@ -192,7 +192,7 @@ def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[st
         return
     if not owners:
         names: set[str] = set().union(*_sources())
-        hint = _near(kind, names, 'a class of your own needs its module in custom_imports')
+        hint = _near(kind, names, 'name the module of your own class in custom_imports')
         yield f'{place}: no class {kind!r} is registered; {hint}'
         return
     known = {key for pattern, keys in BUILDER_KEYS.items() if fnmatchcase(place, pattern) for key in keys}
@@ -200,16 +200,17 @@ def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[st
     known = known.union(*(names for names, _ in found))
     swallows = any(open_ended for _, open_ended in found)
     for problem in _unknown(f'{place} ({getattr(kind, "__name__", kind)})', value, known):
-        # A class that swallows any keyword may read it: there, only a near miss is a mistake.
+        # A class with **kwargs may read any key: there, only a key similar to a known one is an error.
         if not swallows or 'did you mean' in problem:
             yield problem
 
 
 def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
-    """The keyword parameters of a class (through ``**kwargs`` its bases' too) or a function.
+    """Return the keyword parameters of a function or a class (with those of its bases if it passes
+    ``**kwargs`` on).
 
     Returns:
-        Their names, and whether a last ``**kwargs`` swallows every other keyword.
+        Their names, and whether ``**kwargs`` takes all other keywords.
     """
     if not inspect.isclass(owner):
         signatures = [inspect.signature(owner)]
@@ -226,7 +227,7 @@ def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def _owners(kind: Any) -> list[Callable[..., Any]] | None:
-    """What a ``type`` names, in any registry; None where it cannot be told."""
+    """Return the classes that a ``type`` names in any registry; None if unknown."""
     if not isinstance(kind, str):
         return [kind] if callable(kind) else []
     scope, _, name = kind.rpartition('.')
@@ -241,8 +242,8 @@ def _owners(kind: Any) -> list[Callable[..., Any]] | None:
 
 @functools.cache
 def _sources() -> list[Mapping[str, Any]]:
-    """Every registry's classes by name, and mmcv's ops: RoI layers and NMS are looked up there."""
-    import mmcv.ops  # not above: it needs compactdet.mmdetection to be imported first
+    """Return the classes of all registries by name, and mmcv's operators (RoI layers, NMS)."""
+    import mmcv.ops  # here: needs compactdet.mmdetection to be imported first
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
@@ -250,7 +251,7 @@ def _sources() -> list[Mapping[str, Any]]:
 
 
 def _registries(package: str) -> list[Mapping[str, Any]]:
-    """The classes of each of a package's registries by name, as far as they are imported."""
+    """Return the classes of a package's registries by name, as far as they are imported."""
     found = vars(importlib.import_module(f'{package}.registry')).values()
     return [registry.module_dict for registry in found if isinstance(registry, Registry)]
 
@@ -264,7 +265,7 @@ def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
 
 
 def _refuse_free(cfg: Config, key: str) -> None:
-    """Refuses an option that adds a key to a dict of which nobody knows what reads it."""
+    """Raise UserError for an option that adds a key to a dict whose readers are unknown."""
     content = cfg.to_dict()
     plain, value, place = _tables(content), content, ''
     for part in key.split('.'):
@@ -275,7 +276,7 @@ def _refuse_free(cfg: Config, key: str) -> None:
         else:
             known = 'type' in value or _first({**DEFAULT_TYPES, **plain}, place) is not None
             if place and not known:
-                hint = _near(part, value.keys(), 'add it in a config file if it is meant')
+                hint = _near(part, value.keys(), 'add the key in a config file if it is intended')
                 raise UserError(f'--cfg-options {key}: {place} has no key {part!r}; {hint}')
             return
         place = f'{place}.{part}' if place else part
@@ -284,7 +285,7 @@ def _refuse_free(cfg: Config, key: str) -> None:
 
 
 def _stale(cfg: Config, key: str, value: Any) -> str:
-    """Says why an option is refused and shows the leaf config that does it right."""
+    """Return why an option is an error, and a leaf config that does the same."""
     model = cfg.get('model') or {}
     wire = 'retinanet_fpn' if model.get('type') == 'RetinaNet' else 'frcnn_c4'
     if wire == 'frcnn_c4' and model.get('neck'):
@@ -292,19 +293,19 @@ def _stale(cfg: Config, key: str, value: Any) -> str:
     arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
     head = (model.get('roi_head') or model).get('bbox_head') or {}
     classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
-    stale = f'--cfg-options {key}: other values were derived from the old one and would not follow; '
+    stale = f'--cfg-options {key}: other values of the config were derived from it; '
     if cfg.filename and not Path(cfg.filename).is_file():  # composed in memory
         return f'{stale}choose them with --arch, --detector and --dataset'
     return (
-        f"{stale}write a config instead, with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
+        f"{stale}write a config with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
         f'`from backbones.wiring import {wire}` and '
         f"`model = {wire}('{arch}', num_classes={classes})`"
     )
 
 
 def _syntax_error(path: Path) -> str:
-    """Which file does not parse, the config or one of its bases, and where; '' if none."""
-    if not path.is_file():  # a base that MMEngine names by package
+    """Return which file does not parse and where, the config or one of its bases; or an empty text."""
+    if not path.is_file():  # a base that MMEngine finds in a package
         return ''
     try:
         ast.parse(path.read_bytes())
@@ -315,7 +316,7 @@ def _syntax_error(path: Path) -> str:
 
 
 def _run_error(path: Path, error: BaseException) -> str:
-    """The line of the config that failed, why, and what to do where that is known."""
+    """Return the line of the config that failed, the reason, and what to do if that is known."""
     calls = itertools.pairwise(traceback.extract_tb(error.__traceback__))
     lines = [f for by, f in calls if by.name == '_file2dict' and f.name == '<module>']
     where = f'{lines[-1].filename}, line {lines[-1].lineno}' if lines else str(path)
@@ -326,12 +327,12 @@ def _run_error(path: Path, error: BaseException) -> str:
         hint = '; install what is missing (backbones and compactdet: pip install -e . in the checkout)'
     with contextlib.suppress(Exception):
         if not lines and Config._is_lazy_import(str(path)):
-            hint = '; imports must stand below `_base_`: above, they switch MMEngine to lazy configs'
+            hint = '; move imports below `_base_`: above it they switch MMEngine to lazy configs'
     return f'{where}: {_one_line(error)}{hint}'
 
 
 def _one_line(error: BaseException) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     text = text.strip().split('\n')[0]
-    named = type(error).__module__ == 'builtins'  # an error class of ours says it all in its text
+    named = type(error).__module__ == 'builtins'  # the text of the suite's own errors is complete
     return f'{type(error).__name__}: {text}' if named else text

@@ -92,9 +92,9 @@ def bring(
             for archive in {a.name: a for some in SOURCES[name].archives.values() for a in some}.values():
                 problem = archive.name == path.name and wrong_file(path, archive.size, archive.checksum)
                 if problem:
-                    raise UserError(f'{path}: not the published file ({problem}); get it anew')
+                    raise UserError(f'{path}: not the published file ({problem}); get it again')
             if not is_archive(path):
-                raise UserError(f'{path}: broken or cut short, or no tar or zip file; get it anew')
+                raise UserError(f'{path}: broken or truncated, or no tar or zip file; get it again')
             _bring_archive(name, path, data, subset=subset)
         else:
             raise UserError(f'{path}: no such file or folder')
@@ -108,7 +108,7 @@ def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
         UserError: It is no data set in VOC's or COCO's format, or ``target`` is taken.
     """
     if target.exists():
-        raise UserError(f"'{target}' is there already; remove it or give another --name")
+        raise UserError(f"'{target}' already exists; remove it or give another --name")
     if path.is_dir():
         layout_of(path)
         _place(path, target, 'link' if link else 'copy')
@@ -165,7 +165,7 @@ def _check_counts(source: Source, part: str, place: Path) -> None:
             if candidate.is_file() and (found := count_images(candidate)) != count:
                 raise UserError(
                     f'{candidate} has {found} images, the published split has {count}; get the official '
-                    'files, or say --subset if they are a part of the set on purpose'
+                    'files, or use --subset if they are a part of the set on purpose'
                 )
 
 
@@ -176,7 +176,7 @@ def count_images(path: Path) -> int:
     data = load_json(path)
     images = data.get('images') if isinstance(data, dict) else None
     if not isinstance(images, list):
-        raise UserError(f'{path}: has no list "images": not a COCO annotation file; get it anew')
+        raise UserError(f'{path}: has no list "images": not a COCO annotation file; get it again')
     return len(images)
 
 
@@ -203,7 +203,7 @@ def _place(source: Path, target: Path, how: str) -> None:
             merge(source, target)
         elif how == 'link':
             if target.exists():
-                raise UserError(f"'{target}' is there already; remove it to have a link in its place")
+                raise UserError(f"'{target}' already exists; remove it to have a link in its place")
             target.symlink_to(source.resolve(), target_is_directory=True)
         elif target.resolve().is_relative_to(source.resolve()):
             raise UserError(

@@ -45,7 +45,7 @@ def unpacked(
         progress: Told the bytes done and in all.
 
     Raises:
-        UserError: It is no archive, broken, cut short, or holds what could land elsewhere (an absolute
+        UserError: It is no archive, broken, truncated, or holds what could land elsewhere (an absolute
             path, `..`, a link, a device): nothing of it is unpacked then. Or the disk is too small.
     """
     near.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _unpack(archive: Path, folder: Path, members: Sequence[str], progress: Progr
             )
             for name, *_ in files:
                 if problem := _unsafe(name):
-                    raise UserError(f'{archive}: refused: {name!r} {problem}; get the archive anew')
+                    raise UserError(f'{archive}: refused: {name!r} {problem}; get the archive again')
             wanted = [file for file in files if any(fnmatchcase(file[0], m) for m in members)]
             total, done = sum(size for _, size, _ in wanted), 0
             need_space(folder.parent, total, f'unpacking {archive.name}')
@@ -85,7 +85,7 @@ def _unpack(archive: Path, folder: Path, members: Sequence[str], progress: Progr
         raise UserError(f'{archive}: no such file') from error
     except BROKEN as error:
         reason = str(error).partition('\n')[0].rstrip(':')
-        raise UserError(f'{archive}: broken or cut short ({reason}); get it anew') from error
+        raise UserError(f'{archive}: broken or truncated ({reason}); get it again') from error
     except OSError as error:
         raise UserError(f"cannot unpack '{archive}' ({error.strerror or error})") from error
     if not wanted:
@@ -105,7 +105,7 @@ def _tar_files(tar: tarfile.TarFile, path: Path) -> Iterator[File]:
         if member.isdir():
             continue
         if not member.isreg():
-            raise UserError(f'{path}: refused: {member.name!r} is a link or device; get it anew')
+            raise UserError(f'{path}: refused: {member.name!r} is a link or device; get it again')
         yield member.name, member.size, member
 
 
@@ -122,7 +122,7 @@ def check_end(tar: tarfile.TarFile) -> None:
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[File]:
     for member in archive.infolist():
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise UserError(f'{archive.filename}: refused: {member.filename!r} is a link; get it anew')
+            raise UserError(f'{archive.filename}: refused: {member.filename!r} is a link; get it again')
         if not member.is_dir():
             yield member.filename, member.file_size, member
 

@@ -11,7 +11,7 @@ from compactdet.mmdetection import BaseDetDataset
 
 
 class StrictDataset(BaseDetDataset):
-    """A split of a data set, read strictly: nothing wrong is skipped or clipped in silence.
+    """A split of a data set, read strictly: nothing wrong is skipped or clipped silently.
 
     Args:
         data_root: Folder of the data set.

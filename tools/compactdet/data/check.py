@@ -133,7 +133,7 @@ def _read_coco(layout: Layout, split: str, file: str, problems: list[Problem]) -
 
 
 def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
-    """Classes that only capitals tell apart: most likely one, misspelt."""
+    """Classes that only capitals tell apart: most likely one, misspelled."""
     spelt: dict[str, dict[str, tuple[str, Item]]] = {}
     for split, rows in items.items():
         for item in rows:
@@ -147,7 +147,7 @@ def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
 
 
 def _boxes(items: dict[str, list[Item]]) -> Iterator[Problem]:
-    """Images without boxes, and boxes that are there twice."""
+    """Images without boxes, and boxes that occur twice."""
     seen: set[Path] = set()
     for split, rows in items.items():
         for item in rows:
@@ -199,7 +199,7 @@ def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], No
             return error, None
         except OSError as error:
             problem = f'cannot read it ({error.strerror})'
-            return DataError(problem, 'get it anew', file=item.path, kind='image-unreadable'), None
+            return DataError(problem, 'get it again', file=item.path, kind='image-unreadable'), None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for (split, item), (error, digest) in zip(

@@ -7,7 +7,7 @@ Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014)
 - ``iscrowd`` boxes are ignored in training and, by COCO's own rule, in evaluation.
 - minival2014 and trainval35k are val2017 and train2017: same images, same annotations. Where the built
   files are absent the 2017 ones are read; images are found under either year's names.
-- Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped in silence, boxes of less than
+- Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped silently, boxes of less than
   one pixel a side are kept, boxes without area are dropped only where ``known_defects`` names the image.
 """
 

@@ -62,14 +62,14 @@ def read_coco_file(
     except UserError as error:
         problem, _, cure = str(error).removeprefix(f'{path}: ').partition('); ')
         problem = f'{problem})' if cure else problem
-        raise DataError(problem, cure or 'get it anew', file=path, kind='annotation-unreadable') from error
+        raise DataError(problem, cure or 'get it again', file=path, kind='annotation-unreadable') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            problem, cure = f'has no list "{key}": not a COCO annotation file', 'write it anew'
+            problem, cure = f'has no list "{key}": not a COCO annotation file', 'create it again'
             raise DataError(problem, cure, file=path, kind='annotation-unreadable')
     reader = _Reader(path, report, classes, frozenset(drop_empty))
     if not data['images']:
-        raise DataError('has no images', 'write it anew', file=path, kind='annotation-unreadable')
+        raise DataError('has no images', 'create it again', file=path, kind='annotation-unreadable')
     categories = reader.categories(data['categories'])
     images = reader.images(data['images'])
     listed = (entry.get('id') for entry in data['images'] if isinstance(entry, dict))
@@ -95,7 +95,7 @@ class _Reader:
             if type(number) is not int or not isinstance(name, str) or not name.strip():
                 self.say('field', f'categories, entry {i}', f'{entry!r} has no "id" and "name"', 'add them')
             elif number in found or name in found.values():
-                problem = f'id {number} or name {name!r} is there twice'
+                problem = f'id {number} or name {name!r} occurs twice'
                 self.say('duplicate-id', f'categories, entry {i}', problem, 'keep one')
             else:
                 found[number] = name
@@ -107,11 +107,11 @@ class _Reader:
         for i, entry in enumerate(entries):
             where = f'images, entry {i}'
             if problem := _image_problem(entry):
-                self.say('field', where, problem, 'mend the file')
+                self.say('field', where, problem, 'fix the file')
             elif entry['id'] in found:
-                self.say('duplicate-id', where, f'image id {entry["id"]!r} is there twice', 'keep one')
+                self.say('duplicate-id', where, f'image id {entry["id"]!r} occurs twice', 'keep one')
             elif PurePosixPath(entry['file_name']) in files:
-                problem = f'file_name {entry["file_name"]!r} is there twice'
+                problem = f'file_name {entry["file_name"]!r} occurs twice'
                 self.say('duplicate-id', where, problem, 'keep one')
             else:
                 files.add(PurePosixPath(entry['file_name']))
@@ -138,7 +138,7 @@ class _Reader:
                 continue
             where = f'annotation {number}'
             if number in seen:
-                self.say('duplicate-id', where, 'its id is there twice', 'number the annotations from 1')
+                self.say('duplicate-id', where, 'its id occurs twice', 'number the annotations from 1')
                 continue
             seen.add(number)
             problems = list(_annotation_problems(entry, images, categories, self.classes))
@@ -188,7 +188,7 @@ def _annotation_problems(
     classes: Sequence[str] | None,
 ) -> Iterator[tuple[str, str, str]]:
     """Kind, problem and cure of what is wrong with an annotation."""
-    mend = 'mend or remove it'
+    fix = 'fix or remove it'
     image_id, category = entry.get('image_id'), entry.get('category_id')
     image = images.get(image_id) if type(image_id) in (int, str) else None
     if entry['id'] == 0:
@@ -202,30 +202,30 @@ def _annotation_problems(
     if type(category) is not int or category not in categories:
         known = ', '.join([f'{number} {name}' for number, name in categories.items()][:5]) or 'none'
         problem = f'unknown class: category_id {category!r} is not among the categories ({known}, ...)'
-        yield 'class-unknown', problem, mend
+        yield 'class-unknown', problem, fix
     elif classes is not None and categories[category] not in classes:
         yield ('class-unknown', *unknown_class(categories[category], classes))
     if entry.get('iscrowd', 0) not in (0, 1):
-        yield 'field', f'iscrowd is {entry["iscrowd"]!r}, must be 0 or 1', 'mend it'
+        yield 'field', f'iscrowd is {entry["iscrowd"]!r}, must be 0 or 1', 'fix it'
     box = entry.get('bbox')
     if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)):
-        yield 'field', f'bbox is {box!r}, must be four finite numbers: x, y, width, height', mend
+        yield 'field', f'bbox is {box!r}, must be four finite numbers: x, y, width, height', fix
         return
     x, y, width, height = box
     if width < 0 or height < 0:
-        yield 'box-inverted', f'bbox {box} has a negative side; it is [x, y, width, height]', mend
+        yield 'box-inverted', f'bbox {box} has a negative side; it is [x, y, width, height]', fix
         return
     if width == 0 or height == 0:
-        cure = f'{mend} (if it is a known defect of a public set, name the image in known_defects)'
+        cure = f'{fix} (if it is a known defect of a public set, name the image in known_defects)'
         yield 'box-no-area', f'bbox {box} has no area', cure
         return
     if not _number(area := entry.get('area', width * height)) or area < 0:
-        yield 'field', f'area is {area!r}, must be a number of pixels', 'mend it'
+        yield 'field', f'area is {area!r}, must be a number of pixels', 'fix it'
     if image is not None:
         beyond = max(-x, -y, x + width - image['width'], y + height - image['height'])
         size = f'{image["width"]}x{image["height"]}'
         if beyond > OUTSIDE:
-            yield 'box-outside', f'bbox {box} lies outside the image of {size}', mend
+            yield 'box-outside', f'bbox {box} lies outside the image of {size}', fix
         elif beyond > 0.01:
             problem = f'bbox {box} reaches {beyond:.2f} pixels beyond the image of {size}'
             yield 'box-rounded', problem, 'harmless; clip it if you wish'

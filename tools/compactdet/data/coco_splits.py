@@ -52,7 +52,7 @@ def build_splits(root: Path, *, subset: bool = False) -> dict[str, int]:
         if counts[name] != count and not subset:
             raise UserError(
                 f'{folder}: {name} would have {counts[name]} images, the published one has {count}; get '
-                'the official files, or say --subset if they are a part of COCO on purpose'
+                'the official files, or use --subset if they are a part of COCO on purpose'
             )
     for name, part in built.items():
         write_whole(folder / f'instances_{name}.json', json.dumps(part))
@@ -68,7 +68,7 @@ def _read(path: Path) -> dict[str, Any]:
     data = load_json(path)
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise UserError(f'{path}: has no list "{key}": not a COCO annotation file; get it anew')
+            raise UserError(f'{path}: has no list "{key}": not a COCO annotation file; get it again')
     return data
 
 

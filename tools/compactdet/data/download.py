@@ -77,7 +77,7 @@ def fetch(
             failures.append(f'{urllib.parse.urlsplit(url).hostname}: {problem}')
     except OSError as error:
         raise UserError(f"cannot write '{target}' ({error.strerror}); choose another --root") from error
-    kept = f' What has come is kept: the same command goes on from there ({part}).' if part.exists() else ''
+    kept = f' What has come is kept: the same command resumes from there ({part}).' if part.exists() else ''
     raise UserError(
         f'could not get {target.name}: {"; ".join(failures)}.{kept} Or get it by other means and use: '
         f'{by_hand or f"python tools/data.py import SET {target.name}"}'
@@ -137,7 +137,7 @@ def _transfer(
                 if error.headers.get('Content-Range') == f'bytes */{offset}':
                     return  # it is all there
                 part.unlink(missing_ok=True)
-                raise _CutError('the server cannot go on from here') from error
+                raise _CutError('the server cannot resume from here') from error
             kind = _CutError if error.code >= 500 or error.code in AGAIN else _RefusedError
             raise kind(f'HTTP {error.code} {error.reason}') from error
     except urllib.error.URLError as error:

@@ -1,4 +1,4 @@
-"""Is an image file whole, and is it the image that its annotation speaks of?"""
+"""Is an image file whole, and is it the image that its annotation shows?"""
 
 from pathlib import Path
 
@@ -35,21 +35,21 @@ def check_image(path: str | Path, width: int, height: int, *, decode: bool = Fal
     except Exception as error:  # Pillow's readers raise many kinds on broken files
         reason = 'of no known kind' if isinstance(error, UnidentifiedImageError) else error
         problem = f'not a readable image ({getattr(error, "strerror", None) or reason})'
-        raise DataError(problem, 'get the file anew', file=path, kind='image-unreadable') from error
+        raise DataError(problem, 'get the file again', file=path, kind='image-unreadable') from error
     if truncated:
         problem = 'truncated: its data never ends'
-        raise DataError(problem, 'get the file anew', file=path, kind='image-truncated')
+        raise DataError(problem, 'get the file again', file=path, kind='image-truncated')
     if size != (width, height):
         exif = '; its EXIF orientation is set: save the image upright without it' if turned else ''
         problem = f'the image is {size[0]}x{size[1]} but its annotation says {width}x{height}'
-        raise DataError(problem, f'mend the one that is wrong{exif}', file=path, kind='image-size')
+        raise DataError(problem, f'fix the one that is wrong{exif}', file=path, kind='image-size')
     if decode:
         try:
             with Image.open(path) as image:
                 image.load()  # some versions of OpenCV, which trains, let truncated files pass
         except Exception as error:  # as above
             problem = f'truncated or corrupt ({error})'
-            raise DataError(problem, 'get it anew', file=path, kind='image-truncated') from error
+            raise DataError(problem, 'get it again', file=path, kind='image-truncated') from error
         if cv2.imread(str(path)) is None:
-            problem, cure = 'OpenCV cannot decode it', 'get it anew or save it as JPEG'
+            problem, cure = 'OpenCV cannot decode it', 'get it again or save it as JPEG'
             raise DataError(problem, cure, file=path, kind='image-unreadable')

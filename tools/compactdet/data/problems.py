@@ -12,7 +12,7 @@ from compactdet.errors import UserError
 class DataError(UserError):
     """One thing that is wrong with a data set's files.
 
-    (``problem`` alone must do: a data loader's worker makes the exception anew from its message.)
+    (``problem`` alone must do: a data loader's worker makes the exception again from its message.)
 
     Args:
         problem: What is wrong, with the value.
@@ -72,4 +72,4 @@ def unknown_class(name: str, classes: Sequence[str]) -> tuple[str, str]:
     by_lower = {known.lower(): known for known in classes}
     near = [by_lower[low] for low in get_close_matches(name.lower(), by_lower, n=3)]
     hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(classes)}'
-    return f'unknown class {name!r} ({hint})', 'mend the file, or name the class in metainfo.classes'
+    return f'unknown class {name!r} ({hint})', 'fix the file, or name the class in metainfo.classes'

@@ -116,7 +116,7 @@ def _unique(entries: Any, key: str, what: str) -> list[Any]:
     values = [entry[key] for entry in entries]
     if len(set(values)) != len(values):
         twice = Counter(values).most_common(1)[0][0]
-        raise UserError(f'{what}: {key} {twice!r} is there twice; keep one')
+        raise UserError(f'{what}: {key} {twice!r} occurs twice; keep one')
     return values
 
 
@@ -184,7 +184,7 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
 
     folder = Path(folder)
     if classes is not None and len(set(classes)) < len(classes):
-        raise UserError(f'classes {", ".join(classes)}: one is there twice; name each once')
+        raise UserError(f'classes {", ".join(classes)}: one occurs twice; name each once')
     kit = folder / 'VOC2007'
     folder = kit if (kit / 'ImageSets').is_dir() and not (folder / 'ImageSets').is_dir() else folder
     if not (folder / 'ImageSets' / 'Main').is_dir():

@@ -1,6 +1,6 @@
 """The embedded data set 'shapes': drawn by the suite, in VOC2007 layout, with nothing to download.
 
-Classes differ by form alone: colours, textures, size, aspect and rotation are drawn from the same
+Classes differ by form alone: colors, textures, size, aspect and rotation are drawn from the same
 distribution for every class, on cluttered backgrounds with forms of no class. Later objects hide
 earlier ones.
 
@@ -48,7 +48,7 @@ class Spec:
     max_turn: float = 20  # degrees either way
     max_aspect: float = 1.35
     crowding: float = 0.25  # share of objects that are put on top of the one before
-    contrast: int = 70  # least distance of an object's mean colour from its surroundings; at most 100
+    contrast: int = 70  # least distance of an object's mean color from its surroundings; at most 100
     difficult_below: float = 0.4
     hidden_below: float = 0.15
 
@@ -62,11 +62,11 @@ def _polar(radii: Sequence[float] | np.ndarray, start: float = -90.0) -> np.ndar
 def _crescent() -> np.ndarray:
     outer, inner = np.deg2rad(np.linspace(50, 310, 40)), np.deg2rad(np.linspace(290, 70, 30))
     depth = np.sin(np.deg2rad(50)) / np.sin(np.deg2rad(70))  # the inner arc ends on the outer one
-    centre = np.cos(np.deg2rad(50)) - depth * np.cos(np.deg2rad(70))
+    center = np.cos(np.deg2rad(50)) - depth * np.cos(np.deg2rad(70))
     return np.concatenate(
         [
             np.stack([np.cos(outer), np.sin(outer)], 1),
-            np.stack([centre + depth * np.cos(inner), depth * np.sin(inner)], 1),
+            np.stack([center + depth * np.cos(inner), depth * np.sin(inner)], 1),
         ]
     )
 
@@ -120,7 +120,7 @@ def _fill(contours: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 
 def _smooth(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth coloured noise in [0, 255], (size, size, 3) float32."""
+    """Smooth colored noise in [0, 255], (size, size, 3) float32."""
     coarse = rng.random((cells, cells, 3), np.float32) * 255
     return np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255)
 
@@ -146,15 +146,15 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Clutter: smooth colours, lines, forms of no class. (size, size, 3) float32."""
+    """Clutter: smooth colors, lines, forms of no class. (size, size, 3) float32."""
     canvas = _smooth(rng, size, int(rng.integers(2, 7))) * rng.uniform(0.1, 0.35)
     canvas += rng.uniform(0, 255 * 0.2, 3)
     canvas += _texture(rng, size) * rng.uniform(0, 0.6)
     canvas = np.ascontiguousarray(canvas, np.float32)
     for _ in range(rng.integers(0, 4)):
         ends = rng.integers(0, size, (2, 2)).tolist()
-        colour = rng.uniform(0, 255, 3).tolist()
-        cv2.line(canvas, ends[0], ends[1], colour, int(rng.integers(1, 5)), cv2.LINE_AA)
+        color = rng.uniform(0, 255, 3).tolist()
+        cv2.line(canvas, ends[0], ends[1], color, int(rng.integers(1, 5)), cv2.LINE_AA)
     for _ in range(rng.integers(0, 3)):  # blobs with a ragged outline
         radii = rng.uniform(0.35, 1, rng.integers(7, 12))
         points = _polar(radii, rng.uniform(0, 360)) * rng.uniform(6, 26) + rng.uniform(0, size, 2)
@@ -166,12 +166,12 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Thing]]:
     """Places objects: the coverage of each, (size, size) uint8, lowest first; and the annotated ones.
 
-    Nothing here depends on pixel colours, so annotations do not vary with the arithmetic of the
+    Nothing here depends on pixel colors, so annotations do not vary with the arithmetic of the
     machine that draws.
     """
     size, pad = spec.image_size, spec.max_size // 2  # the sheet also holds what leaves the image
     covers, areas = [], []
-    centre: np.ndarray = np.zeros(2)
+    center: np.ndarray = np.zeros(2)
     owner = np.full((size, size), -1, np.int8)
     names = list(CLASSES)
     chosen = [names[i] for i in rng.integers(len(names), size=rng.integers(1, spec.max_objects + 1))]
@@ -181,11 +181,11 @@ def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], lis
         angle = np.deg2rad(rng.uniform(-spec.max_turn, spec.max_turn))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         if order and rng.random() < spec.crowding:
-            centre = centre + rng.uniform(-0.5, 0.5, 2) * longer
+            center = center + rng.uniform(-0.5, 0.5, 2) * longer
         else:
-            centre = rng.uniform(0, size, 2)
-        centre = np.clip(centre, 0.3 * longer, size - 0.3 * longer)  # most of it is in the image
-        contours = [points * half @ turn + centre + pad for points in CLASSES[name]]
+            center = rng.uniform(0, size, 2)
+        center = np.clip(center, 0.3 * longer, size - 0.3 * longer)  # most of it is in the image
+        contours = [points * half @ turn + center + pad for points in CLASSES[name]]
         sheet = _fill(contours, size + 2 * pad)
         covers.append(sheet[pad : pad + size, pad : pad + size])
         areas.append(np.count_nonzero(sheet > 127))
@@ -212,10 +212,10 @@ def _paint(spec: Spec, rng: np.random.Generator, covers: Sequence[np.ndarray]) -
         around = canvas[part].reshape(-1, 3).mean(0)
         # Brighter than the ground, always: in the minutes that a CPU has, a network need not also learn
         # that a dark form on bright ground is the same form.
-        colour = rng.uniform(120, 255, 3)
-        while colour.mean() < 170 or np.linalg.norm(colour - around) < spec.contrast:
-            colour = rng.uniform(120, 255, 3)
-        fill = colour.astype(np.float32) + _texture(rng, max(w, h))[:h, :w]
+        color = rng.uniform(120, 255, 3)
+        while color.mean() < 170 or np.linalg.norm(color - around) < spec.contrast:
+            color = rng.uniform(120, 255, 3)
+        fill = color.astype(np.float32) + _texture(rng, max(w, h))[:h, :w]
         canvas[part] += alpha * (fill - canvas[part])
     canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(2, 10))
     return np.clip(canvas, 0, 255).astype(np.uint8)
@@ -229,7 +229,7 @@ def draw_image(spec: Spec, split: str, number: int) -> tuple[np.ndarray, list[Th
 
 
 def to_xml(image_id: str, size: int, things: Sequence[Thing]) -> str:
-    """The annotation file of a square image with ``size`` pixels a side."""
+    """The annotation file of a square image with ``size`` pixels per side."""
     objects = ''.join(
         f'  <object>\n    <name>{thing.name}</name>\n    <truncated>{thing.truncated:d}</truncated>\n'
         f'    <difficult>{thing.difficult:d}</difficult>\n    <bndbox>'
@@ -277,7 +277,7 @@ def _hash(folder: Path) -> str:
 
 
 def _verify(folder: Path, spec: Spec) -> None:
-    cure = 'remove the folder to have it drawn anew, or name another one (--data-root, --out)'
+    cure = 'remove the folder to have it drawn again, or name another one (--data-root, --out)'
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
         wrong = [key for key, value in _manifest(spec).items() if manifest[key] != value]
@@ -334,7 +334,7 @@ class ShapesDataset(VOCFormatDataset):
 
 
 def contact_sheet(root: Path, split: str, count: int, path: Path, *, columns: int = 6) -> None:
-    """Writes one picture of a split's first images with boxes and names; difficult ones are grey.
+    """Writes one picture of a split's first images with boxes and names; difficult ones are gray.
 
     Raises:
         UserError: The data set cannot be read or the picture cannot be written.

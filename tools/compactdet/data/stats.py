@@ -111,7 +111,7 @@ def format_stats(result: dict[str, Any]) -> str:
 
 
 def plot(splits: dict[str, Annotations], path: Path) -> None:
-    """Draws boxes by class, sides, aspect ratios and boxes an image, one colour a split, as a PNG.
+    """Draws boxes by class, sides, aspect ratios and boxes per image, one color a split, as a PNG.
 
     Raises:
         UserError: The file cannot be written.
@@ -149,6 +149,6 @@ def plot(splits: dict[str, Annotations], path: Path) -> None:
 
 
 def _draw_shares(axes: Axes, values: np.ndarray, edges: np.ndarray) -> None:
-    """Outlines a histogram in per cent of the values; those beyond the edges are in the outer bins."""
+    """Outlines a histogram in percent of the values; those beyond the edges are in the outer bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     axes.stairs(100 * counts / max(1, len(values)), edges)

@@ -90,7 +90,7 @@ def parse_annotation(
             flag = _text(element, 'difficult', path, where, default='0')
             if flag not in ('0', '1'):
                 problem = f'{where}<difficult> is {flag!r}, must be 0 or 1'
-                raise DataError(problem, 'mend the file', file=path, kind='field')
+                raise DataError(problem, 'fix the file', file=path, kind='field')
             box = [_number(element, f'bndbox/{side}', path, where) for side in SIDES]
         except DataError as error:
             report(error)
@@ -123,17 +123,16 @@ def _box_problems(sides: Sequence[float], width: int, height: int) -> Iterator[t
     xmin, ymin, xmax, ymax = sides
     box = f'box xmin={xmin:g} ymin={ymin:g} xmax={xmax:g} ymax={ymax:g}'
     if xmax < xmin or ymax < ymin:
-        yield 'box-inverted', f'{box} has no area: its sides are swapped', 'mend or remove it'
+        yield 'box-inverted', f'{box} has no area: its sides are swapped', 'fix or remove it'
     elif xmax == xmin or ymax == ymin:
         cure = (
-            'mend or remove it (if it is a known defect of a public set, name the image in '
+            'fix or remove it (if it is a known defect of a public set, name the image in '
             'known_defects: its boxes without area are dropped)'
         )
         yield 'box-no-area', f'{box} has no area', cure
     if min(sides) < 1 or max(xmin, xmax) > width or max(ymin, ymax) > height:
         cure = (
-            'mend the file (VOC counts pixels from 1 to the width and height; where it counts from 0, '
-            'add 1)'
+            'fix the file (VOC counts pixels from 1 to the width and height; where it counts from 0, add 1)'
         )
         yield 'box-outside', f'{box} lies outside the image of {width}x{height}', cure
 
@@ -143,28 +142,28 @@ def _parse_xml(path: Path) -> Element:
         root = SafeElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except OSError as error:
         problem = f'cannot read the annotation file ({error.strerror})'
-        raise DataError(problem, 'get it anew', file=path, kind='annotation-unreadable') from error
+        raise DataError(problem, 'get it again', file=path, kind='annotation-unreadable') from error
     except DefusedXmlException as error:
         raise DataError(
             f'refused: it holds a DTD or entities ({type(error).__name__}), as hostile files do and no '
             'VOC file needs',
-            'remove its DOCTYPE or get the file anew',
+            'remove its DOCTYPE or get the file again',
             file=path,
             kind='annotation-unreadable',
         ) from error
     except (ParseError, ValueError, LookupError) as error:  # the last two: a bad declared encoding
-        problem, cure = f'malformed XML ({error})', 'mend the file or get it anew'
+        problem, cure = f'malformed XML ({error})', 'fix the file or get it again'
         raise DataError(problem, cure, file=path, kind='annotation-unreadable') from error
     if root.tag != 'annotation':
         problem = f'its root is <{root.tag}>, not <annotation>: not a VOC annotation'
-        raise DataError(problem, 'get the file anew', file=path, kind='annotation-unreadable')
+        raise DataError(problem, 'get the file again', file=path, kind='annotation-unreadable')
     return root
 
 
 def _text(element: Element, tag: str, path: Path, where: str = '', default: str = '') -> str:
     found = element.findall(tag)
     if len(found) > 1:
-        problem = f'{where}<{tag}> is there {len(found)} times'
+        problem = f'{where}<{tag}> occurs {len(found)} times'
         raise DataError(problem, 'keep one', file=path, kind='field')
     text = (found[0].text or '').strip() if found else default
     if not text:
@@ -180,7 +179,7 @@ def _number(element: Element, tag: str, path: Path, where: str = '') -> float:
         value = float('nan')
     if not np.isfinite(value):
         problem = f'{where}<{tag}> is {text!r}, not a finite number'
-        raise DataError(problem, 'mend the file', file=path, kind='field')
+        raise DataError(problem, 'fix the file', file=path, kind='field')
     return value
 
 
@@ -188,7 +187,7 @@ def _whole(element: Element, tag: str, path: Path) -> int:
     value = _number(element, tag, path)
     if value < 1 or value != int(value):
         problem = f'<{tag}> is {value:g}, not a positive whole number'
-        raise DataError(problem, 'mend the file', file=path, kind='field')
+        raise DataError(problem, 'fix the file', file=path, kind='field')
     return int(value)
 
 
@@ -221,7 +220,7 @@ def read_split(path: Path, report: Report = stop) -> list[str]:
             cure = 'write one image id a line: a name without spaces, below JPEGImages and without ending'
             report(DataError(problem, cure, file=path, kind='split-unreadable'))
         if count > 1:
-            problem = f'image id {image_id!r} is there {count} times'
+            problem = f'image id {image_id!r} occurs {count} times'
             report(DataError(problem, 'keep one line', file=path, kind='duplicate-id'))
     return [image_id for image_id in counts if _is_id(image_id)]
 

@@ -43,7 +43,7 @@ def examine(places: Places) -> list[Finding]:
     for name, check in CHECKS.items():
         if name == 'files' and any(f.main_job for f in found if f.check in ('PyTorch', 'MMDetection')):
             text = 'data, weights and checkpoints were not looked at'
-            found.append(Finding(name, 'absent', text, 'mend the problems above first'))
+            found.append(Finding(name, 'absent', text, 'fix the problems above first'))
             continue
         try:
             found += check(places)

@@ -73,7 +73,7 @@ def check_weights(places: Places) -> Iterator[Finding]:
             _, info = read_weights(file)
             get_arch(info.arch)
         except (WeightsError, UnknownArchError) as error:
-            cure = 'convert it anew: python tools/weights.py convert'
+            cure = 'convert it again: python tools/weights.py convert'
             yield Finding('weights', 'problem', ' '.join(f'{file}: {error}'.split()), cure)
         else:
             yield Finding('weights', 'ok', f'{file}: {info.arch}, {info.pretraining.data}')

@@ -149,7 +149,7 @@ def _running(values: np.ndarray) -> np.ndarray:
 
 
 def recall_at(table: MatchTable, max_dets: int) -> np.ndarray:
-    """Recall of each class (classes, thresholds) with ``max_dets`` detections an image; NaN as above."""
+    """Recall of each class (classes, thresholds) with ``max_dets`` detections per image; NaN as above."""
     positives = np.diff(table.gt_start)[:, None]
     found = np.diff(_running(table.tp_rank < max_dets)[table.tp_start])
     found = found.reshape(-1, len(table.thresholds))

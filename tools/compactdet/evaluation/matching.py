@@ -267,7 +267,7 @@ def match_coco(
         thresholds: (T,) IoU thresholds.
         ignore: (n,) bool over the annotations; crowds included.
         area_ranges: Lowest and highest area, both inclusive, pixels squared.
-        max_dets: Detections an image and class that take part.
+        max_dets: Detections per image and class that take part.
 
     Returns:
         One table an area range.

@@ -196,7 +196,7 @@ def flatten(result: dict[str, Any]) -> dict[str, float]:
 
 
 def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None:
-    """Writes predictions.json, whole or not at all.
+    """Writes predictions.json, completely or not at all.
 
     It is COCO's results list with raw floats and one more key, ``category``: the class's name, so that a
     reader who numbers the classes in another order cannot mistake them.
@@ -205,7 +205,7 @@ def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None
         UserError: It cannot be written.
     """
     path = Path(path)
-    with contextlib.suppress(OSError):  # the writing says why
+    with contextlib.suppress(OSError):  # the writing gives the reason
         path.parent.mkdir(parents=True, exist_ok=True)
     boxes = np.hstack([dt.boxes[:, :2], dt.sizes]).tolist()
     columns = zip(dt.image_index.tolist(), dt.labels.tolist(), boxes, dt.scores.tolist(), strict=True)

@@ -92,7 +92,7 @@ def _read(path: Path, out: Path, added: bool) -> Run:
     record = record_file.read(path)
     top1 = (record['init']['pretraining'] or {}).get('top1')
     if top1 is not None and not 0 <= top1 <= 100:
-        raise UserError(f'{path}: $.init.pretraining.top1 is {top1}; it is in per cent, from 0 to 100')
+        raise UserError(f'{path}: $.init.pretraining.top1 is {top1}; it is in percent, from 0 to 100')
     return Run(record, Path(os.path.relpath(path, out)).as_posix(), added)
 
 
@@ -263,7 +263,7 @@ def _rank(group: Group) -> None:
     rows = group['rows']
     rows.sort(key=lambda row: (-(row['figures'][group['main']]['mean'] or -1), row['network'], row['id']))
     count = Counter(row['network'] for row in rows)
-    for row in rows:  # of a network that stands twice, what tells its rows apart
+    for row in rows:  # of a network that occurs twice, what tells its rows apart
         other = row['model'] if group['kind'] == 'published' else row['weights']
         row['label'] = row['network'] if count[row['network']] == 1 else f'{row["network"]} ({other})'
     for figure in group['figures']:

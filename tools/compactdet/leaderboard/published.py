@@ -1,7 +1,7 @@
 """The figures that the papers print, as data: ``published.json`` and its typed reader.
 
 A row is a line of a paper's table. Errors that are known in the papers are corrected in it; ``printed``
-keeps what stood there and ``note`` says why. Of a result that stands in several tables all rows but one say
+keeps what stood there and ``note`` gives the reason. Of a result that stands in several tables all rows but one say
 which they repeat, so that nothing counts twice; `Published.results` gives each once, with what the paper's
 other tables say of the same network.
 """
@@ -75,10 +75,10 @@ class Row:
         budget: The cost is a nominal size ('140 MFLOPs'), not this network's own.
         params_m: Parameters in millions.
         layers: Number of layers.
-        top1, top5: Accuracy in per cent, where accuracy is printed.
-        top1_err, top5_err: Error in per cent, where error is printed.
-        ap: AP in per cent, of the setting's rule.
-        class_ap: AP by class, in per cent.
+        top1, top5: Accuracy in percent, where accuracy is printed.
+        top1_err, top5_err: Error in percent, where error is printed.
+        ap: AP in percent, of the setting's rule.
+        class_ap: AP by class, in percent.
         latency_ms: Milliseconds by image size, such as '224x224'.
         device: What it was measured on.
         structure: Widths and depths as printed.
@@ -113,17 +113,17 @@ class Row:
 
     @property
     def top1_accuracy(self) -> float | None:
-        """Top-1 accuracy in per cent, from what is printed."""
+        """Top-1 accuracy in percent, from what is printed."""
         return _accuracy(self.top1, self.top1_err)
 
     @property
     def top5_accuracy(self) -> float | None:
-        """Top-5 accuracy in per cent, from what is printed."""
+        """Top-5 accuracy in percent, from what is printed."""
         return _accuracy(self.top5, self.top5_err)
 
     @property
     def result(self) -> float | None:
-        """AP of a detector, top-1 accuracy of a classifier, in per cent."""
+        """AP of a detector, top-1 accuracy of a classifier, in percent."""
         return self.top1_accuracy if self.ap is None else self.ap
 
 

@@ -102,7 +102,7 @@ def _hash(text: str) -> str:
 
 
 def markdown(board: Board) -> str:
-    """A table a group, in per cent."""
+    """A table a group, in percent."""
     meaning = [f'{title}: {label}, {unit}' for title, label, unit, _ in COSTS.values()]
     parts = ['# Leaderboard', ranking.RULE, f'Costs: {"; ".join(meaning)}.']
     for kind, title in (('measured', 'Measured'), ('published', 'Published by the papers, not ranked')):

@@ -1,24 +1,29 @@
-"""A pretraining's config: a leaf, or composed of the same pieces by network, data set and recipe."""
+"""Config of a pretraining: the parts for a network and a data set, and configs composed without a file."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
+from mmengine.config import Config
+
+from backbones import Preprocessing, build_classifier, get_arch
+from backbones.sparsity import masked_convs
+from compactdet.classification.dataset import SETS, load
+from compactdet.config import strict
 from compactdet.errors import UserError
 from compactdet.pretraining.options import PretrainChoice
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
-PIECES = Path(__file__).parents[3] / 'det_configs' / '_base_'
-SMALL = 64  # pixels that small images are scaled to, where the network has stride 32
+BASE_CONFIGS = Path(__file__).parents[3] / 'det_configs' / '_base_'
+# Input size in pixels to which small images are scaled for networks of stride 32.
+SMALL_IMAGES_INPUT = 64
 
 
 class Parts(NamedTuple):
-    """What a config has of its network, its data and its recipe's way with images, in a leaf's order."""
+    """The config variables that depend on network, data set and augmentation, in a leaf config's order."""
 
     model: dict[str, Any]
     train_dataloader: dict[str, Any]
@@ -36,50 +41,46 @@ def pretraining(
     data_root: str | None = None,
     num_classes: int | None = None,
 ) -> Parts:
-    """Wires a network, a data set and a recipe.
+    """Return the config variables that wire a network, a data set and a recipe.
 
     Args:
         arch: A name from ``list_archs()``.
         dataset: A key of ``classification.SETS``.
-        recipe: ``name`` and ``batch_size``; ``augmented`` (default True: pictures are cropped and mirrored,
-            small images padded by an eighth, cropped and mirrored; digits are never mirrored);
-            ``crop_area``: shares of a picture's area that a crop has; ``also``: transforms after these.
-        size: Pixels of the image that the network gets. Default: the network's own, for small images at
-            most 64.
-        data_root: Folder of the set; default: ``data/NAME``.
-        num_classes: Of a set that does not have a number of its own.
+        recipe: The recipe's ``name`` and ``batch_size``, and optionally ``augmented`` (default True: photos
+            are cropped at random and flipped; small images are padded by an eighth, cropped and flipped;
+            digits are never flipped), ``crop_area`` (range of the share of a photo's area that a crop has)
+            and ``also`` (transforms after these).
+        size: Side of the network's input in pixels. Default: the network's own, for small images up to 64.
+        data_root: Folder of the data set; default: ``data/NAME``.
+        num_classes: Number of classes, for a data set without a fixed number.
 
     Raises:
-        UnknownArchError: No such arch.
-        UserError: The network cannot take images of that size.
+        UnknownArchError: There is no such arch.
+        UserError: The network cannot use images of that size, or the number of classes is not given.
     """
-    import torch
-
-    from backbones import Preprocessing, build_classifier, get_arch
-    from backbones.sparsity import masked_convs
-    from compactdet.classification.dataset import SETS
-
-    row, kind = get_arch(arch), SETS[dataset]
-    classes = kind.num_classes or num_classes
+    row, data = get_arch(arch), SETS[dataset]
+    classes = data.num_classes or num_classes
     if classes is None:
-        raise UserError(f'{dataset}: say num_classes')
-    size = size or (min(row.input_size, SMALL) if kind.size else row.input_size)
+        raise UserError(f'data set {dataset} has no fixed number of classes; set num_classes')
+    size = size or (min(row.input_size, SMALL_IMAGES_INPUT) if data.size else row.input_size)
     if size < row.stages[-1].stride:
-        raise UserError(f'--size {size} is below the last stride of {arch}, {row.stages[-1].stride}')
-    if kind.size and size < kind.size:
-        raise UserError(f'--size {size} is below the {kind.size} pixels of {kind.title}; leave it out')
+        raise UserError(f'--size {size} is smaller than the last stride of {arch}, {row.stages[-1].stride}')
+    if data.size and size < data.size:
+        raise UserError(
+            f'--size {size} is smaller than the {data.size} pixels of {data.title}; omit --size'
+        )
 
-    train, test = _pipelines(kind.size, kind.upright, size, recipe)
+    train, test = _pipelines(data.size, data.upright, size, recipe)
     loader = dict(
         batch_size=recipe['batch_size'],
-        num_workers=0 if kind.size else 8,
-        persistent_workers=not kind.size,
+        num_workers=0 if data.size else 8,
+        persistent_workers=not data.size,
         collate_fn=dict(type='default_collate'),
     )
     samples = dict(type='ClassificationSet', name=dataset, data_root=data_root or f'data/{dataset}')
     preprocessing = Preprocessing()
     with torch.device('meta'):
-        condenses = bool(masked_convs(build_classifier(row, classes)))
+        learns_sparsity = bool(masked_convs(build_classifier(row, classes)))
     hooks = [dict(type='ProgressHook')]
     return Parts(
         model=dict(
@@ -99,7 +100,7 @@ def pretraining(
         train_dataloader=dict(
             **loader,
             sampler=dict(type='DefaultSampler', shuffle=True),
-            # a rest of one image would have no BN statistics
+            # A last batch of one image would have no BN statistics.
             drop_last=True,
             dataset=dict(**samples, split='train', hold_out=0, pipeline=train),
         ),
@@ -109,14 +110,21 @@ def pretraining(
             dataset=dict(**samples, split='test', pipeline=test),
         ),
         test_evaluator=dict(type='mmpretrain.Accuracy', topk=(1, 5) if classes >= 5 else (1,)),
-        custom_hooks=[*hooks, dict(type='CondensingHook')] if condenses else hooks,
+        custom_hooks=[*hooks, dict(type='CondensingHook')] if learns_sparsity else hooks,
     )
 
 
 def _pipelines(
     image_size: int | None, upright: bool, size: int, recipe: Mapping[str, Any]
 ) -> tuple[list[dict], list[dict]]:
-    """Transforms of mmpretrain for training and testing; small images are scaled by the preprocessor."""
+    """Return mmpretrain's transforms for training and testing.
+
+    Args:
+        image_size: Side of the data set's small images, which the preprocessor scales; None: photos.
+        upright: Whether images must not be flipped.
+        size: Side of the network's input.
+        recipe: As for ``pretraining``.
+    """
     if image_size:
         crop = dict(type='mmpretrain.RandomCrop', crop_size=image_size, padding=image_size // 8)
         test: list[dict] = []
@@ -130,57 +138,51 @@ def _pipelines(
         crop = dict(type='mmpretrain.RandomResizedCrop', scale=size, crop_ratio_range=area, **scaling)
     train = test
     if recipe.get('augmented', True):
-        mirror = [] if upright else [dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal')]
-        train = [crop, *mirror, *recipe.get('also', ())]
+        flip = [] if upright else [dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal')]
+        train = [crop, *flip, *recipe.get('also', ())]
     pack = dict(type='mmpretrain.PackInputs', meta_keys=())
     return [*train, pack], [*test, pack]
 
 
-def composed(choice: PretrainChoice) -> Config:
-    """The config that a leaf of the same pieces would be, with its keys checked.
+def compose_choice(choice: PretrainChoice) -> Config:
+    """Compose the config of a choice, equal to a leaf config of the same base configs, and check its keys.
 
     Raises:
-        UserError: There is no such recipe or data set, or the set's own folder cannot be read.
-        UnknownArchError: No such arch.
+        UserError: There is no such recipe, or the user's own data set cannot be read.
+        UnknownArchError: There is no such arch.
     """
-    from mmengine.config import Config
-
-    from compactdet.config import strict
-    from compactdet.pretraining import network as _  # noqa: F401  registers
+    from compactdet.pretraining import network as _  # noqa: F401  here: needs MMPretrain, leaf configs do not
 
     num_classes = None
     if choice.dataset == 'folder':
-        from compactdet.classification.dataset import load
-
         num_classes = len(load('folder', choice.data_root or '.', 'train').classes)
-    content = strict.read(PIECES / 'pretraining.py').to_dict()
+    content = strict.read(BASE_CONFIGS / 'pretraining.py').to_dict()
     content.update(strict.read(_recipe_file(choice.recipe_name)).to_dict())
-    content.update(
-        pretraining(
-            choice.arch, choice.dataset, content['recipe'], size=choice.size, data_root=choice.data_root,
-            num_classes=num_classes,
-        )._asdict()
+    parts = pretraining(
+        choice.arch, choice.dataset, content['recipe'], size=choice.size, data_root=choice.data_root,
+        num_classes=num_classes,
     )  # fmt: skip
+    content.update(parts._asdict())
     cfg = Config(content, cfg_text=f'# {choice}\n', filename=f'{choice.name}.py')
     strict.check_keys(cfg)
     return cfg
 
 
-def recipes() -> list[str]:
-    """Names of the recipes.
+def list_recipes() -> list[str]:
+    """Return the names of the recipes.
 
     Raises:
-        UserError: There is no checkout.
+        UserError: The package is installed without the checkout.
     """
-    names = sorted(path.stem for path in (PIECES / 'recipes').glob('*.py'))
+    names = sorted(path.stem for path in (BASE_CONFIGS / 'recipes').glob('*.py'))
     if not names:
-        raise UserError(f'{PIECES}: no recipes there; pretraining needs the checkout: pip install -e .')
+        raise UserError(f'{BASE_CONFIGS}: no recipes; pretraining needs the checkout: pip install -e .')
     return names
 
 
 def _recipe_file(name: str) -> Path:
-    if name not in recipes():
-        near = difflib.get_close_matches(name, recipes(), n=3)
-        hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(recipes())}'
+    if name not in list_recipes():
+        near = difflib.get_close_matches(name, list_recipes(), n=3)
+        hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(list_recipes())}'
         raise UserError(f'no recipe {name!r}; {hint}')
-    return PIECES / 'recipes' / f'{name}.py'
+    return BASE_CONFIGS / 'recipes' / f'{name}.py'

@@ -1,4 +1,4 @@
-"""What a pretraining is and what came of it, on the console."""
+"""Console output of a pretraining: its protocol and its results."""
 
 from __future__ import annotations
 
@@ -15,43 +15,45 @@ from compactdet.records import record_file
 
 
 def show_protocol(protocol: Mapping[str, Any]) -> None:
-    """Prints a protocol's card, and its key if the data is known."""
+    """Print a summary of a protocol, and its key if it includes the data set."""
     key = record_file.content_key(protocol) if protocol['data'] else '(its key needs the data)'
     table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
-    optimiser = dict(protocol['optimiser']['optimizer'])
-    what = optimiser.pop('type')
+    optimizer = dict(protocol['optimiser']['optimizer'])
+    kind = optimizer.pop('type')
+    epochs = protocol['loop'].get('max_epochs', '?')
     rows = {
-        'recipe': protocol['recipe'] or 'of its own',
+        'recipe': protocol['recipe'] or 'none',
         'starts from': 'random weights' if protocol['init'] == 'none' else f'{protocol["init"]} weights',
-        'images': f'{protocol["size"]}x{protocol["size"]}, {_names(protocol["train_pipeline"])}',
-        'optimiser': f'{what}, {", ".join(f"{k} {v}" for k, v in optimiser.items())}',
-        'schedule': f'{protocol["loop"].get("max_epochs", "?")} epochs, {_names(protocol["schedule"])}',
-        'batch': f'{protocol["batch_size"]} images a step',
-        'held out': f'{protocol["hold_out"]} training images' if protocol['hold_out'] else 'nothing',
+        'images': f'{protocol["size"]}x{protocol["size"]}, {_type_names(protocol["train_pipeline"])}',
+        'optimizer': f'{kind}, {", ".join(f"{k} {v}" for k, v in optimizer.items())}',
+        'schedule': f'{epochs} epochs, {_type_names(protocol["schedule"])}',
+        'batch': f'{protocol["batch_size"]} images per step',
+        'held out': f'{protocol["hold_out"]} training images' if protocol['hold_out'] else 'none',
         'tested': 'the last epoch',
     }
-    for label, words in rows.items():
-        table.add_row(label, escape(words))
+    for label, text in rows.items():
+        table.add_row(label, escape(text))
     Console().print(table)
 
 
-def _names(steps: list[dict[str, Any]]) -> str:
+def _type_names(steps: list[dict[str, Any]]) -> str:
+    """Return the types of pipeline steps or schedulers, without the final packing of a pipeline."""
     names = [step['type'].rpartition('.')[2] for step in steps]
-    return ', '.join(name for name in names if name != 'PackInputs') or 'as they are'
+    return ', '.join(name for name in names if name != 'PackInputs') or 'unchanged'
 
 
 def show(path: Path) -> None:
-    """Prints the figures of a record and where the results lie."""
+    """Print the metrics of a record and the location of the results."""
     record = record_file.read(path, record_file.PRETRAINING)
     table = Table()
     for name in ('split', 'images', 'top-1', 'top-5'):
         table.add_column(name, justify='left' if name == 'split' else 'right')
-    for split, figures in record['metrics'].items():
-        if figures is not None:
+    for split, metrics in record['metrics'].items():
+        if metrics is not None:
             images = record['dataset']['splits'][split]['images']
-            table.add_row(split, str(images), _percent(figures['top1']), _percent(figures['top5']))
+            table.add_row(split, str(images), _percent(metrics['top1']), _percent(metrics['top5']))
     console = Console()
     console.print(f'{record["arch"]} · {record["dataset"]["name"]}', soft_wrap=True, highlight=False)
     console.print(table)
@@ -63,7 +65,7 @@ def show(path: Path) -> None:
     )
     console.print(f'weights, record and checkpoints: {path.parent}', soft_wrap=True)
     weights = path.parent / record['weights']['file']
-    console.print(f'a detector starts from them by --init {weights}', soft_wrap=True)
+    console.print(f'use the weights in a detector with --init {weights}', soft_wrap=True)
 
 
 def _percent(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The axes of a pretraining without a config file, on a command line."""
+"""Command-line options that choose a pretraining without a config file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_RECIPES = {'imagenet': 'menet'}  # others: 'short'
+DEFAULT_RECIPES = {'imagenet': 'menet'}  # for the other data sets: 'short'
 DATA_SETS = ('imagenet', 'cifar10', 'cifar100', 'svhn', 'mnist', 'folder')
 
 
 @dataclass(frozen=True)
 class PretrainChoice:
-    """A pretraining by its axes; None is the default.
+    """Network, data set and recipe of a pretraining.
 
     Attributes:
-        size: Pixels of the image that the network gets.
+        arch: A name from ``list_archs()``.
+        dataset: One of ``DATA_SETS``.
+        recipe: A file name from ``det_configs/_base_/recipes``; None is the data set's default.
+        size: Side of the network's input in pixels; None is the default for the network and the data set.
+        data_root: Folder of the data set; None is ``data/NAME``.
     """
 
     arch: str
@@ -31,28 +35,34 @@ class PretrainChoice:
 
     @property
     def name(self) -> str:
-        """What the run's folder is called."""
+        """Name of the run folder."""
         data = Path(self.data_root or '.').resolve().name if self.dataset == 'folder' else self.dataset
         size = f'{self.size}px' if self.size else ''
         return '_'.join(filter(None, ('pretrain', self.arch, data, self.recipe_name, size)))
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Gives a command line a config file, or the axes of a composed run in its place."""
+    """Add the config file argument and the options of a `PretrainChoice`."""
     parser.add_argument('config', nargs='?', help='config file')
-    axes = parser.add_argument_group('a run without a config file (needs the first two)')
-    axes.add_argument('--arch', help='a name from backbones.list_archs()')
-    axes.add_argument('--dataset', choices=DATA_SETS)
-    axes.add_argument(
+    group = parser.add_argument_group('a run without a config file (needs the first two)')
+    group.add_argument('--arch', help='a name from backbones.list_archs()')
+    group.add_argument('--dataset', choices=DATA_SETS)
+    group.add_argument(
         '--recipe', help='a name from det_configs/_base_/recipes; default: short; imagenet: menet'
     )
-    axes.add_argument(
-        '--size', type=count, metavar='PX', help="the network's input; default: its own, or 64"
+    group.add_argument(
+        '--size',
+        type=positive_int,
+        metavar='PX',
+        help="side of the network's input; default: the network's own, at most 64 for small images",
     )
 
 
 def pop_choice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Puts the choice that the axes name, if they are given, into ``args.config``; ends on bad usage."""
+    """Replace the options of ``add_choice`` by a `PretrainChoice` in ``args.config``.
+
+    On bad usage, the process ends through ``parser.error``.
+    """
     choice = {name: vars(args).pop(name) for name in ('arch', 'dataset', 'recipe', 'size')}
     if args.config is not None and any(choice.values()):
         parser.error(f'give a config file ({args.config}) or --arch and --dataset, not both')
@@ -65,8 +75,8 @@ def pop_choice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.config = PretrainChoice(**choice, data_root=args.data_root)
 
 
-def count(text: str) -> int:
-    """A number of things."""
+def positive_int(text: str) -> int:
+    """Parse an integer above 0, as an argparse type."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is no whole number above 0')
+        raise argparse.ArgumentTypeError(f'{text} is not an integer above 0')
     return int(text)

@@ -1,4 +1,4 @@
-"""What a pretraining's record and weights file say of it."""
+"""Content of the record and of the weights file of a pretraining."""
 
 from __future__ import annotations
 
@@ -15,20 +15,32 @@ from compactdet import costs
 from compactdet.classification.dataset import ClassificationSet
 
 
-def shares(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metric's per cent as shares; top-5 is None with fewer than five classes."""
-    found = {name.rpartition('/')[2]: float(value) / 100 for name, value in figures.items()}
+def accuracies(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return top-1 and top-5 accuracy from 0 to 1; top-5 is None with fewer than five classes.
+
+    Args:
+        metrics: MMPretrain's ``accuracy/top1`` and ``accuracy/top5``, in percent.
+    """
+    found = {name.rpartition('/')[2]: float(value) / 100 for name, value in metrics.items()}
     return {name: found.get(name) for name in ('top1', 'top5')}
 
 
-def info_of(
+def weights_info(
     cfg: Config, model: Any, data: ClassificationSet, metrics: Mapping[str, Any], git: Any
 ) -> WeightsInfo:
-    """What the weights file says of itself."""
+    """Return the metadata of the weights file.
+
+    Args:
+        cfg: The composed config.
+        model: The trained classifier.
+        data: The training images.
+        metrics: The record's ``metrics``.
+        git: The record's ``git``.
+    """
     name = (cfg.get('recipe') or {}).get('name', Path(cfg.filename).stem)
     epochs = cfg.train_cfg.get('max_epochs')
     commit = f'commit {git["commit"]}{" with changes" if git["dirty"] else ""}' if git else 'no checkout'
-    figures = {
+    percent = {
         name: None if value is None else round(100 * value, 4) for name, value in metrics['test'].items()
     }
     size = cfg.model.data_preprocessor.size
@@ -37,9 +49,9 @@ def info_of(
         arch=cfg.model.backbone.arch,
         pretraining=Pretraining(
             data=data.title,
-            # Weights of several seeds are of one recipe.
+            # Without the seed: weights of all seeds have the same recipe.
             recipe=f'{name}: {epochs} epochs at {size}x{size}{start}',
-            **figures,
+            **percent,
             size=size,
         ),
         preprocessing=preprocessing_of(model.data_preprocessor),
@@ -49,10 +61,10 @@ def info_of(
 
 
 def protocol_of(cfg: Config, splits: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
-    """What has to be equal for two networks' accuracies to be ranked together.
+    """Return the protocol: everything that must be equal for two accuracies to be ranked together.
 
     Args:
-        cfg: The config as it is trained.
+        cfg: The composed config.
         splits: The record's ``dataset.splits``.
         world_size: Number of processes.
     """
@@ -83,7 +95,7 @@ def protocol_of(cfg: Config, splits: Mapping[str, Any], world_size: int = 1) -> 
 
 
 def init_facts(network: Any) -> dict[str, Any]:
-    """What the network started from."""
+    """Return the entry ``init`` of a record: the initial weights that a `WholeNetwork` has loaded."""
     if not network.init:
         return {'class': 'none', 'file': None, 'sha256': None, 'loaded': None}
     return {
@@ -95,7 +107,7 @@ def init_facts(network: Any) -> dict[str, Any]:
 
 
 def cost_facts(cfg: Config, network: Any) -> dict[str, Any]:
-    """Parameters and multiply-adds of the network as it was trained, for one image of the trained size."""
+    """Return the entry ``costs``: parameters and multiply-adds in training form, for one training image."""
     size = cfg.model.data_preprocessor.size
     image: Tensor = torch.empty(1, 3, size, size, device='meta')
     return {

@@ -1,4 +1,4 @@
-"""What a run or a test found, on the console."""
+"""Console output of a run: its metrics, its protocol, the differences to another protocol."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.table import Table
 
 from compactdet.records import record_file
 from compactdet.records.protocol_diff import Difference
-from compactdet.records.protocol_summary import card
+from compactdet.records.protocol_summary import summarize
 
 
 def show(path: Path) -> None:
-    """Prints the figures of a record and where the results lie."""
+    """Print the metrics of a record and where the results are."""
     record = record_file.read(path)
     title = f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test'
     show_figures(title, record['dataset']['classes'], record['metrics']['test'])
     training = record['training']
     console = Console()
     start = record['init']['file'] or 'random weights'
-    speed = training['images_per_s']  # None where too few steps were timed
+    speed = training['images_per_s']  # None if too few steps were timed
     console.print(
         f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min'
         f'{"" if speed is None else f" ({speed:.1f} images/s)"}, started from {start}'
@@ -33,12 +33,12 @@ def show(path: Path) -> None:
 
 
 def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float | None]) -> None:
-    """Prints the main figures of an evaluation, in per cent.
+    """Print the main metrics of an evaluation, in percent.
 
     Args:
-        title: Stands above the table.
-        classes: Names, in the data set's order.
-        metrics: Figures in [0, 1], by the names that ``compactdet.evaluation.metric`` gives them.
+        title: Title of the table.
+        classes: Class names in the order of the data set.
+        metrics: Values in [0, 1] by the names of ``compactdet.evaluation.metric``.
     """
     table = Table()
     table.add_column('class')
@@ -54,30 +54,32 @@ def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float
 
 
 def show_protocol(protocol: Mapping[str, Any], *, whole: bool = True) -> None:
-    """Prints a protocol's card, and its key if the ``whole`` of it is known: data and weights were read.
+    """Print the summary of a protocol, and its key if the data and weights were read (``whole``).
 
-    Without them it stands beside the config (``--print-config``), which alone is the standard output.
+    Without the key the summary goes to standard error, since with ``--print-config`` standard output holds
+    only
+    the config.
     """
-    key = record_file.content_key(protocol) if whole else '(its key needs data and weights)'
+    key = record_file.content_key(protocol) if whole else '(the key depends on data and weights)'
     table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
-    for label, words in card(protocol).rows():
+    for label, words in summarize(protocol).rows():
         table.add_row(label, escape(words))
     Console(stderr=not whole).print(table)
 
 
 def show_differences(one: tuple[str, str], other: tuple[str, str], found: Sequence[Difference]) -> None:
-    """Prints where two runs' protocols differ.
+    """Print where the protocols of two runs differ.
 
     Args:
-        one: A run's name and its protocol's key.
-        other: The other's.
-        found: Where they differ.
+        one: Name of a run and the key of its protocol.
+        other: The same of the other run.
+        found: The differences.
     """
     console = Console()
     if not found:
-        console.print(f'the same protocol ({one[1]}): the two may be ranked together', soft_wrap=True)
+        console.print(f'the same protocol ({one[1]}): results may be ranked together', soft_wrap=True)
         return
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column('what differs', overflow='fold')
@@ -86,7 +88,7 @@ def show_differences(one: tuple[str, str], other: tuple[str, str], found: Sequen
     for row in found:
         table.add_row(*map(escape, (row.words, row.one, row.other)))
     console.print(table)
-    console.print('two protocols: rows of one may not be ranked with rows of the other', soft_wrap=True)
+    console.print('two protocols: results may not be ranked together', soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

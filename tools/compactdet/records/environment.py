@@ -1,4 +1,4 @@
-"""The machine and the software of a run, for its record; what is not known is None."""
+"""The machine and the software of a run, for its record. Unknown values are None."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-# import name: the distributions that may bring it, the first one installed counts
+# Import name: distributions that may provide it; the first installed one is taken.
 DISTRIBUTIONS = {
     'compactdet': ('compactdet',),
     'torch': ('torch',),
@@ -26,11 +26,11 @@ DISTRIBUTIONS = {
 
 
 def versions() -> dict[str, str | None]:
-    """Version of each package that can move a figure; None where absent."""
+    """Return the version of each package that can affect results; None if it is not installed."""
     found: dict[str, str | None] = {'python': platform.python_version()}
     for name, distributions in DISTRIBUTIONS.items():
         found[name] = next(filter(None, map(_version, distributions)), None)
-    found['torch'] = torch.__version__  # with the build's suffix (+cpu, +cu128)
+    found['torch'] = torch.__version__  # includes the suffix of the build (+cpu, +cu128)
     found['cuda'] = torch.version.cuda
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     found['cudnn'] = None if cudnn is None else str(cudnn)
@@ -45,7 +45,7 @@ def _version(distribution: str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, usable cores, torch's threads, GPU and memory of this machine."""
+    """Return processor, usable cores, PyTorch's threads, GPU and memory of this machine."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         'cpu': _cpu_name(),
@@ -68,7 +68,7 @@ def _cpu_name() -> str:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may use: in a container fewer than the machine has."""
+    """Return the number of cores that this process may use, which a container can limit."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -82,23 +82,23 @@ def _memory_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int:
-    """Highest memory use so far: torch's on the GPU where it was used, else the process's.
+    """Return the highest memory use so far: PyTorch's on a GPU, otherwise that of the process.
 
-    On the CPU it is the process's peak plus the largest child's (a data loader's worker): the
-    system keeps no sum over children.
+    On a CPU it is the peak of the process plus that of its largest child (a data loader worker): the system
+    does not record the peak of the sum.
     """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == 'darwin' else 1024  # Linux counts kilobytes
+    unit = 1 if sys.platform == 'darwin' else 1024  # kilobytes on Linux
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(resource.getrusage(one).ru_maxrss for one in who) * unit
 
 
 def git_state(repo: Path | str) -> dict[str, Any] | None:
-    """Commit and dirty flag (untracked files count) of the checkout whose top folder is ``repo``.
+    """Return commit and dirty flag (untracked files count) of the checkout whose top folder is ``repo``.
 
-    None where git is absent, there is no commit, or ``repo`` is not a checkout's top folder: an
-    installed package inside another project's checkout must not take that project's commit.
+    None if git is not installed, there is no commit, or ``repo`` is not the top folder of a checkout: a
+    package installed inside the checkout of another project must not take the commit of that project.
     """
     repo = Path(repo).resolve()
     top = _git(repo, 'rev-parse', '--show-toplevel')

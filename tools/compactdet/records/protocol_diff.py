@@ -1,4 +1,4 @@
-"""How two protocols differ, in words. Nothing is left out: what has no words is called by its place."""
+"""The differences of two protocols, in words. A place without words is named by its dotted path."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from compactdet.records.protocol_summary import Protocol, text_of
 
 ABSENT = object()
 
-# Words for places in a protocol (`*` crosses dots); the first that fits.
+# Descriptions of places in a protocol (`*` matches dots too); the first match is taken.
 WORDS = {
     'annotations*': 'annotations',
-    'boxes': 'coordinates of boxes',
-    'init': 'class of initialisation',
-    'load_from': 'detector that it started from',
-    'hooks*': 'what changes the training as it goes',
+    'boxes': 'box coordinates',
+    'init': 'class of initialization',
+    'load_from': 'initial detector',
+    'hooks*': 'hooks that affect training',
     'amp': 'mixed precision',
-    'batch_size': 'images a step',
+    'batch_size': 'images per step',
     'bn_images': 'images that share BN statistics',
     'evaluator*.version': 'version of the evaluator',
-    'selection*': 'which checkpoint is tested',
-    'lr_choice*': 'how the learning rate was chosen',
+    'selection*': 'selection of the tested checkpoint',
+    'lr_choice*': 'choice of the learning rate',
     'optimiser.optimizer.lr': 'learning rate',
     'optimiser.optimizer.type': 'optimiser',
     'optimiser.optimizer.weight_decay': 'weight decay',
-    'auto_scale_lr*': 'scaling of the learning rate to the batch',
+    'auto_scale_lr*': 'scaling of the learning rate with the batch size',
     'loop.max_epochs': 'epochs',
-    'schedule*': 'schedule of the learning rate',
+    'schedule*': 'learning rate schedule',
     'model.type': 'detector',
     'model.backbone.frozen_stages': 'frozen stages of the network',
     'model.*bn_policy': 'BN policy',
-    '*_data.dataset.filter_cfg*': 'filter of images and boxes',
+    '*_data.dataset.filter_cfg*': 'filtering of images and boxes',
     '*_data.dataset.known_defects': 'known defects of the data set',
     '*_data.dataset.metainfo.*': 'data set',
     'train_data.*.pipeline.Resize*': 'size of training images',
@@ -49,18 +49,18 @@ WORDS = {
     'model.*anchor_generator*': 'anchors',
     'model.test_cfg*nms.iou_threshold': 'IoU of NMS at test',
     'model.test_cfg*score_thr': 'score threshold',
-    'model.test_cfg*max_per_img': 'detections an image at most',
-    '*_data.dataset.type': 'kind of data set',
-    'train_data*batch_sampler*': 'which images share a step',
+    'model.test_cfg*max_per_img': 'largest number of detections per image',
+    '*_data.dataset.type': 'data set class',
+    'train_data*batch_sampler*': 'batch sampler',
     'train_data*': 'training data',
     'test_data*': 'test data',
     'optimiser*': 'optimiser',
     'loop*': 'training loop',
     'model.rpn_head.feat_channels': 'channels of the RPN',
-    'model.*nms_pre': 'boxes that enter NMS',
+    'model.*nms_pre': 'boxes before NMS',
     'model.neck*': 'feature pyramid',
     'model.*loss*': 'losses',
-    'model.train_cfg*assigner*': 'which boxes are trained as objects',
+    'model.train_cfg*assigner*': 'assignment of boxes',
     'model.*roi_layer*': 'RoI maps',
     'model.train_cfg*': 'training of the detector',
     'model.test_cfg*': 'test of the detector',
@@ -74,9 +74,9 @@ class Difference:
 
     Attributes:
         place: Dotted path in the protocol.
-        words: What stands there.
-        one: What the first says, as a text.
-        other: What the other says.
+        words: Description of the place.
+        one: Value in the first protocol, as text.
+        other: Value in the second protocol.
     """
 
     place: str
@@ -86,7 +86,7 @@ class Difference:
 
 
 def differences(one: Protocol, other: Protocol) -> list[Difference]:
-    """Every place where two protocols differ."""
+    """Return every place in which two protocols differ."""
     return [
         Difference(place, words_for(place), _short(ours), _short(theirs))
         for place, ours, theirs in _walk(one, other, '')
@@ -94,7 +94,7 @@ def differences(one: Protocol, other: Protocol) -> list[Difference]:
 
 
 def words_for(place: str) -> str:
-    """What stands at a place of a protocol; the place itself where it has no words."""
+    """Return the description of a place of a protocol, or the place itself."""
     pattern = next((p for p in WORDS if fnmatchcase(place, p)), None)
     if pattern is None:
         return place
@@ -104,7 +104,7 @@ def words_for(place: str) -> str:
 
 
 def _walk(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """Places and the values there. Where one has a whole part that the other has not, that is one place."""
+    """Yield places and their values. A part that only one protocol has is one place."""
     if record_file.canonical_json(one) == record_file.canonical_json(other):  # True is not 1
         return
     parts, others = _parts(one), _parts(other)
@@ -123,9 +123,10 @@ def _walk(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:
-    """What can be compared part by part: a mapping, or a list whose items name different types.
+    """Return the parts that are compared one by one: of a mapping, or of a list whose items have distinct
+    types.
 
-    So that one item more in a list moves no other.
+    So one more item in a list does not shift the others.
     """
     if isinstance(value, Mapping):
         return value
@@ -146,14 +147,14 @@ def _short(value: Any) -> str:
 
 
 def read_protocol(place: str | Path) -> tuple[str, dict[str, Any]]:
-    """The key and the protocol in a record, or in the record of a run's folder.
+    """Return key and protocol of a record, or of the record in a run folder.
 
     Raises:
-        UserError: There is none, or it is not valid.
+        UserError: There is no record, or it is not valid.
     """
     path = Path(place)
     path = path / 'record.json' if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f'{path}: no such record; name a record.json, or the folder of a finished run')
+        raise UserError(f'{path}: no such record; give a record.json or the folder of a finished run')
     record = record_file.read(path)
     return record['keys']['protocol'], record['protocol']

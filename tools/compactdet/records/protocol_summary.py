@@ -1,7 +1,6 @@
-"""A protocol's card: what moves AP, in words.
+"""A protocol in words: its summary.
 
-It is read off the protocol as a record holds it (``compactdet.records.protocol``), so that
-every run has one.
+It is made from the protocol in a record (``compactdet.records.protocol``), so every run has one.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ Protocol = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Card:
-    """What moves AP, in words; a field's name is its label."""
+class ProtocolSummary:
+    """Summary of a protocol; the name of a field is its label."""
 
     splits: str
     training_boxes: str
@@ -37,37 +36,37 @@ class Card:
     schedule: str
     batch: str
     learning_rate: str
-    optimiser: str
-    initialisation: str
+    optimizer: str
+    initialization: str
     evaluator: str
     tested: str
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Labels and words."""
+        """Return labels and texts."""
         for entry in fields(self):
             label = entry.name.replace('_', ' ').replace('nms', 'NMS').replace('bn ', 'BN ')
             yield label, getattr(self, entry.name)
 
 
-def card(protocol: Protocol) -> Card:
-    """Reads a protocol's card off it; '-' stands for what it does not say.
+def summarize(protocol: Protocol) -> ProtocolSummary:
+    """Return the summary of a protocol; '-' stands for missing settings.
 
     Raises:
-        UserError: It is not of the form that tools/train.py writes.
+        UserError: The protocol is not of the form that tools/train.py writes.
     """
     try:
-        return _card(protocol)
+        return _summarize(protocol)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             f'the protocol is not of the form that tools/train.py writes ({type(error).__name__}: '
-            f'{error}): it can be compared with another, but not told'
+            f'{error}): it cannot be summarized'
         ) from error
 
 
-def _card(protocol: Protocol) -> Card:
+def _summarize(protocol: Protocol) -> ProtocolSummary:
     train, test = _get(protocol, 'model.train_cfg') or {}, _get(protocol, 'model.test_cfg') or {}
     last = test.get('rcnn', test)
-    return Card(
+    return ProtocolSummary(
         splits=_splits(protocol),
         training_boxes=_training_boxes(_innermost(protocol.get('train_data'))),
         difficult=_difficult(train),
@@ -80,13 +79,13 @@ def _card(protocol: Protocol) -> Card:
         nms=_nms(last.get('nms'))
         + (f'; proposals {_nms(test["rpn"].get("nms"))}' if 'rpn' in test else ''),
         score_threshold=text_of(last.get('score_thr')),
-        max_detections=f'{text_of(last.get("max_per_img"))} an image',
+        max_detections=f'{text_of(last.get("max_per_img"))} per image',
         bn_policy=_bn_policy(protocol),
         schedule=_schedule(protocol),
-        batch=f'{text_of(protocol.get("batch_size"))} images a step, over all processes',
+        batch=f'{text_of(protocol.get("batch_size"))} images per step, over all processes',
         learning_rate=_learning_rate(protocol),
-        optimiser=_optimiser(protocol),
-        initialisation=_initialisation(protocol),
+        optimizer=_optimiser(protocol),
+        initialization=_initialisation(protocol),
         evaluator=', '.join(
             ' '.join([f'{metric["type"]} of {metric["version"]}', *_rest(metric, 'type', 'version')])
             for metric in protocol.get('evaluator') or []
@@ -97,14 +96,14 @@ def _card(protocol: Protocol) -> Card:
 
 
 def _get(protocol: Any, place: str) -> Any:
-    """The value at a dotted place; None where there is none."""
+    """Return the value at a dotted place, or None."""
     for part in place.split('.'):
         protocol = protocol.get(part) if isinstance(protocol, Mapping) else None
     return protocol
 
 
 def text_of(value: Any) -> str:
-    """A value as the card shows it."""
+    """Return a value as text."""
     if value is None:
         return '-'
     if isinstance(value, float):
@@ -136,7 +135,7 @@ def _training_boxes(dataset: Mapping[str, Any]) -> str:
     filters = dataset.get('filter_cfg') or {}
     said = []
     if filters.get('filter_empty_gt'):
-        said.append('images without an object are left out')
+        said.append('images without objects are excluded')
     said += _rest(filters, 'filter_empty_gt')
     if dataset.get('known_defects'):
         said.append(f'boxes without area of {len(dataset["known_defects"])} named images are dropped')
@@ -147,8 +146,8 @@ def _difficult(train: Mapping[str, Any]) -> str:
     assigner = train.get('rpn', train).get('assigner') or {}
     threshold = assigner.get('ignore_iof_thr', -1)
     if threshold > 0:
-        return f'difficult and crowd: not trained; anchors with {threshold:g} of their area on them ignored'
-    return 'difficult and crowd: not trained as objects; what lies on them is background'
+        return f'difficult and crowd: ignored, as are anchors with {threshold:g} of their area on them'
+    return 'difficult and crowd: background'
 
 
 def _in_pipelines(protocol: Protocol, kind: str, words: Callable[[Any], str]) -> str:
@@ -187,7 +186,7 @@ def _proposals(train: Mapping[str, Any], test: Mapping[str, Any]) -> str:
         for name, cfg in counts.items()
         if cfg
     ]
-    return ', '.join(said) or f'none; the best {text_of(test.get("nms_pre"))} a level enter NMS'
+    return ', '.join(said) or f'none; the best {text_of(test.get("nms_pre"))} per level before NMS'
 
 
 def _sampling(train: Mapping[str, Any]) -> str:
@@ -196,7 +195,7 @@ def _sampling(train: Mapping[str, Any]) -> str:
         sampler = _get(train, f'{part}.sampler') or {}
         if sampler.get('num'):
             share = sampler.get('pos_fraction')
-            said.append(f'{sampler["num"]} {thing} an image, at most {text_of(share)} of them positive')
+            said.append(f'{sampler["num"]} {thing} per image, at most {text_of(share)} of them positive')
     return ', '.join(said) or 'every anchor'
 
 
@@ -212,7 +211,7 @@ def _bn_policy(protocol: Protocol) -> str:
     head = _get(protocol, 'model.roi_head.shared_head.bn_policy')
     policy = text_of(backbone.get('bn_policy'))
     if head is not None and head != policy:
-        policy = f'{policy}, RoI subnet {head}'
+        policy = f'{policy}, stage head {head}'
     if images := protocol.get('bn_images'):
         policy += f'; statistics over the {images} images of each process (no SyncBN), averaged each epoch'
     frozen = backbone.get('frozen_stages', -1)

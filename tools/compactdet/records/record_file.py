@@ -1,13 +1,13 @@
-"""``record.json``: what one training run was and what it measured, checked and immutable.
+"""``record.json``: the record of a run, checked and immutable.
 
 The schema (``work_dirs_template/record.schema.json``, for a pretraining ``pretraining.schema.json``; JSON
-Schema 2020-12) is applied on writing and on reading; NaN and infinity are refused. Two keys are computed
-from the record's own content:
+Schema 2020-12) is applied on writing and on reading; NaN and infinity are errors. Two keys are computed
+from the content:
 
-- ``protocol``: all that must be equal for two rows to be ranked together (see
+- ``protocol``: everything that must be equal for two results to be ranked together (see
   ``compactdet.records.protocol``);
-- ``run``: that, and the architecture, the seed, the initial weights and the resolved config. What
-  was measured is in neither, so a repeated run has the same keys.
+- ``run``: the protocol, the network, the seed, the initial weights and the resolved config. Measured values
+  are in neither, so a repeated run has the same keys.
 """
 
 import difflib
@@ -21,21 +21,21 @@ from typing import Any
 import jsonschema
 
 from compactdet.errors import UserError
-from compactdet.files import unique, write_whole
+from compactdet.files import unique_keys, write_whole
 
 SCHEMA_VERSION = 1
 SCHEMAS = Path(__file__).parents[3] / 'work_dirs_template'
 SCHEMA_FILE = SCHEMAS / 'record.schema.json'
-PRETRAINING = 'pretraining'  # the `kind` of such a record; a detector's has none
+PRETRAINING = 'pretraining'  # `kind` of such a record; the record of a detector has none
 PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
-BEYOND = 1e300  # no figure is as large or its inverse as small; near float's own limit sums overflow
-KEY_LENGTH = 12  # hexadecimal digits: 48 bits, no collision among any thinkable number of runs
+BEYOND = 1e300  # larger than any metric; sums of values near the limit of float64 overflow
+KEY_LENGTH = 12  # hexadecimal digits, 48 bits: enough for any number of runs
 
 Record = dict[str, Any]
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: keys sorted, no spaces, ASCII, no NaN.
+    """Return the one text of a value: keys sorted, no spaces, ASCII, no NaN.
 
     Raises:
         ValueError: the value holds NaN or infinity.
@@ -44,25 +44,25 @@ def canonical_json(value: Any) -> str:
 
 
 def content_key(value: Any) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of the value's canonical JSON."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    """Return the SHA-256 of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finish(record: Record) -> Record:
-    """A checked copy of the record with ``config.sha256`` and ``keys`` computed.
+    """Return a checked copy of the record with ``config.sha256`` and ``keys`` computed.
 
     Raises:
-        UserError: the record does not fit the schema; names the place in it.
+        UserError: the record does not match the schema. The message names the place.
     """
     try:
-        finished: Record = json.loads(json.dumps(record))  # tuples become lists, as in the file
+        finished: Record = json.loads(json.dumps(record))  # tuples become lists
     except (TypeError, ValueError) as error:
-        raise UserError(f'record: holds what JSON cannot: {error}') from error
+        raise UserError(f'record: not representable in JSON: {error}') from error
     config = finished.get('config')
     if isinstance(config, dict) and isinstance(config.get('text'), str):
         config['sha256'] = text_sha256(config['text'])
@@ -74,11 +74,11 @@ def finish(record: Record) -> Record:
 
 
 def write(path: Path | str, record: Record) -> Record:
-    """Finishes the record, writes it and returns it. A run's record is written once.
+    """Complete the record, write it and return it. The record of a run is written once.
 
     Raises:
-        UserError: the record does not fit the schema, the file exists with other content, or it
-            cannot be written (full disk, no such folder). Nothing half-written stays.
+        UserError: the record does not match the schema, the file exists with other content, or it
+            cannot be written. No partial file is left.
     """
     path = Path(path)
     finished = finish(record)
@@ -92,30 +92,30 @@ def write(path: Path | str, record: Record) -> Record:
         raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
     if not same:
         raise UserError(
-            f'{path}: a record is never overwritten, and this file holds another one; '
-            'give the new run its own --work-dir, or move the old folder away'
+            f'{path}: this file holds another record, and a record is never overwritten; '
+            'give the new run another --work-dir, or move the old folder'
         )
     return finished
 
 
 def read(path: Path | str, kind: str | None = None) -> Record:
-    """Reads a record and checks it: schema, finite numbers, and keys that fit the content.
+    """Read a record and check it: schema, finite numbers, and keys that match the content.
 
     Args:
         path: The file.
-        kind: What it has to be the record of: None is a detector, ``PRETRAINING`` the other.
+        kind: None for the record of a detector, ``PRETRAINING`` for that of a pretraining.
 
     Raises:
-        UserError: names the file and, in JSON path notation, the place of what is wrong; or it is the
-            record of the other kind.
+        UserError: the record is not valid, or of the other kind. The message names the file and the
+            place in JSON path notation.
     """
     path = Path(path)
     record = _load(path)
     if _kind(record) != kind and PRETRAINING in (_kind(record), kind):
         is_one = _kind(record) == PRETRAINING
         raise UserError(
-            f'{path}: the record of a {"pretraining" if is_one else "detector"}; give that of a '
-            f'{"detector (tools/train.py)" if is_one else "pretraining (tools/pretrain.py)"}'
+            f'{path}: this is the record of a {"pretraining" if is_one else "detector"}; '
+            f'give that of a {"detector (tools/train.py)" if is_one else "pretraining (tools/pretrain.py)"}'
         )
     _check(record, str(path))
     stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
@@ -131,16 +131,16 @@ def read(path: Path | str, kind: str | None = None) -> Record:
 
 
 def is_pretraining(path: Path) -> bool:
-    """Whether a file is the record of a pretraining, sound or not."""
+    """Return True if a file is the record of a pretraining, valid or not."""
     try:
         return _kind(_load(path)) == PRETRAINING
-    except UserError:  # whoever reads it says why
+    except UserError:  # whoever reads it gives the reason
         return False
 
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=unique)
+        return json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=unique_keys)
     except OSError as error:
         raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
@@ -174,8 +174,8 @@ def _validator(file: Path) -> jsonschema.Draft202012Validator:
 def _check(record: Any, name: str) -> None:
     for place in _not_finite(record, '$'):
         raise UserError(
-            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}, or its inverse; say null where there '
-            'is no figure'
+            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}, or its inverse; write null for '
+            'a missing value'
         )
     schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
     errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
@@ -185,12 +185,12 @@ def _check(record: Any, name: str) -> None:
         for figure, value in figures.items() if isinstance(figures, dict) else ():
             if figure.startswith(('voc/', 'coco/')) and value is not None and not 0 <= value <= 1:
                 raise UserError(
-                    f"{name}: $.metrics.{split}['{figure}'] is {value}; it is a share, from 0 to 1"
+                    f"{name}: $.metrics.{split}['{figure}'] is {value}; must be a share from 0 to 1"
                 )
 
 
 def _reason(error: jsonschema.ValidationError) -> str:
-    """One short line; the library's own prints the whole object for some errors."""
+    """Return one short line; the library prints the whole object for some errors."""
     instance: Any = error.instance
     schema: Any = error.schema
     if error.validator == 'additionalProperties':
@@ -203,7 +203,7 @@ def _reason(error: jsonschema.ValidationError) -> str:
         return f'missing key "{missing}"'
     shown = json.dumps(instance)
     shown = shown if len(shown) <= 60 else shown[:57] + '...'
-    return f'{shown} does not fit "{error.validator}": {json.dumps(error.validator_value)}'
+    return f'{shown} does not match "{error.validator}": {json.dumps(error.validator_value)}'
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:

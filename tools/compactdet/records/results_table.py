@@ -1,4 +1,4 @@
-"""Results of several runs as one table: a row a network and protocol, mean and spread over its seeds."""
+"""Results of runs as a table: one row per network and protocol, mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ FIGURES = {
     'voc/ap50_area': 'VOC area AP50',
     'coco/ap': 'COCO AP',
 }
-# Over seeds and over images are different things: each has its column.
-HEADS = (FIGURES[MAIN_FIGURE], 'its 95 % over images', *list(FIGURES.values())[1:])
+# The interval over images is not the spread over seeds.
+HEADS = (FIGURES[MAIN_FIGURE], '95 % over images', *list(FIGURES.values())[1:])
 
 
 def find_records(places: Sequence[str]) -> list[Path]:
-    """The ``record.json`` files of detectors in folders, at any depth, each once; a file stands for itself.
+    """Find the ``record.json`` files of detectors in folders, at any depth, each once; a file stands for
+    itself.
 
     Raises:
-        UserError: A place holds none.
+        UserError: There is no record in one of the places.
     """
     found: list[Path] = []
     for place in map(Path, places):
@@ -38,21 +39,22 @@ def find_records(places: Sequence[str]) -> list[Path]:
         files = [path for path in every if path == place or not record_file.is_pretraining(path)]
         if not files:
             only = ' but of pretrainings' if every else ''
-            raise UserError(f'{place}: no record.json there{only}; a run of tools/train.py leaves one')
+            raise UserError(
+                f'{place}: no record.json in it{only}; tools/train.py writes one at the end of a run'
+            )
         found += files
     return list(dict.fromkeys(found))
 
 
 def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Groups runs that differ in their seed alone.
+    """Group runs that differ only in their seed.
 
     Returns:
-        Per group: what it is (``arch, detector, dataset, init, frozen_stages, protocol``), its ``seeds``
-        and ``records``, and for each of ``FIGURES`` the mean over seeds, in [0, 1] (None where a run
-        lacks it), the standard deviation (n - 1; None for one seed) and ``images``, the ends of its
-        95 % interval over test images, which all seeds share, averaged over seeds (None where a record
-        has none). Rows of one protocol stand together, best first, and may be ranked; rows of two may
-        not.
+        For each group its settings (``arch, detector, dataset, init, frozen_stages, protocol``), its
+        ``seeds`` and ``records``, and for each of ``FIGURES`` the mean over seeds in [0, 1] (None if a run
+        lacks it), the standard deviation (n - 1; None for one seed) and ``images``, the ends of the 95 %
+        interval over test images, averaged over seeds (None if a record has none). Rows of one protocol
+        are adjacent, best first, and may be ranked.
 
     Raises:
         UserError: A record is not valid, or two of a group have the same seed.
@@ -68,7 +70,7 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
         seeds = [record['seed'] for _, record in runs]
         if len(set(seeds)) < len(seeds):
             names = ', '.join(str(path) for path, _ in runs)
-            raise UserError(f'{names}: two runs of one seed would count twice; leave one out')
+            raise UserError(f'{names}: two runs have the same seed; leave one out')
         first = runs[0][1]
         row: dict[str, Any] = {
             'arch': first['arch'],
@@ -83,7 +85,7 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
         for figure in FIGURES:
             tests = [record['metrics']['test'] for _, record in runs]
             values = [test.get(figure) for test in tests]
-            defined = None not in values  # a test split without an object of any class has no AP
+            defined = None not in values  # without ground truth there is no AP
             row[figure] = {
                 'mean': statistics.fmean(values) if defined else None,
                 'sd': statistics.stdev(values) if defined and len(values) > 1 else None,
@@ -101,7 +103,7 @@ def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def frozen_stages(protocol: Mapping[str, Any]) -> int:
-    """How many stages a protocol freezes; -1 for none, and where it does not say."""
+    """Return the number of stages that a protocol freezes; -1 for none or if it is not stated."""
     model = protocol.get('model')
     backbone = model.get('backbone') if isinstance(model, dict) else None
     frozen = backbone.get('frozen_stages') if isinstance(backbone, dict) else None
@@ -109,7 +111,7 @@ def frozen_stages(protocol: Mapping[str, Any]) -> int:
 
 
 def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """A figure's 95 % interval over test images: the ends that the runs' records hold, averaged."""
+    """Return the 95 % interval of a metric over test images: the ends in the records, averaged."""
     ends: list[list[float | None]]
     ends = [[test.get(f'{figure}_{end}95') for test in tests] for end in ('low', 'high')]
     known = [[value for value in end if value is not None] for end in ends]
@@ -117,13 +119,13 @@ def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[flo
 
 
 def _rank(row: dict[str, Any]) -> float:
-    """What rows are ordered by; one without the figure comes last."""
+    """Return the value by which rows are ordered; -1 if there is none."""
     mean = row[MAIN_FIGURE]['mean']
     return -1 if mean is None else mean
 
 
 def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
-    """The rows as a Markdown table, in per cent, with a link to each record."""
+    """Return the rows as a Markdown table, in percent, with a link to each record."""
     head = ['data', 'detector', 'network', 'starts from', *HEADS, 'protocol', 'seeds']
     lines = [head, ['---'] * len(head)]
     for row in table:
@@ -146,7 +148,7 @@ def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
 
 
 def show(table: Sequence[dict[str, Any]]) -> None:
-    """Prints the rows on the console, in per cent; the dividing lines part protocols."""
+    """Print the rows on the console, in percent, with lines between protocols."""
     view = Table(box=box.SIMPLE_HEAD)
     for name in ('data', 'detector', 'network', 'starts from', *HEADS, 'seeds'):
         view.add_column(name, justify='right' if name in HEADS else 'left')
@@ -161,7 +163,7 @@ def show(table: Sequence[dict[str, Any]]) -> None:
 
 
 def starts_from(row: dict[str, Any]) -> str:
-    """Initialisation of a row, in words."""
+    """Describe the initialization of a row."""
     words = {'none': 'random weights', 'not stated': 'weights of unstated training'}
     start = words.get(row['init'], f'{row["init"]} weights')
     frozen = row['frozen_stages']
@@ -169,7 +171,9 @@ def starts_from(row: dict[str, Any]) -> str:
 
 
 def figures(row: dict[str, Any]) -> list[str]:
-    """What stands under ``HEADS``: means and spreads over seeds, the main figure's interval over images."""
+    """Return the texts of the columns ``HEADS``: mean and standard deviation over seeds, interval over
+    images.
+    """
     texts = [percent(row[figure]) for figure in FIGURES]
     ends = row[MAIN_FIGURE]['images']
     return [
@@ -180,7 +184,7 @@ def figures(row: dict[str, Any]) -> list[str]:
 
 
 def percent(figure: dict[str, Any]) -> str:
-    """``73.1 ± 0.8``: mean and standard deviation over seeds, in per cent."""
+    """Return ``73.1 ± 0.8``: mean and standard deviation over seeds, in percent."""
     mean, sd = figure['mean'], figure['sd']
     if mean is None:
         return '-'

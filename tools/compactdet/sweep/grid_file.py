@@ -24,7 +24,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         if not isinstance(key, str):
             raise yaml.YAMLError(f'line {key_node.start_mark.line + 1}: the key {key!r} is no text')
         if key in made:
-            raise yaml.YAMLError(f'line {key_node.start_mark.line + 1}: the key {key!r} stands twice')
+            raise yaml.YAMLError(f'line {key_node.start_mark.line + 1}: the key {key!r} occurs twice')
         made[key] = loader.construct_object(value_node, deep=True)
     return made
 
@@ -108,7 +108,7 @@ def list_of(
             hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(known)}'
             raise UserError(f'{where}: {key}: no {value!r}; {hint}')
     if len(set(values)) < len(values):
-        raise UserError(f'{where}: {key}: a value stands twice in {values}')
+        raise UserError(f'{where}: {key}: a value occurs twice in {values}')
     return values
 
 

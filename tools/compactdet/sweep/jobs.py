@@ -136,14 +136,13 @@ def compose(job: Job, out: Path) -> Any:
 
 
 def _compose_run(job: Run, out: Path) -> Any:
-    from mmengine.config import DictAction  # late: tools answer --help without loading PyTorch
-
+    from compactdet.config.cfg_options import parse_value
     from compactdet.config.compose import Choice
     from compactdet.config.options import Options, compose
 
     options = {}
     for key, _, text in (option.partition('=') for option in job.options()):
-        options[key] = DictAction._parse_iterable(text)
+        options[key] = parse_value(text)
     choice = Choice(job.arch, job.detector, job.dataset, job.schedule, job.data_root)
     return compose(
         Options(
@@ -155,8 +154,8 @@ def _compose_run(job: Run, out: Path) -> Any:
 
 def _compose_pretraining(job: Pretraining, out: Path) -> Any:
     try:
-        from compactdet.pretraining.config import PretrainChoice
-        from compactdet.pretraining.train import PretrainOptions, compose
+        from compactdet.pretraining.compose import PretrainOptions, compose
+        from compactdet.pretraining.options import PretrainChoice
     except ModuleNotFoundError as error:
         raise UserError(f'{error}; pretraining needs MMPretrain: pip install -e ".[pretrain]"') from error
 

@@ -20,7 +20,7 @@ WARM_UP = 2  # steps that are not counted: memory is laid out, kernels are chose
 
 
 def measure(cfg: Any, steps: int, threads: int) -> Estimate:
-    """Seconds an image of training and of evaluation, over some steps from random weights.
+    """Seconds per image of training and of evaluation, over some steps from random weights.
 
     Random weights propose other boxes than trained ones do, which moves evaluation by a little; computing
     the figures is not timed.
@@ -64,18 +64,18 @@ def without_start(cfg: Any) -> Any:
 
 
 def _train(runner: SafeRunner, cfg: Any, steps: int) -> float:
-    """Seconds an image of ``steps`` training steps, their data among them."""
+    """Seconds per image of ``steps`` training steps, their data among them."""
     loader = runner.build_dataloader(cfg.train_dataloader, seed=0)
-    optimiser = runner.build_optim_wrapper(cfg.optim_wrapper)
+    optimizer = runner.build_optim_wrapper(cfg.optim_wrapper)
     runner.model.train()
     return _time(
-        lambda batch: runner.model.train_step(batch, optim_wrapper=optimiser),
+        lambda batch: runner.model.train_step(batch, optim_wrapper=optimizer),
         loader, steps, cfg.train_dataloader.batch_size,
     )  # fmt: skip
 
 
 def _test(runner: SafeRunner, cfg: Any, steps: int) -> float:
-    """Seconds an image of evaluation."""
+    """Seconds per image of evaluation."""
     loader = runner.build_dataloader(cfg.test_dataloader, seed=0)
     runner.model.eval()
     with torch.no_grad():
@@ -86,14 +86,14 @@ def _time(step: Callable[[Any], Any], loader: Any, steps: int, batch_size: int) 
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     for batch in itertools.islice(batches, WARM_UP):
         step(batch)
-    _synchronise()
+    _synchronize()
     start = time.perf_counter()
     for batch in itertools.islice(batches, steps):
         step(batch)
-    _synchronise()
+    _synchronize()
     return (time.perf_counter() - start) / (steps * batch_size)
 
 
-def _synchronise() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

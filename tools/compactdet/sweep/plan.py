@@ -57,7 +57,7 @@ class Row:
         jobs: They.
         finished: How many of them have their record.
         work: What each looks at.
-        estimate: How fast; None: not known, and ``why`` says why.
+        estimate: How fast; None: not known, and ``why`` gives the reason.
     """
 
     jobs: tuple[Job, ...]
@@ -152,9 +152,9 @@ def protocol_of(job: Job, cfg: Any) -> dict[str, Any]:
         from compactdet.records import protocol
 
         return protocol.protocol_of(cfg, {}, 'none')
-    from compactdet.pretraining import train as pretraining
+    from compactdet.pretraining.record_facts import protocol_of as pretraining_protocol
 
-    return pretraining.protocol_of(cfg, {})
+    return pretraining_protocol(cfg, {})
 
 
 def work_of(job: Job, cfg: Any) -> Work:

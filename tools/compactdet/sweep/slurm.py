@@ -2,7 +2,7 @@
 
 A task of an array is ``tools/sweep.py --out OUT --only RUN``, so locks, retries, resumption and logs are as
 elsewhere. A run that the time limit or a preemption ends gets SIGTERM a minute before, stops, and is put
-back in the queue, where it goes on from its last checkpoint. Tested with a stand-in for ``sbatch`` and
+back in the queue, where it resumes from its last checkpoint. Tested with a stand-in for ``sbatch`` and
 ``srun`` that runs the tasks in turn, not on a cluster.
 """
 
@@ -39,7 +39,7 @@ run=${{runs[$SLURM_ARRAY_TASK_ID]}}
 cd {folder} || exit 1
 srun --ntasks=1 {command} --only "$run"
 status=$?
-# Stopped by the time limit or a preemption: back in the queue, to go on from the last checkpoint.
+# Stopped by the time limit or a preemption: back in the queue, to resume from the last checkpoint.
 if [ $status -ne 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ] \\
         && grep -q '"state": "stopped"' {states}/"$run".json; then
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}" && exit 0
@@ -54,7 +54,7 @@ class Array:
 
     Attributes:
         name: Of its script.
-        jobs: One a task, in the order of their indices.
+        jobs: One per task, in the order of their indices.
         after: The array, and the index in it, of what it waits for.
     """
 

@@ -1,4 +1,4 @@
-"""How fast a training is, from measurements: seconds an image, in training and in evaluation.
+"""How fast a training is, from measurements: seconds per image, in training and in evaluation.
 
 A figure is that of the same network on the same hardware where there is a record of it. Otherwise it is a
 straight line over the networks that there are records of, seconds = a + b x multiply-adds with a and b not
@@ -33,8 +33,8 @@ class Speed:
         gpu: Its name, or None: the CPU did it.
         cpu: Name of the processor.
         threads: Of the CPU.
-        train_s: Seconds an image of training; None where too few steps were timed.
-        test_s: Seconds an image of evaluation.
+        train_s: Seconds per image of training; None where too few steps were timed.
+        test_s: Seconds per image of evaluation.
         macs: Multiply-adds of an image at ``size``.
         size: Height and width at which the median test image enters the network.
     """
@@ -60,8 +60,8 @@ class Estimate:
     """What an image takes.
 
     Attributes:
-        train_s: Seconds an image of training.
-        test_s: Seconds an image of evaluation.
+        train_s: Seconds per image of training.
+        test_s: Seconds per image of evaluation.
         basis: ``measured``, ``fitted`` or ``timed``.
         words: How it is known.
         hardware: On which machine.

@@ -1,7 +1,7 @@
-"""Detections on a user's own images, from a run's directory alone.
+"""Detection in a user's own images with a finished run.
 
-The record says the config and which checkpoint to take. Both are read as data: no code in them is
-executed. (The modules that the config's ``custom_imports`` name are imported, from what is installed.)
+Config and checkpoint are those of the record. No code in either is executed; only installed modules that
+the config names in ``custom_imports`` are imported.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from compactdet.drawing import draw_detections, write_image
 from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.mmdetection import MODELS
-from compactdet.records import record_file as records
-from compactdet.training.checkpoints import check_fit, read_checkpoint
-from compactdet.training.runner import check_inputs
+from compactdet.records import record_file
+from compactdet.training.checkpoints import read_checkpoint
+from compactdet.training.model_checks import check_inputs, check_state_dict
 
-FORMATS = ('JPEG', 'PNG', 'BMP')  # Pillow's names
+FORMATS = ('JPEG', 'PNG', 'BMP')  # names of Pillow's readers
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 PREDICTIONS = 'predictions.json'
 
 
-@dataclass
+@dataclass(frozen=True)
 class Detector:
-    """A trained detector with what it needs to take an image file.
+    """A trained detector with its image pipeline.
 
     Attributes:
-        model: On its device, in eval mode.
-        pipeline: Of the config's test images, without annotations.
-        classes: Names, by label.
+        model: The model, on its device and in eval mode.
+        pipeline: The config's test pipeline for an image array without annotations.
+        classes: Class names by label.
     """
 
     model: Any
@@ -60,46 +60,50 @@ def predict(
     score: float = 0.3,
     device: str | None = None,
 ) -> Path:
-    """Detects in an image or a folder of images, draws the detections and writes them as JSON.
+    """Detect objects in an image or a folder of images; write drawn images and ``predictions.json``.
 
-    Each drawn image has its file's name, so no two can meet; ``predictions.json`` is written last.
-    All images are checked before the first is used.
+    Each drawn image has the name of its original. All images are checked before the first detection, and
+    ``predictions.json`` is written last.
 
     Args:
-        run_dir: A finished run of ``tools/train.py``.
-        source: An image file, or a folder (those in it; not those in folders of it).
+        run_dir: Folder of a finished run of ``tools/train.py``.
+        source: An image file, or a folder with images; its subfolders are not searched.
         out: Folder of the results; None is ``RUN_DIR/predictions``.
-        score: Detections below it are left out.
-        device: 'cpu' or 'cuda'; None takes a GPU where there is one.
+        score: Lowest confidence score of a detection.
+        device: 'cpu' or 'cuda'; None is a GPU if there is one.
 
     Returns:
         The folder of the results.
 
     Raises:
-        UserError: Something of these cannot be used or written.
-        WeightsError: The checkpoint is absent, cut short, or holds code.
+        UserError: An argument cannot be used, or a file cannot be written.
+        WeightsError: The checkpoint is absent, truncated, or contains code.
     """
     run_dir = Path(run_dir)
     out = Path(out) if out is not None else run_dir / 'predictions'
     images = find_images(Path(source))
     if out.resolve() == images[0].parent.resolve():
-        raise UserError(f'--out {out} is the folder of the images: it would overwrite them; name another')
+        raise UserError(
+            f'--out {out} is the folder of the images, which would be overwritten; choose another'
+        )
     for path in images:
         check_image(path)
     detector = load_detector(run_dir, device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'cannot make the folder {out} ({error.strerror}); choose another --out') from error
+        raise UserError(
+            f'cannot create the folder {out} ({error.strerror}); choose another --out'
+        ) from error
 
     entries = []
     for path in images:
         image = read_image(path)
         try:
             boxes, labels, scores = detect(detector, image, score)
-        except cv2.error as error:  # a side shrinks to nothing
+        except cv2.error as error:  # resizing gives a side of 0 pixels
             raise UserError(
-                f"{path}: {image.shape[1]}x{image.shape[0]} cannot be brought to the detector's input size"
+                f"{path}: {image.shape[1]}x{image.shape[0]} cannot be resized to the detector's input size"
             ) from error
         write_image(out / path.name, draw_detections(image, boxes, labels, scores, detector.classes))
         names = [detector.classes[label] for label in labels]
@@ -121,65 +125,68 @@ def predict(
 
 
 def find_images(source: Path) -> list[Path]:
-    """An image file, or the images in a folder, by name.
+    """Return an image file, or the images in a folder sorted by name.
 
     Raises:
-        UserError: There is none, or the file is of another kind.
+        UserError: There is no image, or the file name has another suffix.
     """
     known = ', '.join(SUFFIXES)
     if source.is_dir():
         try:
             files = [p for p in source.iterdir() if not p.is_dir() and not p.name.startswith('.')]
         except OSError as error:
-            raise UserError(f'{source}: cannot be read ({error.strerror})') from error
+            raise UserError(f'{source}: cannot read the folder ({error.strerror})') from error
         found = [p for p in files if p.suffix.lower() in SUFFIXES]
         if not found:
-            raise UserError(f'{source}: no image in this folder ({known}; folders in it are not searched)')
+            raise UserError(f'{source}: no image in this folder ({known}; subfolders are not searched)')
         return sorted(found)
     if not source.exists():
         raise UserError(f'{source}: no such image or folder')
     if source.suffix.lower() not in SUFFIXES:
-        raise UserError(f'{source}: not an image by its name; must end in one of {known}')
+        raise UserError(f'{source}: the file name of an image must end in one of {known}')
     return [source]
 
 
 def check_image(path: Path) -> None:
-    """Decodes a whole image: some versions of OpenCV, which reads it for the detector, take half ones.
+    """Decode an image completely with Pillow: some versions of OpenCV accept truncated files.
 
     Raises:
-        UserError: It is no image, is cut short, or cannot be read.
+        UserError: The file is not an image, is truncated, or cannot be read.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-    except Exception as error:  # Pillow's readers raise many kinds on broken files
-        raise UserError(f'{path}: not a readable image, or cut short ({error}); get it anew') from error
+    except Exception as error:  # Pillow's readers raise many types on damaged files
+        raise UserError(
+            f'{path}: not a readable image, or truncated ({error}); replace the file'
+        ) from error
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image upright, (H, W, 3) uint8 BGR.
+    """Read an image and rotate it according to its EXIF orientation: (H, W, 3) uint8 BGR.
 
     Raises:
-        UserError: It cannot be decoded.
+        UserError: The image cannot be decoded.
     """
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f'{path}: OpenCV cannot decode it; save it anew as JPEG or PNG')
+        raise UserError(f'{path}: OpenCV cannot decode the image; save it again as JPEG or PNG')
     return image
 
 
 def detect(
     detector: Detector, image: np.ndarray, score: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detections on one image, the surest first.
+    """Detect objects in one image.
 
     Args:
         detector: From ``load_detector``.
         image: (H, W, 3) uint8 BGR.
-        score: Detections below it are left out.
+        score: Lowest confidence score of a detection.
 
     Returns:
-        Boxes (n, 4) as continuous x1, y1, x2, y2 in the image's pixels, labels (n,), scores (n,).
+        Boxes (n, 4) as continuous x1, y1, x2, y2 in pixels of the image, labels (n,) and scores (n,), by
+        descending score.
     """
     packed = detector.pipeline({'img': image, 'img_id': 0})
     batch = {'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]}
@@ -192,77 +199,82 @@ def detect(
 
 
 def load_detector(run_dir: Path, device: str | None = None) -> Detector:
-    """The detector that a run left: its chosen checkpoint, or else its last one.
+    """Load the detector of a run from the checkpoint that its record evaluates.
+
+    Args:
+        run_dir: Folder of a finished run.
+        device: 'cpu' or 'cuda'; None is a GPU if there is one.
 
     Raises:
-        UserError: The folder is no finished run, its record or checkpoint does not serve, or there is no
-            such device.
-        WeightsError: The checkpoint is absent, cut short, or holds code.
+        UserError: The folder is not a finished run, its record or checkpoint cannot be used, or there is no
+            GPU.
+        WeightsError: The checkpoint is absent, truncated, or contains code.
     """
     if device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda needs a CUDA GPU, and this machine shows none; leave it out')
-    record_file = run_dir / 'record.json'
-    if not record_file.is_file():
-        raise UserError(f'{run_dir} is no finished run of tools/train.py: it has no record.json')
-    record = records.read(record_file)
-    cfg = parse_resolved(record['config']['text'], f'{record_file}: config.text')
-    import_custom(cfg, record_file)
+        raise UserError('--device cuda needs a CUDA GPU, but none is available; omit --device')
+    record_path = run_dir / 'record.json'
+    if not record_path.is_file():
+        raise UserError(f'{run_dir} is not a finished run of tools/train.py: it has no record.json')
+    record = record_file.read(record_path)
+    cfg = parse_resolved(record['config']['text'], f'{record_path}: config.text')
+    import_custom(cfg, record_path)
     strict.check_keys(cfg)
     classes = record['dataset']['classes']
     head = cfg.model.get('roi_head', cfg.model).bbox_head
     if head.num_classes != len(classes):
         raise UserError(
-            f'{record_file}: the detector has {head.num_classes} classes, but dataset.classes names '
-            f'{len(classes)}; restore the file or run again'
+            f'{record_path}: the detector has {head.num_classes} classes, but dataset.classes has '
+            f'{len(classes)}; restore the file or repeat the run'
         )
-    checkpoint_file = find_checkpoint(run_dir, record)
-    checkpoint = read_checkpoint(checkpoint_file)
+    checkpoint_path = find_checkpoint(run_dir, record)
+    checkpoint = read_checkpoint(checkpoint_path)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model)
-    check_fit(checkpoint_file, model.state_dict(), checkpoint['state_dict'])
-    check_inputs(checkpoint_file, model, checkpoint['meta'])
+    check_state_dict(checkpoint_path, model.state_dict(), checkpoint['state_dict'])
+    check_inputs(checkpoint_path, model, checkpoint['meta'])
     model.load_state_dict(checkpoint['state_dict'])
     model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
     return Detector(model, image_pipeline(cfg), classes)
 
 
 def import_custom(cfg: Config, source: Path) -> None:
-    """Imports the installed modules that register the config's classes.
+    """Import the modules of ``custom_imports``, which register the config's classes.
 
     Raises:
-        UserError: One is not installed here.
+        UserError: A module is not installed.
     """
     try:
         import_modules_from_strings(**cfg.get('custom_imports', {'imports': []}))
     except (ImportError, TypeError) as error:
         raise UserError(
-            f'{source}: custom_imports: {error}; install what the training had installed'
+            f'{source}: custom_imports: {error}; install the packages that the training used'
         ) from error
 
 
-def find_checkpoint(run_dir: Path, record: records.Record) -> Path:
-    """The checkpoint that the run's figures are of.
+def find_checkpoint(run_dir: Path, record: record_file.Record) -> Path:
+    """Return the checkpoint that a run's record evaluates: the chosen one, otherwise the last.
 
     Raises:
-        UserError: The run does not say which.
+        UserError: The file that names the last checkpoint cannot be read.
     """
     chosen = record['training']['chosen']
     if chosen is not None:
         return run_dir / Path(chosen['checkpoint']).name
-    last = run_dir / 'last_checkpoint'  # MMEngine writes the path that it had in training
+    last = run_dir / 'last_checkpoint'  # contains the path at the time of the training
     try:
         return run_dir / Path(last.read_text(encoding='utf-8').strip()).name
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{last}: cannot be read; it names the run's last checkpoint") from error
+        raise UserError(
+            f"{last}: cannot read the name of the run's last checkpoint; restore the file"
+        ) from error
 
 
 def image_pipeline(cfg: Config) -> Compose:
-    """The test images' pipeline for an image in memory without annotations."""
+    """Build the config's test pipeline for an image array without annotations."""
     steps = []
     for step in copy.deepcopy(cfg.test_dataloader.dataset.pipeline):
         if step.type == 'LoadImageFromFile':
-            # A user's own image is taken upright, as OpenCV reads it and every viewer shows it; the
-            # data sets' images are taken as stored.
+            # A user's image is upright, as viewers show it; images of data sets are used as stored.
             steps.append({'type': 'LoadImageFromNDArray'})
         elif step.type != 'LoadAnnotations':
             steps.append(step)

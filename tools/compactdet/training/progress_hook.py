@@ -1,4 +1,4 @@
-"""What a training says on the console while it runs."""
+"""Console progress of a training run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from mmengine.runner import Runner
 
 from compactdet.console import duration
 
-EVERY_S = 10
+INTERVAL_S = 10
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Prints, every ten seconds, how far the training is, its loss and the time left."""
+    """Print the training step, the loss and the remaining time every ten seconds."""
 
     priority = 'VERY_LOW'
 
     def before_train(self, runner: Runner) -> None:
-        """Notes when the training starts."""
-        self._started = self._said = time.monotonic()
-        self._first = runner.iter
+        """Record the start of the training."""
+        self._start_time = self._last_print = time.monotonic()
+        self._start_iter = runner.iter
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Prints a line, if it is time for one."""
+        """Print a line after ten seconds and after the last step."""
         now, done = time.monotonic(), runner.iter + 1
         last = done == runner.max_iters
-        if not is_main_process() or (not last and now - self._said < EVERY_S):
+        if not is_main_process() or (not last and now - self._last_print < INTERVAL_S):
             return
-        self._said = now
-        left_s = (now - self._started) / (done - self._first) * (runner.max_iters - done)
+        self._last_print = now
+        left_s = (now - self._start_time) / (done - self._start_iter) * (runner.max_iters - done)
         loss = f' · loss {float(outputs["loss"].detach()):.3f}' if outputs else ''
         epoch = f'epoch {runner.epoch + 1}/{runner.max_epochs} · ' if runner.max_epochs else ''
         print(

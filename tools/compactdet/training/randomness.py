@@ -1,8 +1,8 @@
-"""Random numbers that a training can stop and go on with, bit for bit.
+"""Random numbers that are identical, bit for bit, after training was stopped and resumed.
 
-Two sources are kept apart. What the network draws (a RoI sampler, dropout) comes from the process's main
-generators, whose state is in the checkpoint. What happens to an image on its way (flips, crops) depends on
-the seed, the epoch and the image alone: not on the worker that loads it, nor on what was loaded before.
+There are two sources. The model (RoI sampler, dropout) draws from the main generators of the process, whose
+states are in the checkpoint. Image transforms (flips, crops) depend only on the seed, the epoch and the
+image: not on the worker process that loads the image, nor on the images loaded before.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 from compactdet.errors import UserError
 
 
-def get_state(gpu: bool = True) -> dict[str, Any]:
-    """The state of the generators of Python, NumPy, PyTorch and, with ``gpu``, this process's GPU."""
+def get_generator_states(gpu: bool = True) -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy and PyTorch.
+
+    Args:
+        gpu: Whether to include the generator of this process's GPU, if the process uses one.
+    """
     numpy_state: Any = np.random.get_state()
     kind, key, *rest = numpy_state
     state = {
         'python': random.getstate(),
-        'numpy': (kind, key.tolist(), *rest),  # plain numbers: all that a checkpoint may hold
+        'numpy': (kind, key.tolist(), *rest),  # a checkpoint holds tensors and plain values only
         'torch': torch.get_rng_state(),
     }
     if gpu and torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -34,8 +38,8 @@ def get_state(gpu: bool = True) -> dict[str, Any]:
     return state
 
 
-def set_state(state: dict[str, Any]) -> None:
-    """Puts the generators back; the GPU's too, where the state has one and there is a GPU."""
+def set_generator_states(state: dict[str, Any]) -> None:
+    """Restore the generators' states; the GPU's only if ``state`` has one and there is a GPU."""
     random.setstate(state['python'])
     kind, key, *rest = state['numpy']
     np.random.set_state((kind, np.array(key, np.uint32), *rest))
@@ -45,118 +49,123 @@ def set_state(state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def held(gpu: bool = True) -> Iterator[None]:
-    """Leaves the generators as they are, whatever is drawn inside."""
-    state = get_state(gpu)
+def preserve_generators(gpu: bool = True) -> Iterator[None]:
+    """Restore the generators' states on exit."""
+    state = get_generator_states(gpu)
     try:
         yield
     finally:
-        set_state(state)
+        set_generator_states(state)
 
 
-class SeededSamples(Dataset):
-    """A data set whose sample is the same whoever loads it, and whenever.
+class SeededDataset(Dataset):
+    """A data set whose random transforms depend only on the index of the sample.
 
-    Its index is a tuple such as ``(seed, epoch, index)``, of which all seed the generators of Python, NumPy
-    and PyTorch (CPU) while the sample is made; an integer is passed on. Else it stands for the data set
-    that it wraps: every attribute is that one's.
+    An index is a tuple such as ``(seed, epoch, index)``: all its numbers seed the generators of Python,
+    NumPy and PyTorch (CPU) while the sample is made. An integer index is passed to the wrapped data set
+    unchanged. All attributes are those of the wrapped data set.
     """
 
-    def __init__(self, samples: Any):
-        vars(self)['_samples'] = samples
+    def __init__(self, dataset: Any):
+        vars(self)['_dataset'] = dataset
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._dataset)
 
-    def __getitem__(self, position: int | tuple[int, ...]) -> Any:
-        if not isinstance(position, tuple):
-            return self._samples[position]
-        words = [int(word) for word in np.random.SeedSequence(position).generate_state(3)]
-        with held(gpu=False):
-            random.seed(words[0])
-            np.random.seed(words[1])
-            torch.default_generator.manual_seed(words[2])
-            return self._samples[position[-1]]
+    def __getitem__(self, index: int | tuple[int, ...]) -> Any:
+        if not isinstance(index, tuple):
+            return self._dataset[index]
+        seeds = [int(number) for number in np.random.SeedSequence(index).generate_state(3)]
+        with preserve_generators(gpu=False):
+            random.seed(seeds[0])
+            np.random.seed(seeds[1])
+            torch.default_generator.manual_seed(seeds[2])
+            return self._dataset[index[-1]]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('__') or '_samples' not in vars(self):  # asked of while it is unpickled
+        if name.startswith('__') or '_dataset' not in vars(self):  # unpickling looks attributes up
             raise AttributeError(name)
-        return getattr(self._samples, name)
+        return getattr(self._dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._samples, name, value)  # MMEngine's hooks change a pipeline like this
+        setattr(self._dataset, name, value)  # MMEngine's hooks replace a pipeline this way
 
 
-class Batches:
-    """A batch sampler that can start at any batch and says of each sample what seeds it.
+class ResumableBatchSampler:
+    """A batch sampler that can start at any batch, and gives each sample the index of a `SeededDataset`.
 
-    The turn travels with the index, so it reaches workers that live longer than an epoch.
+    The epoch is part of the index, so persistent worker processes receive it too.
 
     Args:
-        batches: The batch sampler whose batches they are: the order is its own business.
-        seed: Of the run.
+        batch_sampler: The batch sampler that determines the order.
+        seed: Seed of the run.
     """
 
-    def __init__(self, batches: Any, seed: int):
-        self.batches = batches
+    def __init__(self, batch_sampler: Any, seed: int):
+        self.batch_sampler = batch_sampler
         self.seed = seed
         self.start(0)
 
     @property
     def sampler(self) -> Any:
-        """The sampler inside."""
-        return getattr(self.batches, 'sampler', None)
+        """The sampler of the wrapped batch sampler."""
+        return getattr(self.batch_sampler, 'sampler', None)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batch_sampler)
 
-    def start(self, turn: int, skip: int = 0, count_from: int | None = None) -> None:
-        """What the next iterator begins with.
+    def start(self, epoch: int, skip: int = 0, count_from: int | None = None) -> None:
+        """Set the position of the next iterator.
 
         Args:
-            turn: The epoch. Samplers that shuffle are told.
-            skip: Batches of it that were used already; they are not loaded.
-            count_from: Number of its first batch, where each batch is a turn of its own: a sampler
-                without end has no epochs.
+            epoch: Epoch number, passed to samplers that shuffle.
+            skip: Number of batches of the epoch that were used already; they are not loaded.
+            count_from: Number of the epoch's first batch if samples are seeded by the batch number instead
+                of the epoch, since a sampler without end has no epochs.
         """
-        self.turn, self.skip, self.count_from = turn, skip, count_from
-        for sampler in (self.batches, self.sampler):
+        self.epoch, self.skip, self.count_from = epoch, skip, count_from
+        for sampler in (self.batch_sampler, self.sampler):
             if hasattr(sampler, 'set_epoch'):
-                sampler.set_epoch(turn)
+                sampler.set_epoch(epoch)
 
-    def reseed(self, seed: int) -> None:
-        """Takes another run's seed, for the order too."""
+    def set_seed(self, seed: int) -> None:
+        """Set the seed of the samples and of their order."""
         self.seed = seed
-        for sampler in (self.batches, self.sampler):
+        for sampler in (self.batch_sampler, self.sampler):
             if hasattr(sampler, 'seed'):
                 sampler.seed = seed
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        seed, epoch, count_from = self.seed, self.turn, self.count_from
-        for number, batch in itertools.islice(enumerate(self.batches, count_from or 0), self.skip, None):
+        seed, epoch, count_from = self.seed, self.epoch, self.count_from
+        numbered = enumerate(self.batch_sampler, count_from or 0)
+        for number, batch in itertools.islice(numbered, self.skip, None):
             if count_from is None:
                 yield [(seed, epoch, index) for index in batch]
             else:
                 yield [(seed, number, place, index) for place, index in enumerate(batch)]
 
 
-def make_resumable(loader: DataLoader, seed: int) -> Batches:
-    """Seeds a loader's samples, and lets it start in the middle of an epoch.
+def make_resumable(loader: DataLoader, seed: int) -> ResumableBatchSampler:
+    """Change a data loader so that it seeds its samples and can start in the middle of an epoch.
 
-    Its iterators draw from a generator of their own.
+    The loader gets a generator of its own.
+
+    Args:
+        loader: A training data loader; changed in place.
+        seed: Seed of the run.
 
     Raises:
-        UserError: Its samples have no index.
+        UserError: The loader's data set has no sample indices.
     """
-    if isinstance(loader.batch_sampler, Batches):
+    if isinstance(loader.batch_sampler, ResumableBatchSampler):
         return loader.batch_sampler
     if loader.batch_sampler is None:
         raise UserError(
-            f'train_dataloader: {type(loader.dataset).__name__} gives its samples in no batches by index, '
-            'so a training could not go on in the middle of an epoch; use a map-style data set'
+            f'train_dataloader: {type(loader.dataset).__name__} has no batches by sample index, so '
+            'training could not resume in the middle of an epoch; use a map-style data set'
         )
-    batches = Batches(loader.batch_sampler, seed)
-    # PyTorch forbids to assign these to a loader that is built; nothing was derived from them yet.
-    vars(loader).update(dataset=SeededSamples(loader.dataset), batch_sampler=batches)
+    batch_sampler = ResumableBatchSampler(loader.batch_sampler, seed)
+    # PyTorch forbids assigning these attributes; no iterator depends on them yet.
+    vars(loader).update(dataset=SeededDataset(loader.dataset), batch_sampler=batch_sampler)
     loader.generator = torch.Generator().manual_seed(seed)
-    return batches
+    return batch_sampler

@@ -1,6 +1,7 @@
-"""Signals to stop: a training finishes its step, saves and ends with status 128 + the signal's number.
+"""Signals that stop training. The step is finished, the state is saved, the exit status is 128 + signal.
 
-Slurm sends SIGTERM before it takes a machine away, torchrun when another process failed; Ctrl-C is SIGINT.
+Slurm sends SIGTERM before it takes a machine away, and torchrun does when another process failed. Ctrl-C
+sends SIGINT.
 """
 
 from __future__ import annotations
@@ -16,90 +17,91 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WORKER_DIED = 'a worker of a data loader died'  # how the error begins; a sweep starts such a run again
+# Start of an error message. A sweep starts a run with this error again.
+WORKER_DIED = 'a data loader worker process died'
 
-# The process that answers signals for its data loaders' workers: memory that they share with it.
-_answering = mmap.mmap(-1, 8)
+# Id of the process that handles signals for the worker processes of its data loaders; 0 if none does.
+# The workers share this memory.
+_handling_pid = mmap.mmap(-1, 8)
 
 
 class Interrupted(BaseException):
-    """A signal came when there was nothing to finish; holds its number."""
+    """Raised on a signal to stop if there is no work to finish first. Its argument is the signal number."""
 
 
 class StopSignals:
-    """Catches the signals to stop while it is entered.
+    """Context manager that handles the signals to stop.
 
     Attributes:
-        deferred: Whether a signal is kept in ``received`` for whoever finishes the work first. A second
-            one, and one where nothing is to be finished, raises ``Interrupted``.
-        received: The signal's number, or None.
+        deferred: Whether a signal is stored in ``received``, so that the current work can be finished
+            first. Otherwise, and on a second signal, `Interrupted` is raised.
+        received: Number of the stored signal, or None.
     """
 
     def __init__(self) -> None:
         self.deferred = False
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
         self._pid = os.getpid()
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # Python allows it to no other
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers in no other
             self._pid = os.getpid()
-            _answering[:] = self._pid.to_bytes(8, 'little')
-            self._before = {number: signal.signal(number, self._answer) for number in SIGNALS}
+            _handling_pid[:] = self._pid.to_bytes(8, 'little')
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
-        _answering[:] = bytes(8)
+        self._previous_handlers = {}
+        _handling_pid[:] = bytes(8)
 
     @contextlib.contextmanager
     def deferring(self, deferred: bool) -> Iterator[None]:
-        """Sets ``deferred`` for what is inside."""
+        """Set ``deferred`` inside the context."""
         before, self.deferred = self.deferred, deferred
         try:
             yield
         finally:
             self.deferred = before
 
-    def _answer(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a child that was not shielded
-            _obey(number)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a child process that inherited this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         elif self.deferred and self.received is None:
             self.received = number
         else:
             raise Interrupted(number)
 
 
-def shield_worker(worker: int, then: Callable[[int], None] | None) -> None:
-    """Lets a data loader's worker live on when its whole group is told to stop.
+def init_worker(worker_id: int, worker_init_fn: Callable[[int], None] | None) -> None:
+    """Initialize a data loader worker so that signals to its process group do not end it.
 
-    The training needs it to finish the step. Once that is over, it obeys: Python ends its children so.
-    A training that ends while it takes a batch says why; its workers do not print that they noticed.
+    The training process needs its workers to finish the step. It ends them itself, after it stopped
+    handling signals. If the training process ends while a worker sends it a batch, the worker prints
+    nothing: the training process reports the error.
 
     Args:
-        worker: Its number.
-        then: The loader's own ``worker_init_fn``.
+        worker_id: Number of the worker.
+        worker_init_fn: The loader's original ``worker_init_fn``, or None.
     """
     for number in SIGNALS:
-        signal.signal(number, _answer_in_worker)
-    sys.excepthook = _unless_broken_off
-    if then is not None:
-        then(worker)
+        signal.signal(number, _handle_in_worker)
+    sys.excepthook = _worker_excepthook
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
 
 
-def _answer_in_worker(number: int, frame: FrameType | None) -> None:
-    if int.from_bytes(_answering[:], 'little') != os.getppid():
-        os._exit(0)  # as PyTorch's own workers do; any other status it reports as a failure
+def _handle_in_worker(number: int, frame: FrameType | None) -> None:
+    if int.from_bytes(_handling_pid[:], 'little') != os.getppid():
+        os._exit(0)  # as PyTorch's workers do; it reports any other status as a failure
 
 
-def _unless_broken_off(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    """Python's hook, which the thread calls that hands over the memory of a batch, and nobody else does."""
+def _worker_excepthook(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print an exception of the thread that sends batches, unless the receiver closed the connection."""
     if not isinstance(error, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, at)
-
-
-def _obey(number: int) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+        sys.__excepthook__(kind, error, traceback)

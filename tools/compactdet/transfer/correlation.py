@@ -279,10 +279,10 @@ def fit_residuals(y: ArrayLike, *predictors: ArrayLike) -> Fit | None:
     freedom = n - parameters - 1  # of the fit without one net
     if n < MIN_NETS or freedom < 2:
         return None
-    centred = [column - column.mean() for column in columns]
+    centerd = [column - column.mean() for column in columns]
     if any(np.ptp(column) == 0 for column in columns):
         return None
-    scaled = np.column_stack([np.ones(n), *(column / column.std() for column in centred)])
+    scaled = np.column_stack([np.ones(n), *(column / column.std() for column in centerd)])
     if np.linalg.matrix_rank(scaled) < parameters:
         return None
     orthonormal, _ = np.linalg.qr(scaled)

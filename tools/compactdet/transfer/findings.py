@@ -199,7 +199,7 @@ def figure(estimate: Estimate) -> str:
 
 
 def share(value: float) -> str:
-    """A part of one in per cent, with as many digits as it takes not to be nought."""
+    """A part of one in percent, with as many digits as it takes not to be nought."""
     percent = 100 * value
     return f'{percent:.0f} %' if percent >= 9.5 or percent == 0 else f'{percent:.2g} %'
 

@@ -21,10 +21,10 @@ from matplotlib.transforms import Bbox
 from compactdet.leaderboard.board import FIGURES
 from compactdet.transfer.study import SettingStudy
 
-INK = '#1b1b1c'  # becomes the page's own text colour in the page
+INK = '#1b1b1c'  # becomes the page's own text color in the page
 GRID = '#8a8a8a'
-# Okabe and Ito's colours for colour-blind readers, without black and the yellow that white swallows.
-COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+# Okabe and Ito's colors for color-blind readers, without black and the yellow that white swallows.
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')  # 7 and 6 have no common factor: 42 unlike pairs
 SIZE = (5.2, 3.9)  # inches: small, so that its letters stay legible on a telephone
 FONT = 8
@@ -71,7 +71,7 @@ def scatter(study: SettingStudy) -> dict[str, bytes]:
 
 
 def inline(svg: bytes, label: str) -> str:
-    """An SVG file as part of a page: in the page's font and text colour, and without names for its groups.
+    """An SVG file as part of a page: in the page's font and text color, and without names for its groups.
 
     Args:
         svg: As `scatter` makes it.
@@ -90,20 +90,20 @@ def inline(svg: bytes, label: str) -> str:
 
 
 def styles(study: SettingStudy) -> Mapping[str, tuple[str, str]]:
-    """Colour and marker of each family."""
+    """Color and marker of each family."""
     families = sorted({net.family for net in study.nets})
     return {
-        family: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(families)
+        family: (COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(families)
     }
 
 
 def _draw(axes: Axes, study: SettingStudy) -> None:
     style = styles(study)
     for net in study.nets:
-        colour, marker = style[net.family]
+        color, marker = style[net.family]
         axes.errorbar(
             [net.accuracy or 0.0], [net.ap], yerr=None if net.spread is None else [net.spread],
-            color=colour, marker=marker, markersize=6, linestyle='none', capsize=2, zorder=3,
+            color=color, marker=marker, markersize=6, linestyle='none', capsize=2, zorder=3,
         )  # fmt: skip
     if study.line:
         axes.plot(*zip(*_line(study, 2), strict=True), color=GRID, linewidth=1, zorder=2)

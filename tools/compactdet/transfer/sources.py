@@ -19,7 +19,7 @@ from compactdet.errors import UserError
 from compactdet.leaderboard import published
 from compactdet.records import record_file
 
-SCRATCH = 'none'  # class of initialisation of a run from random weights
+SCRATCH = 'none'  # class of initialization of a run from random weights
 DEFAULT_FIGURE = 'coco/ap'
 
 
@@ -31,8 +31,8 @@ class Net:
         name: The network's; numbered where a setting has it with two recipes of pretraining.
         arch: The network's.
         family: Networks of one family are left out together.
-        accuracy: Top-1 in per cent of the weights that it started from, or None.
-        ap: In per cent, the mean over runs.
+        accuracy: Top-1 in percent of the weights that it started from, or None.
+        ap: In percent, the mean over runs.
         spread: Standard deviation over runs (n - 1), or None for one run.
         cost: Millions of multiply-adds, or None.
         seeds: Seeds of the runs; none for a published figure.
@@ -134,7 +134,7 @@ def _start(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any]) -> float | None:
-    """Top-1 in per cent of the weights that a run started from; None where it is not stated so."""
+    """Top-1 in percent of the weights that a run started from; None where it is not stated so."""
     top1 = (record['init']['pretraining'] or {}).get('top1')
     return top1 if top1 is not None and 1 < top1 <= 100 else None
 
@@ -143,7 +143,7 @@ def _no_accuracy(record: Mapping[str, Any]) -> str:
     top1 = (record['init']['pretraining'] or {}).get('top1')
     if top1 is None:
         return f'its weights ({record["init"]["file"]}) state no top-1 accuracy'
-    return f'top-1 accuracy {top1:g} of its weights is not a per cent figure above 1'
+    return f'top-1 accuracy {top1:g} of its weights is not a percent figure above 1'
 
 
 def _setting(

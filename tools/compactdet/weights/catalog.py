@@ -45,7 +45,7 @@ class KnownWeights:
         page: The page that links to it.
         by_hand: What kind of page that is, where a program cannot download from it.
         licence: SPDX name, None if none is stated.
-        top1: Validation accuracy in per cent as stated, or None.
+        top1: Validation accuracy in percent as stated, or None.
         top5: The same for top-5.
         sha256: Of the file, or its first 8 digits, where that is published.
         sha1: Of the PyTorch file in a zip archive.

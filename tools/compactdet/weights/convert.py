@@ -80,7 +80,7 @@ def convert(
         file: A PyTorch file in one of ``FORMATS``, or the state dict of an adapted network as its library
             saves it (also as safetensors); no code in it is executed.
         arch_name: The network it holds.
-        top1: Validation accuracy in per cent as published, where this module does not know it.
+        top1: Validation accuracy in percent as published, where this module does not know it.
         top5: The same for top-5.
         data: What it was trained on, where the format does not say it.
         licence: SPDX name.

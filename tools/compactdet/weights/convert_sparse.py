@@ -15,7 +15,8 @@ from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.training.checkpoints import read_checkpoint
 
-# How a checkpoint of this suite says which form its network has (`compactdet.training.runner.inputs_of`).
+# Form of the network as stated in the metadata of a detector checkpoint, which
+# `compactdet.training.model_checks.describe_inputs` writes.
 MASKED, CONVERTED = "sparsity='masked'", "sparsity='converted'"
 
 

@@ -55,7 +55,7 @@ def show_known(rows: list[dict[str, Any]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
-        f'{len(rows)} files. Accuracies are as stated, in per cent, sizes in MB, blank where nothing is '
+        f'{len(rows)} files. Accuracies are as stated, in percent, sizes in MB, blank where nothing is '
         'stated; a sha256 that nobody states is noted in the weights file when the download has come. '
         '--format json has addresses, pages, whole hashes and sources.',
         highlight=False,

@@ -89,7 +89,7 @@ def _unzipped(archive: Path, row: KnownWeights) -> Path:
             raise UserError(f'{archive} holds another file: its sha1 is {found}, published is {row.sha1}')
         part.replace(target)
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f'{archive} is no whole zip archive ({error}); get it anew') from error
+        raise UserError(f'{archive} is no whole zip archive ({error}); get it again') from error
     except UserError:
         archive.unlink()
         raise

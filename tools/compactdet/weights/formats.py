@@ -1,6 +1,6 @@
 """The formats of published weights files: a row each.
 
-A row says how a file is recognised, whose networks it holds, the name of each of its layers in this
+A row says how a file is recognized, whose networks it holds, the name of each of its layers in this
 suite, and what its weights were trained with.
 """
 

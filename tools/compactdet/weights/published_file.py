@@ -58,7 +58,7 @@ def read_published(file: str | Path) -> Published:
     odd = [k for k, v in entries.items() if v.layout != torch.strided or v.is_quantized or v.is_complex()]
     if odd:
         raise UserError(
-            f'{file} holds no plain weights: {listing(**{"sparse, quantised or complex": odd})}'
+            f'{file} holds no plain weights: {listing(**{"sparse, quantized or complex": odd})}'
         )
     meta = content.get('meta') if isinstance(content, dict) else None
     detector = any(key.startswith(DETECTOR) for key in entries)

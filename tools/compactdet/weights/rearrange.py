@@ -10,7 +10,7 @@ from backbones.networks.condensenetv2 import CondenseNetV2Arch
 from backbones.networks.shufflenet import ShuffleNetArch
 from compactdet.errors import UserError
 
-TENSORFLOW_EPS = 1e-3  # of its batch normalisation
+TENSORFLOW_EPS = 1e-3  # of its batch normalization
 
 
 def unfold_bn(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:

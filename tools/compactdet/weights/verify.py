@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a weights file on a folder of labelled images."""
+"""Top-1 and top-5 accuracy of a weights file on a folder of labeled images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +83,7 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
 def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole: bool = False) -> Tensor:
     """An image as a network was trained with: (3, size, size).
 
-    The shorter side is scaled to size / 224 * 256 (bilinear) and the centre is cut out. Or the ``whole``
+    The shorter side is scaled to size / 224 * 256 (bilinear) and the center is cut out. Or the ``whole``
     image is scaled, after the preprocessing. So does ``tools/pretrain.py`` too.
 
     Raises:
@@ -94,14 +94,14 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole:
     except OSError as error:
         raise UserError(f'cannot read the image {path}: {error.strerror}') from error
     if values is None:
-        raise UserError(f'cannot read the image {path}: it is damaged, or none; get it anew')
+        raise UserError(f'cannot read the image {path}: it is damaged, or none; get it again')
     if not whole:
         fit = Compose([Resize(size * 256 // 224), CenterCrop(size)])
         values = np.asarray(fit(Image.fromarray(values)))
     if preprocessing.channel_order == 'rgb':
         values = values[..., ::-1]
-    normalised = (values - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    result = torch.from_numpy(normalised.transpose(2, 0, 1)).float()
+    normalized = (values - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    result = torch.from_numpy(normalized.transpose(2, 0, 1)).float()
     if whole:
         result = F.interpolate(result[None], (size, size), mode='bilinear', align_corners=False)[0]
     return result
@@ -149,7 +149,7 @@ def ranks(
 
 
 def accuracy(weights: str | Path, images: list[tuple[Path, int]]) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent, and the number of images.
+    """Top-1 and top-5 accuracy in percent, and the number of images.
 
     Raises:
         WeightsError: As for ``ranks``.

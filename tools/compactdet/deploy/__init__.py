@@ -1,0 +1,1 @@
+"""Deployment of trained networks: export to ONNX, latency."""

@@ -1,0 +1,54 @@
+"""The content of a ``latency.json`` as a table on the console."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show(value: Mapping[str, Any]) -> None:
+    """Print the results, the machine, and why they are not usable, if they are not."""
+    hardware, load = value['hardware'], value['load']
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title='Latency of one inference in milliseconds'
+    )
+    for name in ('network', 'backend'):
+        table.add_column(name, no_wrap=True)
+    for name in ('threads', 'size', 'median', '95 %', 'p90', 'p99', 'ratio', '95 % ', 'MB', 'mJ'):
+        table.add_column(name, justify='right', no_wrap=True)
+    for result in value['results']:
+        median, ratio = result['median_ms'], result['ratio']
+        table.add_row(
+            escape(result['name']),
+            result['backend'],
+            str(result['threads']),
+            'x'.join(map(str, result['size'])) + (f' x {result["batch"]}' if result['batch'] > 1 else ''),
+            f'{median["value"]:.2f}',
+            f'{median["low95"]:.2f} to {median["high95"]:.2f}',
+            f'{result["p90_ms"]:.2f}',
+            _number(result['p99_ms'], '.2f'),
+            '1' if ratio is None else f'{ratio["value"]:.3f}',
+            '-' if ratio is None else f'{ratio["low95"]:.3f} to {ratio["high95"]:.3f}',
+            _number(result['memory_mb'], '.0f'),
+            _number(result['energy_mj'], '.1f'),
+        )
+    console = Console()
+    if not console.is_terminal or console.width < 120:
+        console = Console(width=120)
+    console.print(table)
+    print(f'{hardware["cpu"]}, {hardware["cores"]} cores; {value["rounds"]} interleaved rounds')
+    if value['reference'] and any(result['ratio'] for result in value['results']):
+        print(f'ratio: latency over that of {value["reference"]} in the same rounds')
+    print(
+        f'other processes: {_number(load["other_cores"], ".2f")} cores; taken by the hypervisor: '
+        f'{_number(load["stolen_share"], ".1%")}; throttled: {_number(load["throttled"], "d")}'
+    )
+    for problem in value['problems']:
+        print(f'not usable: {problem}')
+
+
+def _number(value: float | None, form: str) -> str:
+    return '-' if value is None else format(value, form)

@@ -1,0 +1,57 @@
+"""Command-line options that several of the tools train.py, test.py and pretrain.py have."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from compactdet.config.cfg_options import CfgOptionsAction
+from compactdet.config.compose import rate
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose description is a tool's docstring, printed unchanged."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that override values of the config, for training and testing."""
+    parser.add_argument('--data-root', help="folder of the data set; default: the config's value")
+    parser.add_argument(
+        '--init',
+        metavar='CKPT',
+        help="weights file with the initial weights, or 'none': random initialization",
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptionsAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override values of the config',
+    )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of any training, those of ``add_config_options`` included."""
+    parser.add_argument('--work-dir', help='run folder; default: work_dirs/NAME_OF_THE_CONFIG')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='resume from CKPT, or from the newest training state in the run folder',
+    )
+    parser.add_argument('--seed', type=int, help="random seed; default: the config's value")
+    parser.add_argument('--lr', type=rate, help='learning rate, in place of the schedule or recipe')
+    parser.add_argument('--print-config', action='store_true', help='print config and protocol, then exit')
+    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
+    add_config_options(parser)
+
+
+def command_line() -> str:
+    """Return the command line of this process, as the record states it."""
+    return shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])

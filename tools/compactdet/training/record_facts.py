@@ -1,0 +1,215 @@
+"""Content of the record of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from backbones import get_arch
+from backbones.weights import read_info
+from compactdet import costs
+from compactdet.config import strict
+from compactdet.data.base_dataset import dataset_facts
+from compactdet.evaluation.metric import DetectionMetric
+from compactdet.records import environment, record_file
+from compactdet.training.run_stages import Evaluation
+from compactdet.training.runner import SafeRunner
+
+# Content of the record of any training
+
+
+def record_heading(cfg: Config, kind: str | None = None) -> dict[str, Any]:
+    """Return the first entries of a record.
+
+    Args:
+        cfg: The composed config.
+        kind: ``record_file.PRETRAINING``, or None for a detector.
+    """
+    return {
+        'schema_version': record_file.SCHEMA_VERSION,
+        **({'kind': kind} if kind else {}),
+        'created_utc': datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
+        'arch': cfg.model.backbone.arch,
+        'family': get_arch(cfg.model.backbone.arch).family,
+    }
+
+
+def run_facts(
+    cfg: Config, seed: int, command: str, git: Mapping[str, Any] | None, training: Mapping[str, Any],
+    test: Evaluation,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the entries on the run itself: seed, config, software, hardware, time.
+
+    Args:
+        cfg: The composed config.
+        seed: Seed of the run.
+        command: The command line.
+        git: State of the checkout when the training started; see ``environment.git_state``.
+        training: From ``training_facts``.
+        test: Evaluation on the test split.
+    """
+    return {
+        'seed': int(seed),
+        'config': {'file': Path(cfg.filename).name, 'text': strict.resolved_text(cfg)},
+        'command': command,
+        'git': git,
+        'versions': environment.versions(),
+        'hardware': environment.hardware(),
+        'training': training,
+        'evaluation': {'wall_s': test.wall_s, 'images_per_s': test.images_per_s},
+    }
+
+
+def training_facts(runner: SafeRunner) -> dict[str, Any]:
+    """Return duration, speed and memory of the training over all resumes, and the checkpoint it chose.
+
+    ``images_per_s`` covers the training steps and the loading of their data; ``wall_s`` also covers
+    validations and the saving of checkpoints.
+    """
+    hub = runner.message_hub
+    batch_size = runner.cfg.train_dataloader.batch_size * get_world_size()
+    step_s, _ = (
+        hub.get_scalar('train/time').data if 'train/time' in hub.log_scalars else (np.array([]), None)
+    )
+    chosen = None
+    if 'best_ckpt' in hub.runtime_info:
+        checkpoint = Path(hub.get_info('best_ckpt'))
+        chosen = {
+            'checkpoint': checkpoint.name,
+            'epoch': epoch_of_best(checkpoint),
+            'metric': runner.cfg.default_hooks.checkpoint.save_best,
+            'value': float(hub.get_info('best_score')),
+        }
+    return {
+        'wall_s': runner.train_loop.wall_s(),
+        'iterations': runner.iter,
+        'epochs': runner.epoch,
+        'images_per_s': batch_size * len(step_s) / float(step_s.sum()) if len(step_s) else None,
+        'batch_size': batch_size,
+        'processes': get_world_size(),
+        'batch_size_per_process': runner.cfg.train_dataloader.batch_size,
+        'peak_memory_bytes': runner.train_loop.peak_memory_bytes(),
+        'chosen': chosen,
+    }
+
+
+def epoch_of_best(checkpoint: Path) -> int | None:
+    """Return the epoch in a file name such as ``best_voc_ap50_11point_epoch_7.pth``."""
+    number = checkpoint.stem.rpartition('_')[2]
+    return int(number) if number.isdigit() else None
+
+
+# Content of a detector's record
+
+
+def detector_name(model: Mapping[str, Any]) -> str:
+    """Return the wiring of a model config: 'frcnn_c4', 'frcnn_fpn' or 'retinanet_fpn'."""
+    if model['type'] == 'RetinaNet':
+        return 'retinanet_fpn'
+    return 'frcnn_fpn' if model.get('neck') else 'frcnn_c4'
+
+
+def split_facts(dataset: Any) -> dict[str, Any]:
+    """Return the entry ``dataset.splits.SPLIT`` of a record."""
+    facts = dataset_facts(dataset)
+    return {
+        'images': facts['images'],
+        'boxes': facts['boxes'],
+        'difficult': facts['difficult'],
+        'dropped': [
+            {'image': image, 'objects': objects} for image, objects in facts['dropped_boxes'].items()
+        ],
+        'annotations_sha256': facts['annotations_sha256'],
+        'ann_file': dataset.ann_file,
+    }
+
+
+def init_class(cfg: Config) -> str:
+    """Return the config's class of initialization: the pretraining data of the initial weights, or 'none'.
+
+    Raises:
+        WeightsError: The weights file cannot be read.
+    """
+    init = cfg.model.backbone.get('init_cfg') or {}
+    return read_info(init['checkpoint']).pretraining.data if init.get('checkpoint') else 'none'
+
+
+def init_facts(model: Any) -> dict[str, Any]:
+    """Return the entry ``init`` of a record: the initial weights that a detector has loaded."""
+    roi_head = getattr(model, 'roi_head', None)
+    modules = {'backbone': model.backbone, 'shared_head': getattr(roi_head, 'shared_head', None)}
+    sources = {name: getattr(module, 'loaded_from', None) for name, module in modules.items()}
+    source = sources['backbone']
+    if source is None:
+        return {
+            'class': 'none',
+            'file': None,
+            'sha256': None,
+            'loaded': dict.fromkeys(sources),
+            'pretraining': None,
+        }
+    pretraining = source.info.pretraining
+    return {
+        'class': pretraining.data,
+        'file': Path(source.checkpoint).name,
+        'sha256': source.sha256,
+        # The initializer loads all entries of a module or raises an error.
+        'loaded': {name: None if modules[name] is None else 1.0 for name in sources},
+        'pretraining': {key: getattr(pretraining, key) for key in ('data', 'recipe', 'top1', 'top5')},
+    }
+
+
+def cost_facts(runner: SafeRunner) -> dict[str, Any]:
+    """Return the entry ``costs`` of a record: costs at 224x224 and at the size of the median test image."""
+    model = runner.cfg.model
+    at_224 = costs.detector_costs(model, 224, 224)
+    at_input = costs.detector_costs(model, *median_input_size(runner))
+    at_input.pop('params')
+    return {'params': at_224.pop('params'), 'at_224': at_224, 'at_input': at_input}
+
+
+def median_input_size(runner: SafeRunner) -> tuple[int, int]:
+    """Return height and width of the network's input for the median test image, resized and padded."""
+    dataset = runner.test_loop.dataloader.dataset
+    sizes = [(entry['width'], entry['height']) for entry in map(dataset.get_data_info, range(len(dataset)))]
+    size = tuple(int(side) for side in np.median(sizes, axis=0))
+    for step in runner.cfg.test_dataloader.dataset.pipeline:
+        if step['type'] == 'Resize':
+            size = (
+                mmcv.rescale_size(size, step['scale']) if step.get('keep_ratio') else tuple(step['scale'])
+            )
+    divisor = runner.cfg.model.data_preprocessor.pad_size_divisor
+    width, height = (math.ceil(side / divisor) * divisor for side in size)
+    return height, width
+
+
+def last_validation(runner: SafeRunner) -> dict[str, float] | None:
+    """Return the metrics of the last validation during training; None if there was none."""
+    scalars = runner.message_hub.log_scalars
+    names = {
+        name.removeprefix('val/'): name for name in scalars if name.startswith(('val/voc/', 'val/coco/'))
+    }
+    return {name: scalars[key].current() for name, key in names.items()} or None
+
+
+def image_intervals(runner: SafeRunner) -> dict[str, float]:
+    """Return the 95 % intervals of the test metrics over images; empty with another evaluator."""
+    metrics = runner.test_evaluator.metrics
+    return next((m.image_intervals() for m in metrics if isinstance(m, DetectionMetric)), {})
+
+
+def metric_values(values: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+    """Return metrics as the record has them: an undefined value (NaN) is None."""
+    if values is None:
+        return None
+    return {
+        name: None if value is None or math.isnan(value) else float(value) for name, value in values.items()
+    }
