@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program that ``argv`` names, as ``python`` itself would.
+    """Run the program that ``argv`` names, as ``python`` itself would.
 
     Returns:
         Exit status: 2 on bad usage, 1 where there is no such program, else 0 (unless the program

@@ -52,7 +52,7 @@ class _Half(BaseModule):
         self._frozen: list[nn.Module] = []
 
     def _finish(self, frozen: Sequence[nn.Module]) -> None:
-        """Initializes the parameters, then freezes what is to be frozen."""
+        """Initialize the parameters, then freezes what is to be frozen."""
         initialize(self)
         self._frozen = list(frozen)
         for module in self._frozen:
@@ -63,13 +63,13 @@ class _Half(BaseModule):
         self.train()
 
     def _pretrained_bns(self) -> Iterator[nn.BatchNorm2d]:
-        """Every BN but those of normalized taps, whose statistics no pretraining has measured."""
+        """Return every BN but those of normalized taps, whose statistics no pretraining has measured."""
         for name, module in self.named_modules():
             if isinstance(module, nn.BatchNorm2d) and not name.startswith('taps.'):
                 yield module
 
     def train(self, mode: bool = True) -> _Half:
-        """Sets the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -180,17 +180,17 @@ class CompactBackbone(_Half):
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
-        """The family's stem: (N, 3, H, W) -> (N, stem_channels, H/stem_stride, W/stem_stride)."""
+        """Return the family's stem: (N, 3, H, W) -> (N, stem_channels, H/stem_stride, W/stem_stride)."""
         raise TypeError(f'{arch.name}: its family builds it')
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A stage whose first unit has ``stride``: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
+        """Return a stage whose first unit has ``stride``: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
         raise TypeError(f'{arch.name}: its family builds it')
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:
-        """The classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
+        """Return the classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
         return LinearHead(arch.stages[-1].channels, num_classes)
 
 
@@ -259,17 +259,17 @@ class StageHead(_Half):
 
 
 def first(carry: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The map in what one part hands to the next."""
+    """Return the map in what one part hands to the next."""
     return carry if isinstance(carry, Tensor) else carry[0]
 
 
 def native_stride(arch: Arch, stage: Stage) -> int:
-    """Stride of a stage's first unit in the network itself."""
+    """Return the stride of a stage's first unit in the network itself."""
     return stage.stride // arch.stride_before(stage)
 
 
 def keeps_size(arch: Arch, stage: Stage, index: int) -> bool:
-    """Whether a stage's unit keeps the map's size in the network itself.
+    """Return True if a stage's unit keeps the map's size in the network itself.
 
     A unit that does not has no identity there, so it has none where a ``StageHead`` gives it stride 1.
     """
@@ -310,7 +310,7 @@ def family_of(arch: Arch) -> type[CompactBackbone]:
 def build_backbone(
     name: str | Arch, out_strides: Sequence[int] = (4, 8, 16, 32), **kwargs: Any
 ) -> CompactBackbone:
-    """The trunk of a network; ``kwargs`` are ``CompactBackbone``'s.
+    """Return the trunk of a network; ``kwargs`` are ``CompactBackbone``'s.
 
     Raises:
         UnknownArchError: No such arch.
@@ -321,7 +321,7 @@ def build_backbone(
 
 
 def config_type(arch: Arch) -> str:
-    """The ``type`` that names a network's class in a config.
+    """Return the ``type`` that names a network's class in a config.
 
     A family's own name, or ``CompactBackbone`` where MMDetection has a class of that name itself.
     """
@@ -329,7 +329,7 @@ def config_type(arch: Arch) -> str:
 
 
 def build_classifier(name: str | Arch, num_classes: int | None = None, **kwargs: Any) -> Classifier:
-    """The paper's whole network, with the paper's number of classes (1000 for ImageNet) or another.
+    """Return the paper's whole network, with the paper's number of classes (1000 for ImageNet) or another.
 
     ``kwargs`` are ``Classifier``'s.
 

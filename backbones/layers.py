@@ -16,7 +16,7 @@ GATES: dict[str, type[nn.Module]] = {'sigmoid': nn.Sigmoid, 'hsigmoid': nn.Hards
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of ``divisor``, at least one, and not below 90 % of ``channels``.
+    """Return the nearest multiple of ``divisor``, at least one, and not below 90 % of ``channels``.
 
     The rule of the MobileNet authors' code, which the MobileNetV2, V3, GhostNet and EfficientNet papers'
     widths follow.
@@ -33,7 +33,7 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pads by the input's size, then convolves."""
+        """Pad by the input's size, then convolve."""
         pads = []
         for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -114,13 +114,13 @@ class SqueezeExcite(nn.Module):
         self.gate = GATES[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scales each channel by a gate computed from all of them."""
+        """Scale each channel by a gate computed from all of them."""
         squeezed = self.act(self.bn(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * self.gate(self.expand(squeezed))
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Spreads each group's channels over all groups (ShuffleNet, arXiv:1707.01083, section 3.1).
+    """Spread each group's channels over all groups (ShuffleNet, arXiv:1707.01083, section 3.1).
 
     (N, C, H, W) -> (N, C, H, W): reshape C to (groups, C/groups), transpose, flatten.
 

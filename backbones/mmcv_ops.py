@@ -37,7 +37,7 @@ _KERNELS = torch.ops.torchvision
 
 
 def install() -> None:
-    """Puts the served ops in place of ``mmcv._ext``; does nothing where mmcv has the real one."""
+    """Put the served ops in place of ``mmcv._ext``; does nothing where mmcv has the real one."""
     if _EXTENSION in sys.modules or importlib.util.find_spec(_EXTENSION) is not None:
         return
     module = ModuleType(_EXTENSION, __doc__)
@@ -48,7 +48,7 @@ def install() -> None:
 
 
 def _unserved(name: str) -> Callable[..., NoReturn]:
-    """A function that raises when called: mmcv looks up all of its ops at import."""
+    """Return a function that raises when called: mmcv looks up all of its ops at import."""
     if name.startswith('__'):
         raise AttributeError(f'module {_EXTENSION!r} has no attribute {name!r}')
     return functools.partial(_refuse, name)
@@ -269,7 +269,7 @@ def _operands(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> list[Tensor]:
-    """The kernel's operands: it wants a mask and a bias even where there is none."""
+    """Return the kernel's operands: it wants a mask and a bias even where there is none."""
     if mask is None:
         mask = input.new_zeros(len(input), 1)
     if bias is None or not bias.numel():
@@ -309,7 +309,7 @@ def deform_conv_backward_parameters(
     input: Tensor, offset: Tensor, grad_output: Tensor, grad_weight: Tensor, columns: Tensor,
     ones: Tensor, scale: float, **geometry: int
 ) -> None:  # fmt: skip
-    """Adds ``scale`` times v1's gradient to ``grad_weight``."""
+    """Add ``scale`` times v1's gradient to ``grad_weight``."""
     # The weight's values are not asked for here, only its shape.
     grads = _grads_v1(grad_output, input, torch.zeros_like(grad_weight), offset, geometry)
     grad_weight.add_(grads[1], alpha=scale)

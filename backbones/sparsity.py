@@ -75,15 +75,15 @@ class MaskedConv2d(nn.Conv2d):
         return getattr(self, self.mask_name)
 
     def dealt(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight with the groups in a dimension of their own, and the mask to multiply it by."""
+        """Return the weight with the groups in a dimension of their own, and the mask to multiply it by."""
         raise NotImplementedError
 
     def strengths(self, order: float) -> Tensor:
-        """The norm of each connection's remaining weights: (G, candidates)."""
+        """Return the norm of each connection's remaining weights: (G, candidates)."""
         raise NotImplementedError
 
     def masked_weight(self) -> Tensor:
-        """The weight that the convolution uses: (C_out, C_in, k, k)."""
+        """Return the weight that the convolution uses: (C_out, C_in, k, k)."""
         weight, mask = self.dealt(self.weight)
         return (weight * mask).reshape(self.weight.shape)
 
@@ -93,7 +93,7 @@ class MaskedConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def condense(self, num_drops: int) -> None:
-        """Makes those of the first ``num_drops`` that are not made yet.
+        """Make those of the first ``num_drops`` that are not made yet.
 
         A drop does not change the strength of what stays, so several take the weakest all at once.
         """
@@ -180,7 +180,7 @@ class LearnedGroupConv(nn.Module):
         self.act = ACTIVATIONS[act](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The masked form has no shuffle: its groups are dealt in turn."""
+        """Return the masked form has no shuffle: its groups are dealt in turn."""
         if self.converted:
             x = x.index_select(1, self.index)
         x = self.conv(self.act(self.bn(x)))
@@ -265,12 +265,12 @@ def _spread(candidates: int, groups: int, factor: int) -> Tensor:
 
 
 def masked_convs(network: nn.Module) -> dict[str, MaskedConv2d]:
-    """Every layer of a network, or of a detector with one, that condenses: ``{name: layer}``."""
+    """Return every layer of a network, or of a detector with one, that condenses: ``{name: layer}``."""
     return {name: m for name, m in network.named_modules() if isinstance(m, MaskedConv2d)}
 
 
 def converted_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the converted form from those of the masked form.
+    """Return the weights of the converted form from those of the masked form.
 
     The entries say themselves what they are: those of a classifier, of one of its halves or of a whole
     detector all serve. Load the result into the same network, built with
@@ -310,7 +310,7 @@ def converted_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def group_lasso(network: nn.Module) -> Tensor:
-    """The penalty that makes the weak inputs of learned group convolutions weaker: a scalar.
+    """Return the penalty that makes the weak inputs of learned group convolutions weaker: a scalar.
 
     The sum over layers, groups and inputs of the L2 norm of the weights from that input to the group's
     outputs (CondenseNet, section 3.3). A layer that has made all its drops has nothing to choose and adds
@@ -354,7 +354,7 @@ class CondensingHook(Hook):
         self._handle: Any = None
 
     def before_train(self, runner: Any) -> None:
-        """Finds the layers and how far they are.
+        """Find the layers and how far they are.
 
         Raises:
             CondensingError: There is none.
@@ -378,7 +378,7 @@ class CondensingHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Makes the drops that are due."""
+        """Make the drops that are due."""
         changed = 0
         for name, layer in self._layers.items():
             due = drops_due(layer.factor, runner.iter + 1, runner.max_iters)
@@ -391,7 +391,7 @@ class CondensingHook(Hook):
             runner.logger.info(f'condensing: drops in {changed} layers, {left} drops to come in all')
 
     def after_train(self, runner: Any) -> None:
-        """Takes the penalty out of the model's losses again."""
+        """Take the penalty out of the model's losses again."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

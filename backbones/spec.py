@@ -107,7 +107,7 @@ class Conventions:
             raise ValueError(f"sparsity={self.sparsity!r}; it is 'masked' or 'converted'")
 
     def changed(self) -> set[str]:
-        """Names of the fields that differ from PyTorch's defaults."""
+        """Return the names of the fields that differ from PyTorch's defaults."""
         return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
 
 
@@ -168,7 +168,7 @@ class Arch:
         return {self.stem_stride: self.stem_channels} | {s.stride: s.channels for s in self.stages}
 
     def channels(self, stride: int) -> int:
-        """Channels of the map at a stride.
+        """Return the channels of the map at a stride.
 
         Raises:
             ValueError: The network has no map at that stride.
@@ -178,7 +178,7 @@ class Arch:
         return self.strides[stride]
 
     def stage_after(self, stride: int) -> Stage:
-        """The first stage beyond a stride, which has to be one that needs that map only.
+        """Return the first stage beyond a stride, which has to be one that needs that map only.
 
         Raises:
             ValueError: There is none, or nothing ends at that stride, or the stage needs more.
@@ -195,12 +195,12 @@ class Arch:
         raise ValueError(f'{self.name} has no stage after stride {stride}; its last is there')
 
     def channels_before(self, stage: Stage) -> int:
-        """Channels that enter a stage."""
+        """Return the channels that enter a stage."""
         index = self.stages.index(stage)
         return self.stages[index - 1].channels if index else self.stem_channels
 
     def stride_before(self, stage: Stage) -> int:
-        """Stride of the map that enters a stage."""
+        """Return the stride of the map that enters a stage."""
         index = self.stages.index(stage)
         return self.stages[index - 1].stride if index else self.stem_stride
 
@@ -217,7 +217,7 @@ _LIBRARIES: dict[str, Callable[[str], Arch]] = {}
 
 
 def register_library(library: str, measure: Callable[[str], Arch]) -> None:
-    """Makes ``LIBRARY:NAME`` an arch for every name; ``measure`` gives the row of the whole string."""
+    """Make ``LIBRARY:NAME`` an arch for every name; ``measure`` gives the row of the whole string."""
     _LIBRARIES[library] = measure
 
 
@@ -240,12 +240,14 @@ def register_archs(family: str, archs: Mapping[str, Arch] | Mapping[str, Callabl
 
 
 def list_archs(pattern: str = '*') -> list[str]:
-    """Names of the registered networks that match a shell pattern, by family in the tables' order."""
+    """Return the names of the registered networks that match a shell pattern, by family in the tables'
+    order.
+    """
     return [name for name in _ARCHS if fnmatch.fnmatchcase(name, pattern)]
 
 
 def get_arch(name: str | Arch) -> Arch:
-    """The row of a network; an ``Arch`` passes through.
+    """Return the row of a network; an ``Arch`` passes through.
 
     Raises:
         UnknownArchError: No such name; the message lists near matches.

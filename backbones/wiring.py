@@ -24,7 +24,7 @@ TAPS = {'frcnn_c4': (16,), 'frcnn_fpn': (4, 8, 16, 32), 'retinanet_fpn': (8, 16,
 
 
 def detectors(arch: str | Arch) -> tuple[str, ...]:
-    """The detectors that a network can be the backbone of, by the names of the functions below.
+    """Return the detectors that a network can be the backbone of, by the names of the functions below.
 
     Raises:
         UnknownArchError: No such arch.
@@ -34,7 +34,7 @@ def detectors(arch: str | Arch) -> tuple[str, ...]:
 
 
 def check_able(arch: str | Arch, detector: str) -> Arch:
-    """The row of a network that can be a detector's backbone.
+    """Return the row of a network that can be a detector's backbone.
 
     Raises:
         UnknownArchError: No such arch.
@@ -157,7 +157,9 @@ def _pyramid(
 
 
 def halves(model: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:
-    """The parts of a detector's config that hold a network's weights: backbone and, in C4, shared head."""
+    """Return the parts of a detector's config that hold a network's weights: backbone and, in C4, shared
+    head.
+    """
     yield model['backbone']
     shared_head = model.get('roi_head', {}).get('shared_head')
     if shared_head:
@@ -165,7 +167,7 @@ def halves(model: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]
 
 
 def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
-    """Starts a detector from a classification checkpoint, or from random weights (``init=None``).
+    """Start a detector from a classification checkpoint, or from random weights (``init=None``).
 
     What the weights were trained with goes with them: the data preprocessor gets their preprocessing and
     both halves their conventions. Random weights get the row's, and BN that is trained: statistics that

@@ -1,11 +1,12 @@
-"""Shows why a detector loses AP: curves, types of error and what each costs, and the worst images.
+"""Analyze the errors of a detector: curves, error types and the AP that each costs, and the worst images.
 
+Example:
     python tools/analyze.py work_dirs/menet_frcnn_shapes
     python tools/analyze.py work_dirs/menet_frcnn_bccd --gt BCCD --out report
     python tools/analyze.py --gt instances_val2017.json --dt predictions.json
 
-Needs predictions.json of the run's test (tools/test.py --out). Leaves analysis.md with its pictures, and
-analysis.json with all numbers. Error types are TIDE's (arXiv:2008.08115); --gt and --dt are as in
+Needs predictions.json of the run's test (tools/test.py --out). Writes analysis.md with its pictures, and
+analysis.json with all numbers. Error types are those of TIDE (arXiv:2008.08115); --gt and --dt are as in
 tools/evaluate.py.
 """
 
@@ -17,7 +18,7 @@ from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Analyzes and says where the report lies."""
+    """Analyze and print where the report is."""
     args = parse_args()
     from compactdet.analysis.inputs import from_files, from_run
     from compactdet.analysis.report import summary, write_report

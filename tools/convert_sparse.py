@@ -1,10 +1,12 @@
-"""Converts a network with learned sparsity, once all its drops are made, to its test-time form.
+"""Convert a network with learned sparsity to its test-time form, after all its drops are made.
 
+Example:
     python tools/convert_sparse.py weights/masked.safetensors --out weights/condensenetv2_a.safetensors
     python tools/convert_sparse.py work_dirs/condensenetv2_a_shapes/epoch_3.pth --out converted.pth
 
-A weights file serves at once: it says itself which form it has, and `--init` builds the detector
-accordingly. A detector's checkpoint (its weights only, not to resume from) needs a config of that form:
+A weights file states its form, and `--init` builds the detector accordingly. The checkpoint of a detector
+(its
+weights only, not for resuming) needs a config of that form:
 
     _base_ = ['CONFIG.py']
     model = dict(
@@ -20,7 +22,7 @@ from compactdet.errors import run_main
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Converts the file."""
+    """Convert the file."""
     args = parse_args(argv)
     from compactdet.weights.convert_sparse import convert_file
 

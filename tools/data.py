@@ -1,6 +1,6 @@
-"""Data sets: get them, bring in what is on disk, check every file, see what they hold.
+"""Get, import, check and describe data sets.
 
-Examples:
+Example:
     python tools/data.py get voc07
     python tools/data.py import coco ~/downloads/annotations_trainval2017.zip ~/downloads/val2017
     python tools/data.py check data/VOCdevkit/VOC2007 --split trainval
@@ -16,7 +16,7 @@ from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the verb."""
+    """Run a command."""
     args = parse_args()
     from compactdet.data import (
         acquire,

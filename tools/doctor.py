@@ -1,10 +1,10 @@
-"""Says whether the suite can run here, and what to do about each thing that is in its way.
+"""Check whether the suite can run here, and state what to do about each problem.
 
-Examples:
+Example:
     python tools/doctor.py
     python tools/doctor.py --full --json work_dirs/menet_frcnn_voc/epoch_12.pth
 
-Exit status 1 if the main job (the README's training on the embedded data set) could not run.
+Exit status 1 if the main job (the README's training on the embedded data set) cannot run.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Prints the findings; 1 if the main job could not run."""
+    """Print the findings; return 1 if the main job cannot run."""
     args = parse_args()
     places = checks.Places(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
     found = checks.examine(places)

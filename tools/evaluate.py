@@ -1,14 +1,17 @@
-"""VOC's and COCO's figures of a predictions.json, and how sure they are.
+"""Compute VOC and COCO metrics of a predictions.json, with intervals.
 
+Example:
     python tools/evaluate.py --gt VOCdevkit/VOC2007 --dt predictions.json
     python tools/evaluate.py --gt instances_val2017.json --dt predictions.json --json --bootstrap 1000
     python tools/evaluate.py --gt VOCdevkit/VOC2007 --dt a.json --compare b.json --bootstrap 1000
 
-Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}; for a VOC
-data set image ids are file names without extension, categories are numbered from 1 in the classes' order.
-Where an entry has "category", the class's name, as this suite writes it, that counts and not the number.
---bootstrap draws the test images again N times: it tells how far the figures depend on these images, not on
-the training's seed.
+Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}. For a data
+set in
+VOC format, image ids are file names without extension, and categories are numbered from 1 in the order of
+the
+classes. If an entry has "category", the class name, it replaces "category_id". --bootstrap resamples the
+test
+images N times: the interval shows how much the metrics depend on these images, not on the training seed.
 """
 
 import argparse
@@ -30,26 +33,26 @@ from compactdet.evaluation.bootstrap import (
 )
 from compactdet.evaluation.evaluate import evaluate, format_table, match
 
-DRAWS_TO_COMPARE = 1000  # where --bootstrap does not say
+DRAWS_TO_COMPARE = 1000  # without --bootstrap
 
 
 def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--gt', required=True, type=Path, help='COCO annotation file, or folder in VOC format'
+        '--gt', required=True, type=Path, help='COCO annotation file or folder in VOC format'
     )
     parser.add_argument('--dt', required=True, type=Path, help='predictions.json')
-    parser.add_argument('--split', default='test', help='of a VOC folder (default: test)')
+    parser.add_argument('--split', default='test', help='split of a VOC folder (default: test)')
     parser.add_argument(
         '--classes',
         nargs='+',
-        help="of a VOC folder, in the order of the predictions' numbers (default: VOC's 20, else by name)",
+        help="classes of a VOC folder, in the order of category_id (default: VOC's 20, otherwise sorted)",
     )
     parser.add_argument(
-        '--iou', type=float, nargs='+', default=[0.5], help="of VOC's figures (default: 0.5)"
+        '--iou', type=float, nargs='+', default=[0.5], help='IoU of the VOC metrics (default: 0.5)'
     )
     parser.add_argument('--json', action='store_true', help='print JSON, unrounded')
     parser.add_argument('--bootstrap', type=int, metavar='N', help='intervals from N resamples')
@@ -63,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs the tool."""
+    """Evaluate and print the metrics."""
     args = parse_args()
     in_voc = args.gt.is_dir()
     gt = read_voc(args.gt, args.split, args.classes) if in_voc else read_coco(args.gt)

@@ -1,10 +1,10 @@
-"""Makes the leaderboard of runs beside the papers' published figures: a page, Markdown, CSV and JSON.
+"""Make the leaderboard of runs and published results: a page, Markdown, CSV and JSON.
 
 Example:
     python tools/leaderboard.py work_dirs --out leaderboard
     python tools/leaderboard.py work_dirs_template --out leaderboard --add friend/record.json
 
-The page, index.html, is one file that needs no network.
+The page, index.html, is one file without external resources.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from compactdet.leaderboard import writers
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'runs', nargs='+', help='folders of runs, or of folders of runs, or record.json files'
+        'runs', nargs='+', help='run folders, folders that contain them, or record.json files'
     )
-    parser.add_argument('--out', type=Path, required=True, help='the folder to write')
+    parser.add_argument('--out', type=Path, required=True, help='output folder')
     parser.add_argument(
         '--add', nargs='+', default=[], metavar='FILE', help='records made elsewhere; marked as added'
     )
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the leaderboard and says where."""
+    """Write the leaderboard and print where it is."""
     args = parse_args()
     board = leaderboard.make(args.runs, args.add, args.out)
     for path in writers.write(board, args.out):

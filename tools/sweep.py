@@ -1,4 +1,4 @@
-"""Runs a grid of trainings to the end: networks x detectors x data sets x seeds, here, on Slurm or on Ray.
+"""Run a grid of trainings: networks x detectors x data sets x seeds, here, on Slurm or on Ray.
 
 Example:
     python tools/sweep.py --archs menet_108_8x1_g3 ghostnet_1x --detectors frcnn_c4 --datasets shapes \\
@@ -9,10 +9,9 @@ Example:
     python tools/sweep.py grid.yaml --ray --gpus-per-run 1
     python tools/sweep.py --out work_dirs/sweep_grid --status
 
-Killed, or stopped with Ctrl-C, it goes on with the same command: finished runs are skipped, unfinished
-ones resumed. A run that dies is resumed up to --retries times; a user's error is not tried again. Exit
-status 1 if a run failed. Several machines that share the folder may run the same command: each run is
-done once.
+After a kill or Ctrl-C the same command continues: finished runs are skipped, unfinished ones resumed. A run
+that fails is resumed up to --retries times, except after a user error. Exit status 1 if a run failed. Several
+machines that share the folder may run the same command: each run is done once.
 
 A grid file:
     archs: [menet_108_8x1_g3, ghostnet_1x]
@@ -28,7 +27,7 @@ from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     from compactdet.sweep import options
 
     parser = argparse.ArgumentParser(
@@ -41,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the sweep, or plans it, or hands it on."""
+    """Run, plan or submit the sweep."""
     args = parse_args()
     from compactdet.sweep import command
 

@@ -1,11 +1,11 @@
-"""The transfer study: does a backbone's classification accuracy, at its cost, carry over to detection?
+"""Study whether the classification accuracy of a backbone predicts detection AP, also at equal cost.
 
 Example:
     python tools/transfer.py --published --out transfer
     python tools/transfer.py work_dirs --out transfer
 
-Writes report.html, report.md, plots and study.json. Own runs join the accuracy that their weights state
-with their AP; --published takes both from the papers. Given both, they stand side by side, never pooled.
+Writes report.html, report.md, plots and study.json. Own runs use the accuracy that their weights state;
+--published uses the accuracy and AP of the papers. Both can be given; they are never pooled.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from compactdet.transfer import study as transfer
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'runs', nargs='*', help='folders of runs, or of folders of runs, or record.json files'
+        'runs', nargs='*', help='run folders, folders that contain them, or record.json files'
     )
-    parser.add_argument('--published', action='store_true', help="the papers' figures")
+    parser.add_argument('--published', action='store_true', help='the published results')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the report')
     parser.add_argument(
         '--figure',
         default=sources.DEFAULT_FIGURE,
-        help='which test figure of own runs is AP (default: %(default)s)',
+        help='test metric of own runs that is used as AP (default: %(default)s)',
     )
     args = parser.parse_args()
     if not args.runs and not args.published:
-        parser.error('name runs, or --published, or both')
+        parser.error('give runs, or --published, or both')
     return args
 
 
 def main() -> None:
-    """Writes the report and prints what it found."""
+    """Write the report and print the findings."""
     args = parse_args()
     settings, left_out = sources.from_published() if args.published else ([], [])
     if args.runs:
@@ -63,7 +63,7 @@ def main() -> None:
         print(findings.agreement_sentence(agreement))
     for item in study.left_out:
         print(f'left out: {item.what}: {item.why}')
-    print(f'\n{files[0]}: the whole report')
+    print(f'\n{files[0]}: the complete report')
 
 
 if __name__ == '__main__':

@@ -1,15 +1,18 @@
-"""Weights files: find published ones, make this suite's from them, look inside, measure their accuracy.
+"""List, download, convert, inspect and verify weights files.
 
+Example:
     python tools/weights.py list 'menet_*'
     python tools/weights.py get mobilenetv2_1x
-    python tools/weights.py convert 108-MENet-8x1-group-3.pth.tar \
-        --arch menet_108_8x1_g3 --out weights/menet_108_8x1_g3.safetensors
+    python tools/weights.py convert 108-MENet-8x1-group-3.pth.tar --arch menet_108_8x1_g3 --out
+    menet.safetensors
     python tools/weights.py inspect weights/menet_108_8x1_g3.safetensors
     python tools/weights.py verify weights/menet_108_8x1_g3.safetensors --images imagenet/val
 
-`get` downloads a file, checks it and converts it; what only a browser can download, `convert` takes.
-Published files are read without executing code from them. `verify` takes a folder with a sub-folder for
-each class, or images that are named for their class and a list of the classes.
+`get` downloads a file, verifies it and converts it; `convert` also reads files that must be downloaded
+manually in
+a browser. Code in published files is never executed. `verify` takes a folder with a subfolder per class, or
+images
+named by their class and a list of the classes.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from compactdet.weights.verify import accuracy, find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +78,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs a verb."""
+    """Run a command."""
     if args.verb == 'list':
         rows = [as_json(row, args.dir) for row in select(known_weights(args.known), args.pattern)]
         print(json.dumps(rows, indent=1)) if args.format == 'json' else show_known(rows)
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line and runs it."""
+    """Parse the command line and run the command."""
     try:
         run(parse_args(argv))
     except WeightsError as error:

@@ -166,7 +166,7 @@ ALIASES = {
 
 
 def _library(source: str) -> tuple[Library, str]:
-    """The library and the name in it.
+    """Return the library and the name in it.
 
     Raises:
         UnknownArchError: The library is not installed, or has no such network.
@@ -188,7 +188,7 @@ def _library(source: str) -> tuple[Library, str]:
 
 @functools.lru_cache(maxsize=8)
 def _on_meta(source: str, num_classes: int | None) -> nn.Module:
-    """A library's network without values."""
+    """Return a library's network without values."""
     library, name = _library(source)
     try:
         with torch.device('meta'):
@@ -199,7 +199,7 @@ def _on_meta(source: str, num_classes: int | None) -> nn.Module:
 
 @functools.lru_cache(maxsize=1)
 def _with_values(source: str, num_classes: int | None) -> nn.Module:
-    """A library's network as it initializes it, always the same; the caller's random numbers go on."""
+    """Return a library's network as it initializes it, always the same; the caller's random numbers go on."""
     library, name = _library(source)
     with torch.random.fork_rng(devices=[]), torch.device('cpu'):
         torch.manual_seed(0)
@@ -218,7 +218,7 @@ def _dissect(source: str) -> Dissection:
 
 @functools.cache
 def measure(source: str) -> AdaptedArch:
-    """The row of any library's network.
+    """Return the row of any library's network.
 
     Raises:
         UnknownArchError: The library or the network is not there, or the network is none of stages.
@@ -246,13 +246,13 @@ def measure(source: str) -> AdaptedArch:
 
 
 def measure_alias(name: str) -> AdaptedArch:
-    """The row of a name in ``ALIASES``; errors are ``measure``'s."""
+    """Return the row of a name in ``ALIASES``; errors are ``measure``'s."""
     alias = ALIASES[name]
     return replace(measure(alias.source), name=name, **vars(alias))
 
 
 def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
-    """Every entry of the library's state dict: its name in this suite, None where it is not used.
+    """Return every entry of the library's state dict: its name in this suite, None where it is not used.
 
     Not used are the classifiers of training only. ``{'layer1.0.conv1.weight':
     'stage4.layer1.0.conv1.weight', 'fc.bias': 'head.fc.bias', ...}``.
@@ -264,7 +264,7 @@ def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
 
 
 def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.GraphModule:
-    """A part with modules of its own, on the default device."""
+    """Return a part with modules of its own, on the default device."""
     dissection = _dissect(arch.source)
     if num_classes == arch.num_classes:
         num_classes = None
@@ -282,7 +282,7 @@ def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether ``base.initialise`` sets all that a part holds."""
+    """Return True if ``base.initialise`` sets all that a part holds."""
     for module in part.modules():
         names = {name for name, _ in module.named_parameters(recurse=False)}
         buffers = any(True for _ in module.buffers(recurse=False))
@@ -306,14 +306,14 @@ class AdaptedNetwork(
 
     @staticmethod
     def make_stem(arch: AdaptedArch, conventions: Conventions) -> nn.Module:  # type: ignore[override]
-        """The library's layers up to the first map."""
+        """Return the library's layers up to the first map."""
         return _part(arch, 0)
 
     @staticmethod
     def make_stage(  # type: ignore[override]
         arch: AdaptedArch, stage: Stage, stride: int, conventions: Conventions
     ) -> nn.Module:
-        """The library's layers from one map to the next; with ``stride=1`` each has stride 1."""
+        """Return the library's layers from one map to the next; with ``stride=1`` each has stride 1."""
         part = _part(arch, 1 + arch.stages.index(stage))
         native = native_stride(arch, stage)
         if stride == native:

@@ -51,7 +51,7 @@ class Cut:
 
     @property
     def is_one_map(self) -> bool:
-        """Whether the map is all that the rest of the network takes."""
+        """Return True if the map is all that the rest of the network takes."""
         return len(self.values) == 1
 
 
@@ -70,7 +70,7 @@ class Dissection(Recording):
         self.cuts = self._find_cuts()
 
     def _is_inside_block(self, i: int, stride: int) -> bool:
-        """Whether a cut after node ``i`` parts a block whose rest lies at a larger stride."""
+        """Return True if a cut after node ``i`` parts a block whose rest lies at a larger stride."""
         for call in self.open_calls(i):
             nodes = self.calls[call]
             if not any(n > i and self.strides[n] > stride for n in nodes):
@@ -85,12 +85,14 @@ class Dissection(Recording):
         return False
 
     def _is_stem(self, nodes: list[int], i: int, stride: int) -> bool:
-        """Whether a module that holds ``nodes`` makes the maps of the stride and only pools after ``i``."""
+        """Return True if a module that holds ``nodes`` makes the maps of the stride and only pools after
+        ``i``.
+        """
         inputs = {self.strides[self.number[n]] for n in self.nodes[nodes[0]].all_input_nodes}
         return stride not in inputs and not any(self.weighted[n] for n in nodes if n > i)
 
     def _is_sum(self, i: int, stride: int, nodes: list[int]) -> bool:
-        """Whether node ``i`` ends a residual block of ``nodes``: x + f(x), a map of the stride."""
+        """Return True if node ``i`` ends a residual block of ``nodes``: x + f(x), a map of the stride."""
         node = self.nodes[i]
         if node.target not in (operator.add, torch.add, 'add', 'add_') or self.strides[i] != stride:
             return False
@@ -134,7 +136,7 @@ class Dissection(Recording):
         return min(near, key=lambda i: (len(self.live[i]), -i))
 
     def _cut(self, stride: int, last: int) -> Cut:
-        """The cut after a node; the map is the largest of the stride's values."""
+        """Return the cut after a node; the map is the largest of the stride's values."""
         values = self.live[last]
         maps = [n for n in values if self.strides[self.number[n]] == stride and n in self.learned]
         tap = max(reversed(maps), key=channels_of)
@@ -150,7 +152,7 @@ class Dissection(Recording):
         )
 
     def _end(self) -> int:
-        """The node that ends the last stage."""
+        """Return the node that ends the last stage."""
         maps = [i for i, s in enumerate(self.strides) if s]
         layers = [i for i in range(maps[-1] + 1) if self.weighted[i]] if maps else []
         served = []
@@ -174,12 +176,14 @@ class Dissection(Recording):
         return end
 
     def _serves(self, call: tuple[int, str], served: list[int]) -> bool:
-        """Whether a block holds more than maps: layers of the classifier, or a pool of the whole map."""
+        """Return True if a block holds more than maps: layers of the classifier, or a pool of the whole
+        map.
+        """
         nodes = self.calls[call]
         return not self.strides[nodes[-1]] or not set(served).isdisjoint(nodes)
 
     def _serves_classifier(self, layers: list[int]) -> bool:
-        """Whether the last layer is a 1x1 convolution that stands alone, or after a whole unit."""
+        """Return True if the last layer is a 1x1 convolution that stands alone, or after a whole unit."""
         node, conv = self.nodes[layers[-1]], self.conv(layers[-1])
         if conv is None or conv.kernel_size != (1, 1) or conv.groups > 1:
             return False
@@ -201,7 +205,7 @@ class Dissection(Recording):
         return len(source) == 1 and any(sum(self.weighted[i] for i in self.calls[c]) > 1 for c in unit)
 
     def _finishes(self, node: fx.Node, value: fx.Node) -> bool:
-        """Whether an operation normalizes or activates a map."""
+        """Return True if an operation normalizes or activates a map."""
         name = str(node.target)
         if node.op == 'call_module':
             name = type(self.module.get_submodule(name)).__name__

@@ -33,7 +33,7 @@ class _Tracer(fx.Tracer):
         self._calls = 0
 
     def create_arg(self, a: Any) -> Any:
-        """An argument; a module that makes tensors of its own stays whole."""
+        """Return an argument; a module that makes tensors of its own stays whole."""
         if isinstance(a, Tensor) and not any(
             a is t for t in (*self.root.parameters(), *self.root.buffers())
         ):
@@ -41,17 +41,17 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list[Any]]:
-        """The network and an image; whatever else it takes keeps its default."""
+        """Return the network and an image; whatever else it takes keeps its default."""
         return root_fn, [self.root, self.create_proxy('placeholder', 'image', (), {})]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node that knows its owners."""
+        """Return a node that knows its owners."""
         node = super().create_node(*args, **kwargs)
         node.meta['owners'] = tuple(self._open)
         return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Records a layer, or what a module does, or the module where that cannot be recorded."""
+        """Record a layer, or what a module does, or the module where that cannot be recorded."""
         if type(m) is nn.Identity or type(m).__name__ in RECIPE:
             return args[0]
         name = self.path_of_module(m)
@@ -80,7 +80,7 @@ class _Shapes(fx.Interpreter):
     """Runs a graph and notes the shape of every tensor in ``meta['shape']``."""
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs a node."""
+        """Run a node."""
         result = super().run_node(n)
         n.meta['shape'] = tuple(result.shape) if isinstance(result, Tensor) else None
         return result
@@ -142,7 +142,7 @@ class Recording:
         return constants
 
     def _stride(self, node: fx.Node) -> int:
-        """Stride of a map; 0 for what is no map."""
+        """Return the stride of a map; 0 for what is no map."""
         shape: tuple[int, ...] = node.meta.get('shape') or ()
         if len(shape) != 4 or node in self.constants or node.op == 'placeholder':
             return 0
@@ -156,7 +156,7 @@ class Recording:
         return 0
 
     def _has_weights(self, node: fx.Node) -> bool:
-        """Whether it is a convolution or a linear layer, or holds one."""
+        """Return True if it is a convolution or a linear layer, or holds one."""
         if node.op == 'call_module':
             return any(p.dim() > 1 for p in self.module.get_submodule(str(node.target)).parameters())
         name = getattr(node.target, '__name__', '')
@@ -171,7 +171,7 @@ class Recording:
         return learned
 
     def _find_calls(self) -> dict[tuple[int, str], list[int]]:
-        """The nodes of each call of a module."""
+        """Return the nodes of each call of a module."""
         calls: dict[tuple[int, str], list[int]] = {}
         for i, node in enumerate(self.nodes):
             for call in node.meta['owners']:
@@ -179,7 +179,7 @@ class Recording:
         return calls
 
     def is_block(self, call: tuple[int, str]) -> bool:
-        """Whether it may be a block: no plain container, and not most of the network."""
+        """Return True if it may be a block: no plain container, and not most of the network."""
         plain = type(self.network.get_submodule(call[1])) in PLAIN
         return not plain and len({self.strides[i] for i in self.calls[call]} - {0}) < 3
 
@@ -195,11 +195,11 @@ class Recording:
         return live
 
     def open_calls(self, i: int) -> list[tuple[int, str]]:
-        """Calls that node ``i`` lies in and that go on after it."""
+        """Call that node ``i`` lies in and that go on after it."""
         return [c for c in self.nodes[i].meta['owners'] if self.calls[c][-1] > i]
 
     def depends(self, node: fx.Node, other: fx.Node) -> bool:
-        """Whether a value is computed from another."""
+        """Return True if a value is computed from another."""
         seen, queue = {node}, [node]
         while queue:
             for n in queue.pop().all_input_nodes:
@@ -211,23 +211,23 @@ class Recording:
         return False
 
     def conv(self, i: int) -> nn.Conv2d | None:
-        """The convolution that a node is, if it is one."""
+        """Return the convolution that a node is, if it is one."""
         node = self.nodes[i]
         module = self.module.get_submodule(str(node.target)) if node.op == 'call_module' else None
         return module if isinstance(module, nn.Conv2d) else None
 
 
 def channels_of(node: fx.Node) -> int:
-    """Channels of a map of a square image."""
+    """Return the channels of a map of a square image."""
     return node.meta['shape'][3 if is_channels_last(node) else 1]
 
 
 def is_channels_last(node: fx.Node) -> bool:
-    """Whether a map of a square image is (N, H, W, C)."""
+    """Return True if a map of a square image is (N, H, W, C)."""
     _, a, b, c = node.meta['shape']
     return a == b != c
 
 
 def in_a_line(error: Exception) -> str:
-    """An error, short enough for the end of a sentence."""
+    """Return an error, short enough for the end of a sentence."""
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:160]

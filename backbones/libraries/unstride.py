@@ -13,7 +13,7 @@ from backbones.libraries.tracing import GraphError, in_a_line
 
 
 def unstride(part: fx.GraphModule, channels: int, side: int = 7) -> None:
-    """Gives every layer of a part stride 1 and the padding with which it keeps the map's size.
+    """Give every layer of a part stride 1 and the padding with which it keeps the map's size.
 
     Parameters and their shapes stay. A pool whose windows do not overlap becomes the identity, unless its
     one window is the whole map. Padding that cannot be symmetric (2x2 convolutions) goes to the bottom and
@@ -51,7 +51,7 @@ def unstride(part: fx.GraphModule, channels: int, side: int = 7) -> None:
 
 
 def _pool_as_module(part: fx.GraphModule, node: fx.Node) -> None:
-    """Turns a call of a pooling function into a layer of its own."""
+    """Turn a call of a pooling function into a layer of its own."""
     pools: dict[str, Any] = {'max_pool2d': nn.MaxPool2d, 'avg_pool2d': nn.AvgPool2d}
     name = getattr(node.target, '__name__', '')
     if node.op == 'call_function' and name in pools:
@@ -89,7 +89,7 @@ def _unstride_layer(layer: Any, graph: fx.Graph | None, node: fx.Node) -> None:
 
 
 def _pair(value: Any) -> tuple[int, ...]:
-    """A layer's setting for height and width; () where it is none."""
+    """Return a layer's setting for height and width; () where it is none."""
     if isinstance(value, int):
         return (value, value)
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()

@@ -96,7 +96,7 @@ def dense_block(layers: list[nn.Module], stride: int, *, last_channels: int | No
 
 
 def growth_rates(depths: tuple[int, ...], growths: tuple[int, ...], first_stride: int) -> dict[str, Any]:
-    """The part of a row that d and k, a number a block, determine."""
+    """Return the part of a row that d and k, a number a block, determine."""
     channels = stem = 2 * growths[0]
     stages = []
     for i, (depth, growth) in enumerate(zip(depths, growths, strict=True)):
@@ -123,12 +123,12 @@ class CondenseHead(LinearHead):
         self.register_buffer('index', torch.arange(0, channels - 1, 2) if half else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Selects the channels that it has an index for."""
+        """Select the channels that it has an index for."""
         x = self.flatten(self.pool(x))
         return self.fc(x if self.index is None else x.index_select(1, self.index))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
-        """Takes the form of the weights first; their own shapes are checked afterwards as always."""
+        """Take the form of the weights first; their own shapes are checked afterwards as always."""
         index, fc = state_dict.get(f'{prefix}index'), self.fc
         inputs = self.channels if index is None else len(index)
         if f'{prefix}fc.weight' in state_dict and inputs != fc.in_features:
@@ -138,7 +138,8 @@ class CondenseHead(LinearHead):
 
 
 def halved_classifier(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A CondenseNet's converted weights, of whose classifier's inputs only the stronger half is left.
+    """Return a CondenseNet's converted weights, of whose classifier's inputs only the stronger half is
+    left.
 
     Strength is the L1 norm of the weights from an input to all classes.
 

@@ -136,7 +136,7 @@ class ESPStage(nn.Sequential):
     """
 
     def forward(self, carry: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        """Runs the units on the map, the pool on the image.
+        """Run the units on the map, the pool on the image.
 
         Raises:
             ValueError: The strided unit reads the image, but none came with the map.
@@ -206,7 +206,7 @@ class ESPNetV2(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A strided EESP unit and plain ones."""
+        """Return a strided EESP unit and plain ones."""
         strided = StridedEESPUnit(
             arch.channels_before(stage),
             stage.channels,

@@ -83,7 +83,7 @@ def _even(channels: float) -> int:
 
 
 def _igcv3d(alpha: float, *, mflops: float, params_m: float, note: str = '') -> Arch:
-    """The table, every width times alpha."""
+    """Return the table, every width times alpha."""
     return Arch(
         paper='arXiv:1806.00178, the ImageNet comparison',
         stem_channels=_even(STEM_CHANNELS * alpha),

@@ -153,7 +153,7 @@ class MENet(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A downsampling module and standard ones."""
+        """Return a downsampling module and standard ones."""
         assert isinstance(arch, MENetArch)
         index = arch.stages.index(stage)
         modules = []

@@ -139,7 +139,7 @@ def _mobilenetv3(
     params_m: float,
     note: str = '',
 ) -> MobileNetV3Arch:
-    """A table, every width times alpha but that of the hidden layer."""
+    """Return a table, every width times alpha but that of the hidden layer."""
     stem_channels = channels = make_divisible(STEM_CHANNELS * alpha)
     tables_channels = STEM_CHANNELS
     units = []

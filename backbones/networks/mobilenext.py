@@ -85,7 +85,7 @@ TABLE_2 = (
 
 
 def _reduced(in_channels: int, out_channels: int, reduction: int) -> int:
-    """Channels between the pointwise convolutions."""
+    """Return the channels between the pointwise convolutions."""
     reduced = in_channels // reduction
     return reduced if reduced >= out_channels / 6 else make_divisible(math.ceil(out_channels / 6), 16)
 

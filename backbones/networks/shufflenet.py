@@ -184,7 +184,7 @@ class ShuffleNet(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A downsampling unit and standard ones."""
+        """Return a downsampling unit and standard ones."""
         assert isinstance(arch, ShuffleNetArch)
         units = []
         for i in range(stage.depth):

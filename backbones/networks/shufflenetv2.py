@@ -189,7 +189,7 @@ class ShuffleNetV2(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A downsampling unit and units that split."""
+        """Return a downsampling unit and units that split."""
         assert isinstance(arch, ShuffleNetV2Arch)
         units = []
         for i in range(stage.depth):

@@ -110,7 +110,7 @@ STAGES = {
 def _shufflenetv2plus(
     *widths: int, mflops: float, params_m: float, sfr: bool = False, note: str = ''
 ) -> ShuffleNetV2PlusArch:
-    """The authors' list of units; channels at strides 4, 8, 16, 32."""
+    """Return the authors' list of units; channels at strides 4, 8, 16, 32."""
     return ShuffleNetV2PlusArch(
         paper='arXiv:2104.04382, Tables 5, 10, 11' if sfr else 'megvii-model/ShuffleNet-Series, README',
         stem_channels=STEM_CHANNELS,
@@ -155,7 +155,7 @@ class ShuffleNetV2Plus(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A downsampling unit and units that split."""
+        """Return a downsampling unit and units that split."""
         assert isinstance(arch, ShuffleNetV2PlusArch)
         row = STAGES[stage.stride]
         units = []

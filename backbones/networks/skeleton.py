@@ -164,7 +164,7 @@ class SkeletonNet(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """A downsampling unit and standard ones."""
+        """Return a downsampling unit and standard ones."""
         assert isinstance(arch, SkeletonArch)
         groups = arch.cardinality[arch.stages.index(stage)]
         units = []

@@ -102,7 +102,7 @@ class WeightsInfo:
 
 
 def _check_texts(**texts: object) -> None:
-    """Sees that what a file says can be shown in a line: a terminal would obey control characters.
+    """Check that what a file says can be shown in a line: a terminal would obey control characters.
 
     Raises:
         WeightsError: It cannot.
@@ -113,12 +113,12 @@ def _check_texts(**texts: object) -> None:
 
 
 def is_counter(key: str) -> bool:
-    """Whether an entry only counts BN's updates, which no inference and no fixed momentum reads."""
+    """Return True if an entry only counts BN's updates, which no inference and no fixed momentum reads."""
     return key.endswith('.num_batches_tracked')
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Writes a weights file: completely or not at all, and the same bytes for the same input.
+    """Write a weights file: completely or not at all, and the same bytes for the same input.
 
     Raises:
         WeightsError: The file cannot be written.
@@ -153,7 +153,7 @@ def read_info(path: str | Path) -> WeightsInfo:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """The entries of a weights file and what it says of itself.
+    """Return the entries of a weights file and what it says of itself.
 
     Raises:
         WeightsError: The file is absent, truncated, not safetensors or not one of this suite's.
@@ -197,7 +197,7 @@ def _why_unreadable(path: str | Path, head: bytes, error: Exception) -> str:
 def convert_command(
     file: str | Path = 'FILE', arch: str = 'NAME', out: str | Path = 'OUT.safetensors'
 ) -> str:
-    """The command that makes a weights file from a published one."""
+    """Return the command that makes a weights file from a published one."""
     return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
 
 
@@ -205,7 +205,7 @@ def convert_command(
 def classifier_shapes(
     arch: str, num_classes: int | None = None, sparsity: str = 'masked'
 ) -> Mapping[str, Tensor]:
-    """The entries of a network with its classifier, without values; ``arch`` is a name.
+    """Return the entries of a network with its classifier, without values; ``arch`` is a name.
 
     Raises:
         UnknownArchError: No such arch.

@@ -53,7 +53,7 @@ class ClassifierWeights:
         self.checkpoint = checkpoint
 
     def __call__(self, module: nn.Module) -> None:
-        """Loads the half's entries and sets ``module.loaded_from``.
+        """Load the half's entries and sets ``module.loaded_from``.
 
         Raises:
             WeightsError: The file is absent or unreadable, is another arch's, was trained under other
@@ -106,7 +106,7 @@ def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
 
 
 def misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Entries of ``theirs`` whose shape is not that in ``own``, each with both shapes."""
+    """Return the entries of ``theirs`` whose shape is not that in ``own``, each with both shapes."""
     return [
         f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
         for key, value in theirs.items()

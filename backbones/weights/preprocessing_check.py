@@ -24,14 +24,14 @@ class PreprocessingCheck(Hook):
     """
 
     def before_train(self, runner: Any) -> None:
-        """Checks the runner's model."""
+        """Check the runner's model."""
         check_preprocessing(runner.model)
 
     before_val = before_test = before_train
 
 
 def check_preprocessing(model: nn.Module) -> None:
-    """Compares a detector's data preprocessor with what the weights of its halves were trained with.
+    """Compare a detector's data preprocessor with what the weights of its halves were trained with.
 
     Raises:
         WeightsError: They differ, or the halves start from different weights.

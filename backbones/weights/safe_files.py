@@ -20,7 +20,7 @@ class WeightsError(ValueError):
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with Path(path).open('rb') as file:
         while data := file.read(1 << 20):
@@ -29,7 +29,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Sees that a file can be read to its end, which pipes and devices need not have.
+    """Check that a file can be read to its end, which pipes and devices need not have.
 
     Raises:
         WeightsError: It cannot, or is absent.
@@ -63,7 +63,7 @@ _SAFE_GLOBALS: list[Any] = [
 
 
 def load_pickle_safely(path: str | Path) -> Any:
-    """Reads a PyTorch file onto the CPU without executing code from it, whatever it holds.
+    """Read a PyTorch file onto the CPU without executing code from it, whatever it holds.
 
     Tensors, plain containers and what MMEngine's runner stores in its checkpoints are read.
 

@@ -139,7 +139,7 @@ def test_many_nets_are_drawn_less_often():
 
 
 def test_resamples_without_an_order_are_left_out_and_counted():
-    x = np.array([1.0, 1, 1, 1, 2, 3])  # four nets tie: (4/6)**6 of the resamples hold only these
+    x = np.array([1.0, 1, 1, 1, 2, 3])  # four networks tie: (4/6)**6 of the resamples hold only these
     made = estimate(spearman, x, np.array([1.0, 3, 2, 4, 6, 5]))
     assert made.low is not None
     count = int(made.note.split()[0])
@@ -149,11 +149,11 @@ def test_resamples_without_an_order_are_left_out_and_counted():
 @pytest.mark.parametrize(
     ('x', 'y', 'value', 'note'),
     [
-        (X[:4], Y[:4], 0.6, '4 nets are too few'),
-        (X[:1], Y[:1], None, 'one net'),
-        (np.ones(6), np.arange(6.0), None, 'all nets are equal'),
+        (X[:4], Y[:4], 0.6, '4 networks are too few'),
+        (X[:1], Y[:1], None, 'one network'),
+        (np.ones(6), np.arange(6.0), None, 'all networks are equal'),
         (X, X, 1.0, 'every resample gives the same'),
-        (np.array([1.0, 1, 1, 1, 1, 2]), np.arange(6.0), 0.6547, 'without one of the nets'),
+        (np.array([1.0, 1, 1, 1, 1, 2]), np.arange(6.0), 0.6547, 'without one of the networks'),
     ],
 )
 def test_no_interval_and_why(x, y, value, note):
@@ -165,7 +165,7 @@ def test_no_interval_and_why(x, y, value, note):
 
 def test_blocks_that_no_single_net_changes_have_an_interval():
     x = np.arange(12.0)
-    y = x % 3 - 0.9 * x  # without any one net rho is the same: the acceleration is 0 / 0
+    y = x % 3 - 0.9 * x  # without any one network rho is the same: the acceleration is 0 / 0
     made = estimate(spearman, x, y)
     assert -1 <= made.low < made.value < made.high < 0
     assert 'without acceleration' in made.note
@@ -215,7 +215,7 @@ def test_a_pair_in_two_settings_counts_twice_but_is_drawn_as_one():
     other = [(name, x, -y, cost) for name, x, y, cost in nets]
     pairs = count_pairs([nets, other], math.inf)
     assert (pairs.agree, pairs.total, pairs.share.n) == (15, 30, 6)
-    assert 'every resample' in pairs.share.note  # whichever nets are drawn: one half
+    assert 'every resample' in pairs.share.note  # whichever networks are drawn: one half
 
 
 def test_unknown_costs_are_not_near():

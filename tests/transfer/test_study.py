@@ -44,7 +44,7 @@ def run(folder, arch='a_1x', ap=0.3, seed=0, start='ImageNet', frozen=-1, data='
 
 
 def runs(folder, gain=0.0, **same):
-    """A run of each net: AP in the order of accuracy but for two that are swapped."""
+    """A run of each network: AP in the order of accuracy but for two that are swapped."""
     aps = {'a_1x': 0.30, 'b_1x': 0.33, 'c_1x': 0.32, 'a_2x': 0.36, 'b_2x': 0.39, 'c_2x': 0.44}
     return [run(folder / arch, arch, ap + gain, **same) for arch, ap in aps.items()]
 
@@ -118,7 +118,7 @@ def test_one_paper_against_another(printed):
     found = [agreement for agreement in printed.agreements if 'data' in agreement.differ]
     for agreement in found:
         assert set(agreement.nets) == {'mobilenet_1x', 'shufflenet_1x_g3', 'shufflenet_2x_g3'}
-        assert agreement.spearman.low is None  # three nets
+        assert agreement.spearman.low is None  # three networks
         assert 'too few' in findings.agreement_sentence(agreement)
     assert len(found) == 2
 
@@ -190,7 +190,7 @@ def test_pretrained_against_random_weights(tmp_path):
     assert len(made.settings) == 1  # random weights have no accuracy of their own
     assert not made.agreements
     first = findings.contrast_sentences(contrast)[0]
-    assert '+10.0 points of AP on average [+10.0, +10.0] (a gain), 6 of 6 nets better' in first
+    assert '+10.0 points of AP on average [+10.0, +10.0] (a gain), 6 of 6 networks better' in first
 
 
 def test_frozen_against_fine_tuned(tmp_path):
@@ -230,23 +230,29 @@ def test_undefined_figures_are_named(tmp_path):
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (lambda f: [run(f / 'a'), run(f / 'b', seed=1)], r'one net only \(a_1x\): a study compares nets'),
-        (lambda f: [run(f / 'a'), run(f / 'b', start='none')], r'one net only \(a_1x\)'),
+        (
+            lambda f: [run(f / 'a'), run(f / 'b', seed=1)],
+            r'one network only \(a_1x\): a study compares networks',
+        ),
+        (lambda f: [run(f / 'a'), run(f / 'b', start='none')], r'one network only \(a_1x\)'),
         (
             lambda f: [run(f / 'a', start='none'), run(f / 'b', 'b_1x', start='none')],
-            'no two of the 2 nets',
+            'no two of the 2 networks',
         ),
         (
             lambda f: [run(f / 'a', top1=None), run(f / 'b', 'b_1x', top1=None)],
             r'left out: .*a/record\.json',
         ),
-        (lambda f: [run(f / 'a', data='x'), run(f / 'b', 'b_1x', data='y')], 'no two of the 2 nets share'),
+        (
+            lambda f: [run(f / 'a', data='x'), run(f / 'b', 'b_1x', data='y')],
+            'no two of the 2 networks share',
+        ),
         (lambda f: [run(f / 'a'), run(f / 'b')], 'two runs of one seed would count twice'),
         (lambda f: [run(f / 'a', ap=None)], 'no run that can be studied'),
     ],
     ids=[
-        'one net',
-        'one net in two settings',
+        'one network',
+        'one network in two settings',
         'random weights',
         'no accuracy',
         'apart',
@@ -316,14 +322,14 @@ def test_out_that_is_a_file(tmp_path, printed):
 @pytest.mark.parametrize(
     ('rows', 'words'),
     [
-        ([(i, i + (i % 3)) for i in range(12)], 'More accurate nets tend to have higher AP'),
-        ([(i, (i % 3) - i * 0.9) for i in range(12)], 'More accurate nets tend to have lower AP'),
-        ([(i, (i * 5) % 12) for i in range(12)], 'No link of accuracy and AP is shown'),
+        ([(i, i + (i % 3)) for i in range(12)], 'More accurate networks tend to have higher AP'),
+        ([(i, (i % 3) - i * 0.9) for i in range(12)], 'More accurate networks tend to have lower AP'),
+        ([(i, (i * 5) % 12) for i in range(12)], 'A relation of accuracy and AP is not shown'),
         ([(0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (5, 4)], 'is unsure: ρ = 0.94'),  # the two tests disagree
-        ([(i, i) for i in range(7)], 'Accuracy orders the nets exactly as AP'),
+        ([(i, i) for i in range(7)], 'Accuracy orders the networks exactly as AP'),
         ([(i, -i) for i in range(7)], 'exactly opposite to AP'),
-        ([(i, i) for i in range(4)], '4 nets are too few to say anything'),
-        ([(50, i) for i in range(7)], 'cannot be correlated: all nets are equal'),
+        ([(i, i) for i in range(4)], '4 networks are too few for a statement'),
+        ([(50, i) for i in range(7)], 'cannot be correlated: all networks are equal'),
     ],
 )
 def test_the_correlation_is_said_by_its_interval(rows, words):
@@ -332,11 +338,11 @@ def test_the_correlation_is_said_by_its_interval(rows, words):
 
 def test_the_cost_is_said_by_its_interval():
     cheap = [(i, i, 10.0 + (i * 5) % 7) for i in range(12)]
-    assert 'At equal cost, too, more accurate nets tend to have higher AP' in said(
+    assert 'Also at equal cost, more accurate networks tend to have higher AP' in said(
         [(i, a + (i % 2), cost) for i, (_, a, cost) in enumerate(cheap)]
     )
     explained = [(i + (i % 2) * 1.5, i + (i // 2 % 2) * 1.5, 10.0 + i) for i in range(12)]
-    assert 'Beyond what cost explains nothing is shown' in said(explained)
+    assert 'At equal cost a relation is not shown' in said(explained)
     assert 'the multiply-adds of n0, n1' in said([(i, i) for i in range(6)])
 
 
@@ -344,9 +350,11 @@ def test_the_net_that_stands_out_is_named():
     rows = [(60 + i, 30 + 0.5 * i + 0.01 * (i % 3)) for i in range(9)]
     rows[4] = (64, 36)
     text = said(rows)
-    assert 'Off what accuracy predicts: n4, 3.' in text
+    assert 'Differs from what accuracy predicts: n4, 3.' in text
     assert 'points better' in text
-    assert 'No net stands out from what accuracy predicts' in said([(60 + i, i + i % 2) for i in range(9)])
+    assert 'No network differs clearly from what accuracy predicts' in said(
+        [(60 + i, i + i % 2) for i in range(9)]
+    )
 
 
 # Files
@@ -376,7 +384,7 @@ def test_the_page_needs_nothing_else(out):
     assert not re.search(r'<script|<link|<img|@import|(?:src|href)="(?:https?:)?//', page)
     ids = re.findall(r'<(?!path|clipPath)\w+ id="', page)
     assert ids == []
-    assert page.count('<svg') == page.count('role="img"') == 3  # settings of three nets or more
+    assert page.count('<svg') == page.count('role="img"') == 3  # settings of three networks or more
 
 
 def test_pictures_are_whole_and_the_same_twice(printed, out):

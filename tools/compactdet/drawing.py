@@ -15,7 +15,7 @@ Color = tuple[int, int, int]  # blue, green, red, 0 to 255
 
 
 def class_colors(num_classes: int) -> list[Color]:
-    """Colors as far apart as hues allow; of many classes every second one is darker."""
+    """Return the colors as far apart as hues allow; of many classes every second one is darker."""
     colors = []
     for i in range(num_classes):
         value = 0.6 if num_classes > 12 and i % 2 else 1.0
@@ -30,7 +30,8 @@ def draw_boxes(
     texts: Sequence[str],
     colors: Sequence[Color],
 ) -> np.ndarray:
-    """A copy of the image with boxes, and a text on a plate above each (inside, where there is no room).
+    """Return a copy of the image with boxes, and a text on a plate above each (inside, where there is no
+    room).
 
     Lines and letters grow with the image's shorter side. Later boxes lie above earlier ones, and texts
     above all boxes.
@@ -71,7 +72,7 @@ def draw_detections(
     scores: Sequence[float] | np.ndarray,
     classes: Sequence[str],
 ) -> np.ndarray:
-    """A copy of the image with each detection's box, class and score, the surest on top.
+    """Return a copy of the image with each detection's box, class and score, the surest on top.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -91,7 +92,7 @@ def draw_detections(
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an image, completely or not at all; the file's name tells its format.
+    """Write an image, completely or not at all; the file's name tells its format.
 
     Raises:
         UserError: It cannot be written.

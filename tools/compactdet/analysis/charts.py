@@ -1,7 +1,7 @@
-"""Charts of an analysis: precision-recall curves, and what the types of error cost.
+"""Charts of an error analysis: precision-recall curves, and the AP that the error types cost.
 
-Colors are Okabe and Ito's, which the color-blind tell apart; where several lines share a chart, their
-dashes differ too.
+Colors are those of Okabe and Ito, which color-blind readers can distinguish; lines in one chart also differ
+in their dashes.
 """
 
 import io
@@ -42,7 +42,7 @@ COLORS = {
     'fn': '#b3b3b3',
 }
 PALE, FAINT = '#d0d0d0', '#ececec'
-MAX_NAMED = 8  # classes whose curve has a color; of more the three best and the three worst
+MAX_NAMED = 8  # number of colored curves; of more classes, the three best and the three worst
 MAX_ROWS = 20  # classes in the chart of errors
 STYLE: dict[Any, Any] = {
     'font.family': 'DejaVu Sans',
@@ -52,14 +52,16 @@ STYLE: dict[Any, Any] = {
     'axes.spines.right': False,
     'axes.axisbelow': True,
     'legend.frameon': False,
-    'text.parse_math': False,  # a class may be called $x$
+    'text.parse_math': False,  # class names may contain $
     'savefig.dpi': 160,
 }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The look of all figures; a letter that the font lacks is drawn as a box, without a warning."""
+    """Context with the style of all figures; a character that the font lacks is drawn as a box, without a
+    warning.
+    """
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Glyph .* missing from')
         yield
@@ -68,14 +70,14 @@ def styled() -> Iterator[None]:
 def new_figure(
     width: float, height: float, layout: Literal['constrained'] | None = 'constrained'
 ) -> Figure:
-    """An empty figure of this size in inches, apart from any window."""
+    """Return an empty figure of this size in inches, independent of any window."""
     figure = Figure((width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
 def encode(figure: Figure, kind: str = 'png') -> bytes:
-    """A figure as a file's content."""
+    """Return a figure as the content of a file."""
     data = io.BytesIO()
     options = {'quality': 90} if kind == 'jpg' else None
     figure.savefig(data, format=kind, facecolor='white', pil_kwargs=options)
@@ -83,16 +85,16 @@ def encode(figure: Figure, kind: str = 'png') -> bytes:
 
 
 def shorten(text: str, length: int = 22) -> str:
-    """A text of at most this many letters."""
+    """Return a text of at most this many characters."""
     return text if len(text) <= length else text[: length - 1] + '…'
 
 
 def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
-    """Precision-recall curves at IoU 0.5 and 0.75, of classes and their mean, as PNG.
+    """Return the precision-recall curves at IoU 0.5 and 0.75, of classes and their mean, as PNG.
 
     Args:
-        classes: Names.
-        analysis: The numbers.
+        classes: Class names.
+        analysis: The results.
         rule: ``voc`` (its matching; the 11 points are marked and give AP) or ``coco``.
     """
     curves = analysis.curves[rule]
@@ -113,7 +115,7 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
             for k in others:
                 axes.plot(recall, curves[k, column], color=PALE, linewidth=0.8, drawstyle='steps-pre')
             for (color, dashes), k in zip(styles, named, strict=False):
-                label = f' {shorten(classes[k])}  {100 * values[k]:.1f}'  # one that begins with _ is hidden
+                label = f' {shorten(classes[k])}  {100 * values[k]:.1f}'  # matplotlib hides labels that begin with _
                 look = {'color': color, 'linestyle': dashes, 'linewidth': 1.5}
                 _plot(axes, curves[k, column], rule, label, look)
             mean = f'{100 * mean_over_classes(values):.1f}' if len(known) else '-'
@@ -133,14 +135,14 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
 
 
 def _plot(axes: Axes, precision: np.ndarray, rule: str, label: str, look: dict[str, Any]) -> None:
-    """One curve, given at 101 recalls; VOC's 11 points are every tenth."""
+    """Draw one curve, given at 101 recalls; VOC's 11 points are every tenth."""
     recall = np.linspace(0, 1, POINTS)
     marks: dict[str, Any] = {'marker': 'o', 'markersize': 3.5, 'markevery': 10} if rule == 'voc' else {}
     axes.plot(recall, precision, label=label, drawstyle='steps-pre', clip_on=False, **marks, **look)
 
 
 def draw_errors(classes: Sequence[str], analysis: Analysis) -> bytes:
-    """What each type of error costs, of the mean and of classes, as PNG."""
+    """Return a chart of the AP that each error type costs, for the mean and for classes, as PNG."""
     gains = {name: 100 * values for name, values in analysis.gains.items()}
     total = np.sum([gains[name] for name in ERRORS], axis=0)
     known = np.flatnonzero(~np.isnan(total))
@@ -148,7 +150,7 @@ def draw_errors(classes: Sequence[str], analysis: Analysis) -> bytes:
     shown = known if len(known) <= MAX_ROWS else worst
     labels = ['mean', *(shorten(classes[k]) for k in shown)]
     rows = {name: np.nan_to_num([mean_over_classes(v), *v[shown]]) for name, v in gains.items()}
-    place = np.array([0, *(np.arange(len(shown)) + 1.4)])  # the mean stands apart
+    place = np.array([0, *(np.arange(len(shown)) + 1.4)])  # the mean is set apart
     with styled():
         figure = new_figure(9, 1.7 + 0.34 * len(place))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
@@ -181,6 +183,6 @@ def draw_errors(classes: Sequence[str], analysis: Analysis) -> bytes:
 
 
 def _ink(color: str) -> str:
-    """Black or white, whichever is read better on a color."""
+    """Return black or white, whichever has more contrast to a color."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else 'white'

@@ -1,31 +1,39 @@
-"""Why a detector loses AP: what became of each detection and box, and what each type of error costs.
+"""Error types of detections and the AP that each type costs.
 
-Source: TIDE (Bolya et al., ECCV 2020, arXiv:2008.08115), sections 2.2 and 2.3. Each false positive is of
-one type, by its highest IoU with a box; t_f = 0.5 is the threshold of the foreground, t_b = 0.1 that of the
-background:
+Source: TIDE (Bolya et al., ECCV 2020, arXiv:2008.08115), sections 2.2 and 2.3. Each false positive has one
+type,
+by its highest IoU with a box; t_f = 0.5 is the foreground threshold, t_b = 0.1 the background threshold:
 
 - ``cls``: IoU >= t_f with a box of another class;
 - ``loc``: t_b <= IoU < t_f with a box of its class;
 - ``both``: t_b <= IoU < t_f with a box of another class;
-- ``dup``: IoU >= t_f with a box of its class, which a higher-scored detection took;
+- ``dup``: IoU >= t_f with a box of its class that is matched with a detection of higher score;
 - ``bkg``: IoU < t_b with every box;
-- ``miss``, of boxes: not found, and no ``cls`` or ``loc`` error is about it.
+- ``miss``, of boxes: not found, and not the box of a ``cls`` or ``loc`` error.
 
-What a type costs is how much AP50 rises when that type alone is put right (the paper's oracles). A ``cls``
-or ``loc`` error becomes a true positive of its box; where a box would then have two, the lower-scored is
-taken away. ``both``, ``dup`` and ``bkg`` errors are taken away. ``miss`` boxes are taken off the number of
-boxes. ``fp`` takes every false positive away; ``fn`` sets the number of boxes to those found.
+The cost of a type is the increase of AP50 when only that type is corrected (the oracles of the paper). A
+``cls``
+or ``loc`` error becomes a true positive of its box; if the box then has two, the one of lower score is
+removed.
+``both``, ``dup`` and ``bkg`` errors are removed. ``miss`` boxes are subtracted from the number of boxes.
+``fp``
+removes every false positive; ``fn`` sets the number of boxes to those found.
 
-What the paper leaves open: where several types fit, the first of loc, cls, dup, bkg, both counts, as in the
-authors' toolbox; an IoU on a threshold counts as above it, as in matching; a class without a box left after
-a correction has AP 1 if no detection of it is left either, else 0.
+Not stated in the paper: if several types apply, the first of loc, cls, dup, bkg, both is taken, as in the
+authors' toolbox; an IoU equal to a threshold counts as above it, as in matching; a class that has no box
+left
+after a correction has AP 1 if it has no detection left either, otherwise 0.
 
-Deviations: AP is COCO's over 101 recalls (100 detections per image and class; classes without boxes left out
-of means), so that AP50 is the evaluator's. Difficult boxes and crowds are ignored: a detection that takes
-one does not count, and they are no box for any error. The authors' toolbox (tidecv 1.0.1) departs from the
-paper: it never takes away the detection that has the box already, and lets a ``loc`` error keep a ``cls``
-error from its box (and the reverse) though only one of the types is put right. Its counts, and what
-the other types cost, are ours.
+Deviations: AP is COCO's over 101 recalls (100 detections per image and class; classes without boxes
+excluded
+from means), so that AP50 equals the evaluator's. Difficult boxes and crowds are ignored: a detection
+matched
+with one does not count, and they cause no error. The authors' toolbox (tidecv 1.0.1) differs from the
+paper: it
+does not remove the detection that is already matched with a corrected error's box, and a ``loc`` error can
+prevent a ``cls`` error from getting its box (and the reverse) although only one type is corrected. Its
+counts,
+and the costs of the other types, are equal.
 """
 
 from collections.abc import Collection, Mapping
@@ -39,7 +47,7 @@ from compactdet.evaluation.evaluate import match
 from compactdet.evaluation.matching import MatchTable, find_pairs
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # t_f and t_b
-MAX_DETS = 100  # an image and class, as in COCO's AP
+MAX_DETS = 100  # per image and class, as in COCO's AP
 FALSE = ('cls', 'loc', 'both', 'dup', 'bkg')  # of detections
 ERRORS = (*FALSE, 'miss')
 SPECIAL = ('fp', 'fn')
@@ -49,15 +57,15 @@ POINTS = 101
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What became of D detections and n boxes.
+    """Classification of D detections and n boxes.
 
     Attributes:
-        kind: (D,) text: ``right``, one of ``FALSE``, ``ignored`` (it took an ignored box) or ``beyond``
+        kind: (D,) text: ``right``, one of ``FALSE``, ``ignored`` (matched with an ignored box) or ``beyond``
             (not among the first 100 of its image and class).
-        box: (D,) the box that the detection took, or that its error is about; -1 for none.
+        box: (D,) the box that the detection is matched with, or the box of its error; -1 for none.
         iou: (D,) IoU with that box; 0 for none.
-        taker: (n,) the detection that took each box; -1 for none.
-        wanted: (n,) bool, whether the box is to be found: neither difficult nor a crowd.
+        taker: (n,) the detection matched with each box; -1 for none.
+        wanted: (n,) bool, whether the box counts: neither difficult nor a crowd.
         missed: (n,) bool, whether the box is a ``miss`` error.
     """
 
@@ -71,7 +79,7 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The score threshold of the highest F1 over all classes, and what holds there."""
+    """The score threshold of the highest F1 over all classes, and the counts at it."""
 
     score: float
     right: int
@@ -80,30 +88,30 @@ class OperatingPoint:
 
     @property
     def precision(self) -> float:
-        """Share of the detections that are right; 0 without any."""
+        """Share of the detections that are correct; 0 without detections."""
         return self.right / max(1, self.right + self.wrong)
 
     @property
     def recall(self) -> float:
-        """Share of the boxes that are found; 0 without any."""
+        """Share of the boxes that are found; 0 without boxes."""
         return self.right / max(1, self.right + self.not_found)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of both."""
+        """Harmonic mean of precision and recall."""
         return 2 * self.right / max(1, 2 * self.right + self.wrong + self.not_found)
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report; values by class are NaN for a class without ground truth.
+    """All results of an analysis; values by class are NaN for a class without ground truth.
 
     Attributes:
-        verdicts: What became of each detection and box.
+        verdicts: Classification of each detection and box.
         figures: Each AP of the evaluator, (classes,), VOC's at IoU 0.5 and 0.75.
         ap50: (classes,) before any correction.
-        gains: What AP50 gains from putting each of ``ERRORS`` and ``SPECIAL`` right, (classes,).
-        point: Where detections are drawn from.
+        gains: Increase of AP50 when each of ``ERRORS`` and ``SPECIAL`` is corrected, (classes,).
+        point: Operating point from which detections are drawn.
         curves: Precision at 101 recalls by rule (``voc``, ``coco``), (classes, 2 IoUs, 101).
     """
 
@@ -116,7 +124,7 @@ class Analysis:
 
 
 def analyze(gt: Annotations, dt: Detections) -> Analysis:
-    """Computes all numbers of a report."""
+    """Compute all results."""
     verdicts = judge(gt, dt)
     ap50 = corrected_ap(gt, dt, verdicts, ())
     tables = match(gt, dt, CURVE_IOUS)
@@ -133,7 +141,7 @@ def analyze(gt: Annotations, dt: Detections) -> Analysis:
 
 
 def judge(gt: Annotations, dt: Detections) -> Verdicts:
-    """Matches by COCO's rule at IoU 0.5 and finds the type of every error."""
+    """Match by COCO's rule at IoU 0.5 and find the type of every error."""
     wanted = ~(gt.difficult | gt.crowd)
     kind, box, iou, taker = _match(gt, dt, wanted)
     same, same_iou, other, other_iou = _nearest(gt, dt, wanted)
@@ -153,17 +161,16 @@ def judge(gt: Annotations, dt: Detections) -> Verdicts:
 
 
 def _match(gt: Annotations, dt: Detections, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Kind ('' for a false positive), box and IoU of each detection, and the taker of each box.
+    """Return kind ('' for a false positive), box and IoU of each detection, and the detection of each box.
 
-    The rule, COCO's, is that of `compactdet.evaluation.matching.match_coco`,
-    which keeps who is found but not by whom.
+    The rule is that of `compactdet.evaluation.matching.match_coco`, which does not return the pairs.
     """
     pairs = find_pairs(gt, dt, FOREGROUND)
     kind = np.full(len(dt.scores), '', '<U7')
     kind[pairs.order[pairs.rank >= MAX_DETS]] = 'beyond'
     box, iou = np.full(len(dt.scores), -1), np.zeros(len(dt.scores))
     taker = np.full(len(wanted), -1)
-    # Highest score first; of its boxes the wanted ones first, then the nearest, then the last.
+    # Highest score first; of its boxes those that count first, then the nearest, then the last.
     by = np.lexsort((-pairs.gt, -pairs.overlap, ~wanted[pairs.gt], pairs.det))
     by = by[pairs.rank[pairs.det[by]] < MAX_DETS]
     columns = pairs.order[pairs.det[by]], pairs.gt[by], pairs.iou[by]
@@ -175,7 +182,9 @@ def _match(gt: Annotations, dt: Detections, wanted: np.ndarray) -> tuple[np.ndar
 
 
 def _nearest(gt: Annotations, dt: Detections, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Each detection's nearest wanted box of its class and that IoU, then the same of other classes.
+    """Return each detection's nearest box of its class with its IoU, then the same for other classes.
+
+    Boxes below IoU 0.1 count as none: index -1, IoU 0.
 
     Boxes below IoU 0.1 are none: -1, IoU 0.
     """
@@ -197,7 +206,7 @@ def _nearest(gt: Annotations, dt: Detections, wanted: np.ndarray) -> tuple[np.nd
 
 
 def corrected_ap(gt: Annotations, dt: Detections, verdicts: Verdicts, types: Collection[str]) -> np.ndarray:
-    """AP50 of each class (classes,) with these of ``ERRORS`` and ``SPECIAL`` put right together."""
+    """Return AP50 of each class (classes,) with these of ``ERRORS`` and ``SPECIAL`` corrected together."""
     kind, box = verdicts.kind, verdicts.box
     num_classes = len(gt.classes)
     boxes = np.bincount(gt.labels[verdicts.wanted], minlength=num_classes)
@@ -206,7 +215,7 @@ def corrected_ap(gt: Annotations, dt: Detections, verdicts: Verdicts, types: Col
 
     rivals = np.flatnonzero((kind == 'right') | np.isin(kind, list({'cls', 'loc'} & set(types))))
     by = rivals[np.lexsort((kind[rivals] != 'right', -dt.scores[rivals], box[rivals]))]
-    best = by[np.unique(box[by], return_index=True)[1]]  # the highest-scored on each box
+    best = by[np.unique(box[by], return_index=True)[1]]  # the highest score on each box
     counts[rivals], counts[best] = False, True
     true, labels = np.zeros(len(kind), bool), dt.labels.copy()
     true[best], labels[best] = True, gt.labels[box[best]]
@@ -218,7 +227,9 @@ def corrected_ap(gt: Annotations, dt: Detections, verdicts: Verdicts, types: Col
     if 'fn' in types:
         boxes = np.bincount(labels[true], minlength=num_classes)
     rows = np.flatnonzero(counts)
-    rows = rows[np.lexsort((dt.image_index[rows], -dt.scores[rows], labels[rows]))]  # ties: as `find_pairs`
+    rows = rows[
+        np.lexsort((dt.image_index[rows], -dt.scores[rows], labels[rows]))
+    ]  # ties as in `find_pairs`
     table = _one_image(labels[rows], true[rows], boxes)
     result = integrate(table, make_curve(table), POINTS)[:, 0]
     result[known & (boxes == 0)] = 1
@@ -227,7 +238,7 @@ def corrected_ap(gt: Annotations, dt: Detections, verdicts: Verdicts, types: Col
 
 
 def _one_image(labels: np.ndarray, true: np.ndarray, boxes: np.ndarray) -> MatchTable:
-    """A table of ranked detections, (D,) labels in ascending order and whether they are true."""
+    """Return a table of ranked detections, (D,) labels in ascending order and whether they are true."""
     none, classes = np.zeros(0, np.int64), np.arange(len(boxes) + 1)
     found = np.flatnonzero(true)
     return MatchTable(
@@ -250,7 +261,7 @@ def _one_image(labels: np.ndarray, true: np.ndarray, boxes: np.ndarray) -> Match
 
 
 def interpolate(table: MatchTable, points: int = POINTS) -> np.ndarray:
-    """Highest precision at or beyond each of evenly spaced recalls; its mean over them is AP.
+    """Return the highest precision at or beyond each of evenly spaced recalls; its mean is AP.
 
     Returns:
         (classes, thresholds, points) float64; NaN for a class without ground truth.
@@ -268,7 +279,7 @@ def interpolate(table: MatchTable, points: int = POINTS) -> np.ndarray:
 
 
 def find_operating_point(dt: Detections, verdicts: Verdicts) -> OperatingPoint:
-    """Finds the highest F1; of equals, and where no detection is right, that of the highest score."""
+    """Find the score of the highest F1; of equals, or without correct detections, the highest score."""
     num_boxes = int(verdicts.wanted.sum())
     rows = np.flatnonzero(~np.isin(verdicts.kind, ('ignored', 'beyond')))
     if not len(rows):
@@ -277,7 +288,7 @@ def find_operating_point(dt: Detections, verdicts: Verdicts) -> OperatingPoint:
     scores = dt.scores[rows]
     right = np.cumsum(verdicts.kind[rows] == 'right')
     f1 = 2 * right / (np.arange(1, len(rows) + 1) + num_boxes)
-    f1[:-1][scores[:-1] == scores[1:]] = -1  # no threshold parts equal scores
+    f1[:-1][scores[:-1] == scores[1:]] = -1  # no threshold separates equal scores
     best = int(f1.argmax())
     found = int(right[best])
     return OperatingPoint(float(scores[best]), found, best + 1 - found, num_boxes - found)
@@ -286,7 +297,10 @@ def find_operating_point(dt: Detections, verdicts: Verdicts) -> OperatingPoint:
 def confusions(
     gt: Annotations, dt: Detections, verdicts: Verdicts, score: float
 ) -> list[tuple[str, str, int, int]]:
-    """Class detected, class of the box, ``cls`` errors of that kind, and those from ``score`` on.
+    """Return class of the detection, class of the box, number of such ``cls`` errors, and number from
+    ``score`` on.
+
+    Sorted by the number from ``score`` on, then by the number.
 
     Those with most from ``score`` on come first, then those with most.
     """

@@ -1,4 +1,4 @@
-"""Draws images with what a detector got right, wrong and missed, as sheets."""
+"""Draw sheets of images with correct, wrong and missed detections."""
 
 from itertools import chain
 from pathlib import Path
@@ -24,10 +24,10 @@ WIDTH, LEFT, LEGEND, GAP = (
     0.45,
     0.36,
     0.05,
-)  # inches: a sheet, room for names, for the legend, of tiles
-TILE = 440  # pixels that a tile's longer side has at most
+)  # inches: width of a sheet, space for names and for the legend, size of tiles
+TILE = 440  # most pixels of the longer side of a tile
 RIGHT, WRONG, MISSED, IGNORED = '#0072b2', '#d55e00', '#f0e442', '#999999'
-# Color, what lies under it, width (points), dashes: right, wrong and missed differ in all of them.
+# Color, color below it, width in points, dashes: correct, wrong and missed differ in all of them.
 LINES: dict[str, tuple[str, str, float, Any]] = {
     'right': (RIGHT, 'white', 1.1, '-'),
     'wrong': (WRONG, 'white', 2.0, '-'),
@@ -43,7 +43,7 @@ MEANING = {
 
 
 def draw_error_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files: Files) -> bytes | None:
-    """A row a type of error with its worst cases, as JPEG; None where there are none (or no images)."""
+    """Return a row of worst cases per error type as JPEG; None if there are none, or no images."""
     verdicts = analysis.verdicts
     chosen = choose_errors(gt, dt, verdicts, files)
     if not chosen:
@@ -62,7 +62,7 @@ def draw_error_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files:
 
 
 def draw_image_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files: Files) -> bytes | None:
-    """The images with most errors, whole, as JPEG; None where there are none (or no images)."""
+    """Return the images with most errors as JPEG; None if there are none, or no images."""
     verdicts, score = analysis.verdicts, analysis.point.score
     chosen = choose_images(gt, dt, verdicts, score, files)
     if not chosen:
@@ -92,7 +92,7 @@ def draw_image_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image as its annotations mean it, pixels as stored: (H, W, 3) uint8 RGB.
+    """Read an image with its pixels as stored, as its annotations require: (H, W, 3) uint8 RGB.
 
     Raises:
         UserError: It cannot be decoded.
@@ -108,14 +108,14 @@ def read_image(path: Path) -> np.ndarray:
 def _draw_error(
     axes: Axes, gt: Annotations, dt: Detections, analysis: Analysis, name: str, row: int, files: Files
 ) -> None:
-    """One error with its surroundings, which are drawn thinner."""
+    """Draw an error, and its surroundings with thinner lines."""
     verdicts = analysis.verdicts
     missed = name == 'miss'
     image = int((gt if missed else dt).image_index[row])
     box = row if missed else int(verdicts.box[row])
     none = np.zeros(0, int)
     about = none if box < 0 else np.array([box])
-    taker = verdicts.taker[about][verdicts.taker[about] >= 0]  # also where it scored less
+    taker = verdicts.taker[about][verdicts.taker[about] >= 0]  # also below the operating point
     error = none if missed else np.array([row])
     focus = Scene(taker, error, none if len(taker) else about, none)
     around = find_scene(gt, dt, verdicts, image, analysis.point.score)
@@ -135,7 +135,7 @@ def _draw_error(
 
 
 def _caption(gt: Annotations, dt: Detections, verdicts: Verdicts, name: str, row: int) -> str:
-    """What an error is, in two lines."""
+    """Describe an error in two lines."""
     if name == 'miss':
         width, height = gt.sizes[row]
         return f'{shorten(gt.classes[gt.labels[row]])}\n{width:.0f}x{height:.0f} pixels'
@@ -154,7 +154,9 @@ def _caption(gt: Annotations, dt: Detections, verdicts: Verdicts, name: str, row
 
 
 def _surroundings(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A square about boxes (n, 4), twice their size and an eighth of the image at least, inside it."""
+    """Return a square around boxes (n, 4) inside the image: twice their size, at least an eighth of the
+    image.
+    """
     height, width = shape[:2]
     x1, y1 = boxes[:, :2].min(axis=0)
     x2, y2 = boxes[:, 2:].max(axis=0)
@@ -174,16 +176,16 @@ def _new_sheet(
     above: float = 0.0,
     below: float = 0.0,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with a grid of blank axes, row by row; all lengths in inches.
+    """Return a figure with a grid of blank axes, row by row; all lengths in inches.
 
     Args:
         rows: Number of rows.
         columns: Number of columns.
-        width: Of a tile.
-        height: Of a tile.
-        left: Room beside the grid.
-        above: Room above each tile.
-        below: Room below each tile.
+        width: Width of a tile.
+        height: Height of a tile.
+        left: Space beside the grid.
+        above: Space above each tile.
+        below: Space below each tile.
     """
     pitch = above + height + below
     total = (left + columns * width, rows * pitch + LEGEND)
@@ -201,7 +203,7 @@ def _new_sheet(
 
 
 def _show(axes: Axes, picture: np.ndarray, region: tuple[int, int, int, int]) -> None:
-    """Shows a region x1, y1, x2, y2 of an image; the axes are in the image's pixels."""
+    """Show a region x1, y1, x2, y2 of an image; the axes are in pixels of the image."""
     x1, y1, x2, y2 = region
     part = picture[y1:y2, x1:x2]
     scale = TILE / max(part.shape[:2])
@@ -237,7 +239,7 @@ def _draw_scene(axes: Axes, gt: Annotations, dt: Detections, scene: Scene, thick
 
 
 def _write(axes: Axes, box: np.ndarray, text: str, plate: str, ink: str) -> None:
-    """A text on a plate on a box's upper side, inside where there is no room above or to the right."""
+    """Write a text on a background above the upper side of a box, or inside it if there is no space."""
     right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
     x, side = (min(box[2], right), 'right') if box[0] > 0.8 * right else (max(box[0], 0), 'left')
     edge = 'bottom' if box[1] > 0.06 * bottom else 'top'

@@ -1,6 +1,6 @@
-"""Which images show best what a detector got wrong, and what there is to see on them.
+"""Selection of example images for an error analysis.
 
-The choice follows from the numbers alone: of each type the highest-scored errors (of boxes not found the
+The selection depends only on the numbers: of each type the errors of highest score (of missed boxes the
 largest), one per image; and the images with most errors.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 from compactdet.analysis.error_types import ERRORS, FALSE, Verdicts
 from compactdet.data.annotations import Annotations, Detections
 
-NUM_ERRORS = 5  # of a type
+NUM_ERRORS = 5  # per type
 NUM_IMAGES = 6
-Files = Mapping[int, Path]  # an image's file by the image's index; images without a file are not drawn
+Files = Mapping[int, Path]  # file of each image by its index; images without a file are not drawn
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn of one image: detections from a score on, and boxes that none of them found."""
+    """What is drawn on an image: detections from a score on, and boxes that none of them found."""
 
     right: np.ndarray
     wrong: np.ndarray
@@ -30,7 +30,7 @@ class Scene:
 
 
 def find_scene(gt: Annotations, dt: Detections, verdicts: Verdicts, image: int, score: float) -> Scene:
-    """Indices of the detections that are right or wrong, and of the boxes that are missed or ignored."""
+    """Return the indices of correct and wrong detections, and of missed and ignored boxes, of an image."""
     drawn = (dt.image_index == image) & (dt.scores >= score)
     right = np.flatnonzero(drawn & (verdicts.kind == 'right'))
     boxes = gt.image_index == image
@@ -47,13 +47,13 @@ def find_scene(gt: Annotations, dt: Detections, verdicts: Verdicts, image: int, 
 def choose_errors(
     gt: Annotations, dt: Detections, verdicts: Verdicts, files: Files
 ) -> dict[str, list[int]]:
-    """Of each type that occurs, detections (of ``miss``: boxes) that show it best, in that order.
+    """Return for each error type the detections (for ``miss`` the boxes) that show it best, best first.
 
     Args:
         gt: Ground truth.
         dt: Detections.
-        verdicts: What became of them.
-        files: Images that can be shown.
+        verdicts: Their classification.
+        files: Images that exist.
     """
     chosen = {}
     for name in ERRORS:
@@ -73,7 +73,7 @@ def choose_errors(
 def choose_images(
     gt: Annotations, dt: Detections, verdicts: Verdicts, score: float, files: Files
 ) -> list[int]:
-    """The images with most wrong detections (from a score on) and boxes not found, the worst first."""
+    """Return the images with most wrong detections (from a score on) and missed boxes, most first."""
     num_images = len(gt.image_ids)
     drawn = dt.scores >= score
     right = drawn & (verdicts.kind == 'right')

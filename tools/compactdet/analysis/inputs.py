@@ -1,4 +1,4 @@
-"""What tools/analyze.py works on: ground truth, predictions and images, of a run or of plain files."""
+"""Inputs of tools/analyze.py: ground truth, predictions and images, of a run or from files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from compactdet.files import load_json
 
 @dataclass(frozen=True)
 class Material:
-    """What is analyzed.
+    """The inputs of an analysis.
 
     Attributes:
-        title: What the report calls it.
+        title: Title of the report.
         gt: Ground truth.
         dt: Detections.
-        in_voc: Whether the ground truth is in VOC's format, whose rule the curves then follow.
-        files: The images that are there, by index.
-        notes: What the reader should know.
-        recorded: AP50 in the run's record, if there is a run.
+        in_voc: Whether the ground truth is in VOC format; the curves then follow VOC's rule.
+        files: Files of the existing images, by index.
+        notes: Notes for the reader.
+        recorded: AP50 in the record of the run, if there is a run.
     """
 
     title: str
@@ -43,17 +43,17 @@ def from_files(
     classes: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Material:
-    """Reads ground truth, predictions, and where the images are.
+    """Read ground truth and predictions, and find the images.
 
     Args:
         gt_path: COCO annotation file, or folder in VOC format.
         dt_path: predictions.json.
-        split: Of a VOC folder.
-        classes: Of a VOC folder, in the order of the predictions' numbers; None as in `read_voc`.
-        title: None takes the predictions' path.
+        split: Split of a VOC folder.
+        classes: Classes of a VOC folder in the order of category_id; None as in `read_voc`.
+        title: Title of the report; None for the path of the predictions.
 
     Raises:
-        UserError: One of them is absent or bad, or there is no image.
+        UserError: A file is missing or not valid, or there is no image.
     """
     in_voc = gt_path.is_dir()
     gt = read_voc(gt_path, split, classes) if in_voc else read_coco(gt_path)
@@ -73,20 +73,20 @@ def from_run(
     dt_path: Path | None = None,
     split: str | None = None,
 ) -> Material:
-    """Reads what a run of tools/train.py was tested on, and the predictions of that test.
+    """Read the test data of a run and the predictions of its test.
 
     Args:
-        run_dir: The run's folder.
-        gt_path: In place of the data set that the run's config names.
-        dt_path: In place of the folder's predictions.json.
-        split: Of a VOC folder, in place of the config's.
+        run_dir: The run folder.
+        gt_path: Replaces the data set of the run's config.
+        dt_path: Replaces predictions.json of the run folder.
+        split: Split of a VOC folder; replaces that of the config.
 
     Raises:
-        UserError: The folder is no finished run, its predictions or data are not there, or they are bad;
-            says what to do.
+        UserError: It is not a finished run, or its predictions or data are missing or not valid. The
+            message states what to do.
     """
     from compactdet.records import record_file
-    from compactdet.training.predict import find_checkpoint, parse_resolved  # late: loads MMDetection
+    from compactdet.training.predict import find_checkpoint, parse_resolved  # here: loads MMDetection
 
     file = run_dir / 'record.json'
     if not file.is_file():
@@ -111,7 +111,7 @@ def from_run(
 
 
 def _data_of(dataset: Any) -> Path:
-    """The VOC folder or COCO file that a config's test data set names."""
+    """Return the VOC folder or COCO file of a config's test data set."""
     from compactdet.data.coco_file import find_annotation_file
     from compactdet.data.voc_files import find_set
 

@@ -52,7 +52,7 @@ PICTURES = {
 
 
 def write_report(material: Material, out: Path) -> Analysis:
-    """Analyzes, and writes analysis.md, analysis.json and the pictures; files of those names are replaced.
+    """Analyze and write analysis.md, analysis.json and the pictures; existing files are replaced.
 
     Raises:
         UserError: Something cannot be written, or an image cannot be read.
@@ -77,7 +77,7 @@ def write_report(material: Material, out: Path) -> Analysis:
     }
     for name, content in contents.items():
         if content is None:
-            (out / name).unlink(missing_ok=True)  # of an earlier report
+            (out / name).unlink(missing_ok=True)  # from an earlier report
         else:
             write_whole(out / name, content)
     numbers = as_json(material, analysis)
@@ -88,7 +88,7 @@ def write_report(material: Material, out: Path) -> Analysis:
 
 
 def as_json(material: Material, analysis: Analysis) -> dict[str, Any]:
-    """All numbers, AP in [0, 1], None where a figure has no meaning."""
+    """Return all numbers, AP in [0, 1], None for undefined values."""
     gt, dt, verdicts, point = material.gt, material.dt, analysis.verdicts, analysis.point
     counts = count(analysis)
     chosen = choose_errors(gt, dt, verdicts, material.files)
@@ -144,7 +144,9 @@ def as_json(material: Material, analysis: Analysis) -> dict[str, Any]:
 
 
 def count(analysis: Analysis) -> dict[str, int]:
-    """How many detections (of ``miss`` and ``fn``: boxes) are each of ``ERRORS`` and ``SPECIAL``."""
+    """Return the number of detections (for ``miss`` and ``fn`` of boxes) of each of ``ERRORS`` and
+    ``SPECIAL``.
+    """
     verdicts = analysis.verdicts
     counts = {name: int((verdicts.kind == name).sum()) for name in FALSE}
     counts['miss'] = int(verdicts.missed.sum())
@@ -176,7 +178,7 @@ def _example(gt: Annotations, dt: Detections, name: str, row: int) -> dict[str, 
 
 
 def as_markdown(material: Material, analysis: Analysis, pictures: Sequence[str]) -> str:
-    """The report: tables, and the pictures that were drawn."""
+    """Return the report with tables and the pictures that were drawn."""
     gt, verdicts, point = material.gt, analysis.verdicts, analysis.point
     counts = count(analysis)
     figures = ', '.join(
@@ -228,7 +230,7 @@ def _main_figures(material: Material) -> list[tuple[str, str]]:
 
 
 def _class_table(material: Material, analysis: Analysis) -> list[str]:
-    """Figures, and what each type of error costs, by class; classes without any box are left out."""
+    """Return metrics and costs of the error types by class; classes without boxes are excluded."""
     gt, main = material.gt, _main_figures(material)
     boxes = np.bincount(gt.labels[analysis.verdicts.wanted], minlength=len(gt.classes))
     columns = [analysis.figures[name] for _, name in main] + [analysis.gains[name] for name in ERRORS]
@@ -247,7 +249,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def summary(analysis: Analysis) -> str:
-    """What the errors cost, as plain text."""
+    """Return the costs of the errors as plain text."""
     table = Table('type', 'what it is')
     for title in ('how many', 'points of AP50'):
         table.add_column(title, justify='right')
@@ -261,7 +263,7 @@ def summary(analysis: Analysis) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that stays in its cell and line."""
+    """Return a text that stays in one cell and line."""
     return ' '.join(text.split()).replace('|', '\\|')
 
 

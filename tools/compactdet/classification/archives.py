@@ -1,9 +1,12 @@
-"""Labeled images where they lie: in folders, zip files or tar files, read without unpacking.
+"""Labeled images in folders, zip files or tar files, read without unpacking.
 
-An archive is indexed once; an image is then one read at an offset, which any number of processes may do
-at the same time. Read are a folder, a zip or a tar with ``CLASS/FILE`` (at any depth: the class is the
-folder that holds the file), tar shards of that form, a tar of one tar a class (ImageNet's training
-archive) and a tar without classes (its validation archive, with its development kit beside it).
+An archive is indexed once; an image is then one read at an offset, which several processes may do at the
+same time.
+Supported: a folder, a zip or a tar with ``CLASS/FILE`` (at any depth; the class is the folder of the file),
+tar shards
+of that form, a tar with one tar per class (ImageNet's training archive), and a tar without classes (its
+validation
+archive, with its development kit beside it).
 """
 
 from __future__ import annotations
@@ -39,11 +42,11 @@ class Entry:
     Attributes:
         store: Folder or archive.
         name: Path in it.
-        label: Name of its class; None where its path does not tell.
+        label: Name of its class; None if the path does not contain it.
         size: Bytes in the store.
-        offset: Of the data in a tar, of the local header in a zip.
-        crc: Of a zip's member, after unpacking; None elsewhere.
-        deflated: Whether a zip's member is compressed.
+        offset: Offset of the data in a tar, of the local header in a zip.
+        crc: Checksum of a zip member after unpacking; None elsewhere.
+        deflated: Whether a zip member is compressed.
     """
 
     store: Path
@@ -56,7 +59,7 @@ class Entry:
 
 
 def decode(data: bytes) -> np.ndarray | None:
-    """An image, (H, W, 3), 8 bits, BGR; None where it cannot be decoded."""
+    """Decode an image to (H, W, 3), 8 bits, BGR; None if that fails."""
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -65,20 +68,20 @@ def decode(data: bytes) -> np.ndarray | None:
 
 
 class Images:
-    """Encoded images with labels: index and reader.
+    """Index and reader of encoded images with labels.
 
     Attributes:
         classes: Names, sorted; a label is an index into them.
         labels: (N,).
         source: Names of the folders and archives.
-        sha256: Of every image's name, size and class.
+        sha256: Hash of the name, size and class of every image.
     """
 
     def __init__(self, entries: Sequence[Entry]):
         entries = sorted(entries, key=lambda e: (str(e.label), e.name))
         self._stores = sorted({e.store for e in entries})
         place = {store: i for i, store in enumerate(self._stores)}
-        # Arrays, not objects: a million entries are shared by all workers.
+        # Arrays instead of objects, so that all workers share a million entries.
         self._store = np.array([place[e.store] for e in entries], np.int32)
         self._names = np.array([os.fsencode(e.name) for e in entries])
         self._spans = np.array([(e.offset, e.size) for e in entries], np.int64)
@@ -100,7 +103,7 @@ class Images:
         return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {'_files': {}}  # another process opens its own
+        return self.__dict__ | {'_files': {}}  # each process opens its own files
 
     def __getitem__(self, index: int) -> np.ndarray:
         """(H, W, 3), 8 bits, BGR.
@@ -114,15 +117,15 @@ class Images:
         return image
 
     def where(self, index: int) -> str:
-        """File and store of an image, for a message."""
+        """Return file and archive of an image, for messages."""
         store, name = self._stores[self._store[index]], os.fsdecode(self._names[index])
         return f'{store / name}' if store.is_dir() else f'{store}: {name}'
 
     def read(self, index: int) -> bytes:
-        """An image's bytes as they were encoded.
+        """Return the encoded bytes of an image.
 
         Raises:
-            UserError: They cannot be read, or are not those that were stored.
+            UserError: They cannot be read, or do not match the checksum.
         """
         number = int(self._store[index])
         store, name = self._stores[number], os.fsdecode(self._names[index])
@@ -149,11 +152,11 @@ class Images:
 
 
 def find(root: Path, names: Sequence[str]) -> Images:
-    """The images of a split.
+    """Return the images of a split.
 
     Args:
-        root: A folder, or one archive with a folder a split.
-        names: What the split may be called, such as ``('test', 'val')``.
+        root: A folder, or one archive with one folder per split.
+        names: Possible names of the split, such as ``('test', 'val')``.
 
     Raises:
         UserError: There is no such split, it is damaged, or an image has no class.
@@ -201,18 +204,18 @@ def _collect(places: Sequence[Path], what: str) -> list[Entry]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that file managers and notebooks leave about."""
+    """Return True for files and folders that file managers and notebooks create."""
     return name == '__MACOSX' or (name.startswith('.') and name != '..')
 
 
 def is_image(path: str) -> bool:
-    """Whether a path is an image's, and nothing in it is hidden."""
+    """Return True if a path is that of an image and no part of it is hidden."""
     parts = PurePosixPath(path).parts
     return PurePosixPath(path).suffix.lower() in SUFFIXES and not any(map(is_hidden, parts))
 
 
 def images_in(folder: Path) -> Iterator[str]:
-    """The images in a folder, as paths in it; folders that are linked to are entered, but for its own.
+    """Return the images in a folder as relative paths; links to folders are followed, except to itself.
 
     Raises:
         OSError: A folder cannot be read.
@@ -287,7 +290,7 @@ def _tar(path: Path) -> Iterator[Entry]:
 
 
 def _inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo, label: str) -> Iterator[Entry]:
-    """The images of a class that is a tar of its own."""
+    """Return the images of a class that is a tar of its own."""
     file = outer.extractfile(member)
     if file is None:
         raise tarfile.ReadError(f'{member.name} cannot be read')
@@ -300,7 +303,7 @@ def _inner_tar(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo, labe
 
 
 def _labelled(root: Path, entries: Sequence[Entry]) -> list[Entry]:
-    """Gives ImageNet's validation images the classes that the development kit says."""
+    """Assign the classes of the development kit to ImageNet's validation images."""
     kit = (root if root.is_dir() else root.parent) / DEVKIT
     unlabelled = next(e for e in entries if e.label is None)
     if not kit.is_file():
@@ -314,15 +317,15 @@ def _labelled(root: Path, entries: Sequence[Entry]) -> list[Entry]:
             f'{kit} has the classes of {len(classes)} images, {unlabelled.store} has {len(entries)}: '
             'is the archive whole?'
         )
-    ordered = sorted(entries, key=lambda e: e.name)  # ILSVRC2012_val_00000001.JPEG and on
+    ordered = sorted(entries, key=lambda e: e.name)  # ILSVRC2012_val_00000001.JPEG and so on
     return [Entry(e.store, e.name, c, e.size, e.offset) for e, c in zip(ordered, classes, strict=True)]
 
 
 def decoded(images: Images, size: int, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """All images in memory: (N, size, size, 3), 8 bits, BGR.
+    """Decode all images into memory: (N, size, size, 3), 8 bits, BGR.
 
     Raises:
-        UserError: One cannot be read or is of another size.
+        UserError: An image cannot be read or has another size.
     """
     array = np.empty((len(images), size, size, 3), np.uint8)
     for index in range(len(images)):

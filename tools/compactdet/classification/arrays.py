@@ -1,7 +1,8 @@
-"""Small labeled images as their authors publish them: CIFAR-10, CIFAR-100, SVHN, MNIST.
+"""Small labeled images in the files of their authors: CIFAR-10, CIFAR-100, SVHN, MNIST.
 
-Each reader takes a folder and a split and returns ``Arrays``, or None where the folder has no such files.
-A pickle is read by a reader that knows arrays and plain containers only: nothing in it is executed.
+Each reader takes a folder and a split and returns ``Arrays``, or None if the folder has no such files.
+Pickles are read
+by a reader that allows only arrays and plain containers; nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Arrays:
         labels: (N,), indices into ``classes``.
         classes: Names.
         source: Names of the files.
-        sha256: Of all pixels and labels.
+        sha256: Hash of all pixels and labels.
     """
 
     images: np.ndarray
@@ -58,7 +59,7 @@ class Arrays:
 
 
 def arrays(rgb: np.ndarray, labels: Any, classes: list[str], path: Path) -> Arrays:
-    """Checks what a file held and makes it ``Arrays``.
+    """Check the content of a file and return it as ``Arrays``.
 
     Args:
         rgb: (N, H, W, 3).
@@ -80,13 +81,13 @@ def arrays(rgb: np.ndarray, labels: Any, classes: list[str], path: Path) -> Arra
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """What Python 3 calls to restore bytes in an old pickle."""
+    """Restore bytes in an old pickle; called by Python 3."""
     if encoding != 'latin1':
         raise pickle.UnpicklingError(f'bytes in {encoding!r}')
     return text.encode('latin1')
 
 
-# What a pickle may name beside plain values, as NumPy 1 and 2 call it.
+# Names that a pickle may contain besides plain values, of NumPy 1 and 2.
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
 _KNOWN = {
     ('_codecs', 'encode'): _latin1,
@@ -106,22 +107,22 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickled(data: bytes, path: Path) -> dict[str, Any]:
-    """A pickled dict of arrays and plain values, its keys as text.
+    """Read a pickled dict of arrays and plain values, with its keys as text.
 
     Raises:
-        UserError: It is damaged, or asks for code.
+        UserError: It is damaged, or contains code.
     """
     try:
         content = _ArrayUnpickler(io.BytesIO(data), encoding='bytes').load()
         return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in content.items()}
     except UserError as error:
         raise UserError(f'{path} {error}; get it from another source') from None
-    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
+    except Exception as error:  # a damaged file may fail anywhere in the reader
         raise UserError(f'{path} is damaged ({type(error).__name__}); get it again') from error
 
 
 def _members(root: Path, archive: str, folder: str, names: list[str]) -> tuple[Path, list[bytes]] | None:
-    """Files of the official archive, packed or unpacked."""
+    """Return files of the official archive, packed or unpacked."""
     place = root / archive
     if not place.is_file():
         place = root / folder if (root / folder).is_dir() else root
@@ -154,12 +155,12 @@ def _bytes(path: Path) -> bytes:
 
 
 def _planes(flat: np.ndarray, size: int) -> np.ndarray:
-    """(N, 3 * size * size), color after color -> (N, size, size, 3)."""
+    """Convert (N, 3 * size * size), color after color, to (N, size, size, 3)."""
     return flat.reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
 
 
 def cifar10(root: Path, split: str) -> Arrays | None:
-    """``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``, or what is in them."""
+    """Read ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``, or their content."""
     batches = [f'data_batch_{i}' for i in range(1, 6)] if split == 'train' else ['test_batch']
     if found := _members(root, 'cifar-10-python.tar.gz', 'cifar-10-batches-py', batches):
         return _pickles(*found, 'labels', CIFAR10)
@@ -170,7 +171,7 @@ def cifar10(root: Path, split: str) -> Arrays | None:
 
 
 def cifar100(root: Path, split: str) -> Arrays | None:
-    """``cifar-100-python.tar.gz`` or ``cifar-100-binary.tar.gz``, or what is in them; 100 classes."""
+    """Read ``cifar-100-python.tar.gz`` or ``cifar-100-binary.tar.gz``, or their content; 100 classes."""
     if found := _members(root, 'cifar-100-python.tar.gz', 'cifar-100-python', [split, 'meta']):
         place, (data, meta) = found
         names = unpickled(meta, place).get('fine_label_names')
@@ -216,7 +217,7 @@ def _records(place: Path, batches: list[bytes], num_labels: int, classes: list[s
 
 
 def svhn(root: Path, split: str) -> Arrays | None:
-    """``train_32x32.mat`` and ``test_32x32.mat``; their class 10 is the digit 0."""
+    """Read ``train_32x32.mat`` and ``test_32x32.mat``; their class 10 is the digit 0."""
     from scipy.io import loadmat
 
     path = root / f'{split}_32x32.mat'
@@ -229,12 +230,12 @@ def svhn(root: Path, split: str) -> Arrays | None:
         return arrays(images.transpose(3, 0, 1, 2), labels, DIGITS, path)
     except UserError:
         raise
-    except Exception as error:  # scipy's reader has no error class of its own
+    except Exception as error:  # scipy's reader has no specific error class
         raise UserError(f'{path} is no whole SVHN file ({type(error).__name__}); get it again') from error
 
 
 def mnist(root: Path, split: str) -> Arrays | None:
-    """The four ``*-ubyte`` files, gzipped or not; a gray image becomes three equal channels."""
+    """Read the four ``*-ubyte`` files, gzipped or not; a gray image becomes three equal channels."""
     prefix = 'train' if split == 'train' else 't10k'
     parts = []
     for kind, dims in (('images', 3), ('labels', 1)):
@@ -247,10 +248,10 @@ def mnist(root: Path, split: str) -> Arrays | None:
 
 
 def idx(data: bytes, path: Path, dims: int) -> np.ndarray:
-    """An array in MNIST's format: two zeros, type 8, number of dimensions, sizes, bytes.
+    """Read an array in MNIST's format: two zeros, type 8, number of dimensions, sizes, bytes.
 
     Raises:
-        UserError: It is none, or not whole.
+        UserError: It is not such an array, or truncated.
     """
     start = 4 + 4 * dims
     if len(data) >= start and data[:4] == bytes([0, 0, 8, dims]):

@@ -1,7 +1,8 @@
-"""Classification data sets: what they are, where they lie, and their samples for a training.
+"""Classification data sets: their properties, and their samples for training.
 
-Sets of small images are held in memory as bytes; those of pictures are read one by one from folders,
-zip or tar files. All give BGR images, as MMCV does.
+Data sets of small images are held in memory as bytes; larger images are read one by one from folders, zip
+or tar files.
+All give BGR images, as MMCV does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compactdet.classification.archives import Images, decoded, find
 from compactdet.classification.arrays import READERS, Arrays
 from compactdet.errors import UserError
 
-HOLD_OUT_SEED = 0  # of the rule, the same in every run
+HOLD_OUT_SEED = 0  # seed of the held-out images, the same in every run
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Set:
     """A data set.
 
     Attributes:
-        title: Its name in records and weights files: weights of one title are ranked together.
-        num_classes: None: as many as there are folders.
-        size: Pixels of its square images; None: pictures of any size.
-        upright: An image and its mirror image are not the same thing (digits).
-        files: What has to be in its folder, for a message.
+        title: Name in records and weights files; weights with the same title are ranked together.
+        num_classes: Number of classes; None for the number of folders.
+        size: Side of its square images in pixels; None for images of any size.
+        upright: Whether images must not be mirrored (digits).
+        files: Files expected in its folder, for messages.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Set:
 
     @property
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """What the folders or archives of each split may be called."""
+        """Possible names of the folders or archives of each split."""
         return {'train': ('train', 'training'), 'test': ('test', 'testing', 'val', 'validation')}
 
 
@@ -59,16 +60,16 @@ SETS = {
 
 
 def title_of(name: str, root: str | Path) -> str:
-    """A set's name in records: its own, or that of its folder."""
+    """Return the name of a data set in records: its title, or the name of its folder."""
     return SETS[name].title or Path(root).resolve().name
 
 
 @functools.lru_cache(maxsize=4)
 def load(name: str, root: str, split: str) -> Images | Arrays:
-    """All samples of 'train' or 'test'.
+    """Return all samples of 'train' or 'test'.
 
     Raises:
-        UserError: They are not there, damaged, or not those of this set.
+        UserError: They are missing, damaged, or not of this data set.
     """
     kind, folder = SETS[name], Path(root)
     if not folder.exists():
@@ -104,17 +105,17 @@ def load(name: str, root: str, split: str) -> Images | Arrays:
 
 @DATASETS.register_module()
 class ClassificationSet:
-    """Labeled images of one split, through a pipeline.
+    """Labeled images of one split, passed through a pipeline.
 
     Args:
         name: A key of ``SETS``.
         data_root: Its folder.
-        split: 'train', 'test', or 'val': what is held out of train.
-        pipeline: Transforms of mmpretrain; they get ``img`` (H, W, 3; BGR) and ``gt_label``.
-        hold_out: Number of training images that are 'val', drawn by a rule that no run's seed changes.
+        split: 'train', 'test', or 'val' for the images held out of train.
+        pipeline: Transforms of mmpretrain, which get ``img`` (H, W, 3; BGR) and ``gt_label``.
+        hold_out: Number of training images that become 'val', independent of the seed of the run.
 
     Raises:
-        UserError: The data cannot be read, or nothing would be left of train.
+        UserError: The data cannot be read, or no training image would be left.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class ClassificationSet:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        """The sample as the pipeline leaves it."""
+        """Return a sample after the pipeline."""
         sample = int(self.indices[index])
         image = self.samples[sample]
         size = image.shape[:2]
@@ -154,5 +155,5 @@ class ClassificationSet:
         )
 
     def facts(self) -> dict[str, Any]:
-        """The split's row in a record."""
+        """Return the row of the split in a record."""
         return {'images': len(self), 'source': self.samples.source, 'sha256': self.samples.sha256}

@@ -1,4 +1,4 @@
-"""ImageNet's development kit: the classes of its validation images, whose archive does not tell them."""
+"""ImageNet's development kit: the classes of its validation images, which their archive does not contain."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ DEVKIT = 'ILSVRC2012_devkit_t12.tar.gz'
 
 
 def read_devkit(kit: Path) -> list[str]:
-    """ImageNet's validation classes as WordNet ids, in the order of the images.
+    """Return ImageNet's validation classes as WordNet ids, in the order of the images.
 
     Raises:
         UserError: The development kit cannot be read.

@@ -1,4 +1,4 @@
-"""Getting a data set and bringing in one that is on disk already: download, unpack, put in place."""
+"""Download a published data set, or import one from the disk: unpack, check, move to its place."""
 
 import contextlib
 import shutil
@@ -21,20 +21,20 @@ from compactdet.data.voc_files import read_split
 from compactdet.errors import UserError
 from compactdet.files import load_json
 
-DEPTH = 3  # how many folders deep a part of a set is looked for
+DEPTH = 3  # depth to which a part of a data set is searched
 
 
 def get(name: str, data: Path, *, variant: str | None = None, keep: bool = False) -> None:
-    """Downloads what is absent of a published set, and puts it in place.
+    """Download the missing parts of a published data set and move them to their place.
 
     Args:
-        name: In `SOURCES`.
-        data: Folder of all data.
-        variant: Of the files, where there are several (COCO: '2017', '2014').
+        name: A name in `SOURCES`.
+        data: Folder of all data sets.
+        variant: Variant of the files, if there are several (COCO: '2017', '2014').
         keep: Keep the archives in ``data/downloads``.
 
     Raises:
-        UserError: It cannot be had, or not be written. What has been downloaded is kept.
+        UserError: It cannot be downloaded or written. Downloaded parts are kept.
     """
     source = SOURCES[name]
     archives = source.archives[variant or next(iter(source.archives))]
@@ -42,7 +42,7 @@ def get(name: str, data: Path, *, variant: str | None = None, keep: bool = False
     wanted = [archive for archive in archives if not is_there(archive, home)]
     sizes = [archive.size or 0 for archive in wanted]
     there = sum(file.stat().st_size for archive in wanted for file in _files_of(archive, data))
-    # JPEG images do not shrink, boxes do, to a fifth. An archive goes when the next one comes.
+    # Annotations unpack to five times their size, JPEG images do not. An archive is deleted before the next.
     unpacks = sum(5 * s if 'annotations' in a.name else s for a, s in zip(wanted, sizes, strict=True))
     archives_need = sum(sizes) if keep else max(sizes, default=0)
     need_space(data, unpacks + max(0, archives_need - there), f'data set {name!r}')
@@ -73,17 +73,18 @@ def _files_of(archive: Archive, data: Path) -> list[Path]:
 def bring(
     name: str, paths: Sequence[Path], data: Path, *, link: bool = False, subset: bool = False
 ) -> None:
-    """Puts archives or folders of a published set in place.
+    """Import archives or folders of a published data set.
 
     Args:
-        name: In `SOURCES`.
-        paths: Archives are unpacked; folders are copied. They may be the set, parts of it, or hold it.
-        data: Folder of all data.
-        link: Link to folders and do not copy them.
-        subset: It is a part of the set on purpose: counts are not checked.
+        name: A name in `SOURCES`.
+        paths: Archives, which are unpacked, or folders, which are copied: the data set, parts of it, or
+            folders that contain it.
+        data: Folder of all data sets.
+        link: Whether folders are linked instead of copied.
+        subset: Whether it is deliberately a part of the data set, so that counts are not checked.
 
     Raises:
-        UserError: They are absent, broken, or hold nothing of the set.
+        UserError: A path is missing or damaged, or contains nothing of the data set.
     """
     for path in paths:
         if path.is_dir():
@@ -102,10 +103,10 @@ def bring(
 
 
 def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
-    """Puts a set of the user's (a folder, or an archive of one) at ``target``.
+    """Import a user's own data set (a folder or an archive) to ``target``.
 
     Raises:
-        UserError: It is no data set in VOC's or COCO's format, or ``target`` is taken.
+        UserError: It is not in VOC or COCO format, or ``target`` exists.
     """
     if target.exists():
         raise UserError(f"'{target}' already exists; remove it or give another --name")
@@ -118,7 +119,7 @@ def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
 
 
 def _set_in(folder: Path, archive: Path) -> Path:
-    """The data set in what was unpacked: the folder, or the only one in it, and so on."""
+    """Return the folder of the data set among unpacked files: the folder itself, or the only folder in it."""
     try:
         layout_of(folder)
     except UserError as error:
@@ -155,7 +156,7 @@ def _bring_folder(
 
 
 def _check_counts(source: Source, part: str, place: Path) -> None:
-    """Compares the splits in a part of a set with the published numbers of images."""
+    """Compare the splits in a part of a data set with the published numbers of images."""
     for file, count in source.splits.items():
         path = Path(source.root, file)
         if not path.is_relative_to(Path(source.home, part)):
@@ -170,7 +171,7 @@ def _check_counts(source: Source, part: str, place: Path) -> None:
 
 
 def count_images(path: Path) -> int:
-    """Number of images in a split file of VOC's or an annotation file of COCO's format."""
+    """Return the number of images of a split file in VOC format or an annotation file in COCO format."""
     if path.suffix != '.json':
         return len(read_split(path))
     data = load_json(path)
@@ -181,7 +182,7 @@ def count_images(path: Path) -> int:
 
 
 def _find(folder: Path, part: str, source: Source) -> Path | None:
-    """A part of a set in a folder: the folder itself, or one in it."""
+    """Return the folder of a part of a data set: the given folder, or one in it."""
     if folder.name == part:
         return folder
     for depth in range(1, DEPTH + 1):
@@ -189,12 +190,12 @@ def _find(folder: Path, part: str, source: Source) -> Path | None:
             if path.is_dir():
                 return path
     if len(source.parts) == 1 and (folder / 'Annotations').is_dir():
-        return folder  # the part under another name
+        return folder  # the part has another name
     return None
 
 
 def _place(source: Path, target: Path, how: str) -> None:
-    """Moves, copies or links a folder; a file of a copy is whole or not there."""
+    """Move, copy or link a folder. Copied files are written atomically."""
     try:
         if target.exists() and target.resolve() == source.resolve():
             return
@@ -225,7 +226,7 @@ def _place(source: Path, target: Path, how: str) -> None:
 
 
 def is_there(archive: Archive, home: Path) -> bool:
-    """Whether what an archive gives is in place, every image of it."""
+    """Return True if everything that an archive contains is in place, with every image."""
     for name, count in archive.gives.items():
         path = home / name
         if count > 0:
@@ -245,7 +246,7 @@ def is_there(archive: Archive, home: Path) -> bool:
 
 
 def _finish(name: str, data: Path, *, subset: bool) -> None:
-    """Builds what is built from the files."""
+    """Build the files that are derived from the downloaded ones."""
     root = data / SOURCES[name].root
     built = [root / file for file in SOURCES[name].splits]
     if name == 'coco' and can_build(root) and not all(file.is_file() for file in built):
@@ -254,7 +255,7 @@ def _finish(name: str, data: Path, *, subset: bool) -> None:
 
 @contextlib.contextmanager
 def bar(text: str) -> Iterator[download.Progress]:
-    """A bar of bytes on the terminal (standard error)."""
+    """Show a progress bar of bytes on standard error."""
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),

@@ -12,17 +12,17 @@ class Annotations:
     """Ground truth of a data set.
 
     Attributes:
-        image_ids: One id an image; their order decides ties of score.
+        image_ids: One id an image; their order breaks ties of scores.
         classes: Class names.
-        category_ids: The number of each class in predictions.json.
+        category_ids: Number of each class in predictions.json.
         image_index: (n,) int, index into image_ids.
         labels: (n,) int, index into classes.
         boxes: (n, 4) float64, continuous x1, y1, x2, y2 in pixels.
         sizes: (n, 2) float64, width and height as the file states them (x2 - x1 may round).
-        areas: (n,) float64, what COCO's area ranges refer to (a mask's area, or the box's).
+        areas: (n,) float64, area for COCO's area ranges (of the mask, or of the box).
         difficult: (n,) bool, VOC's flag.
         crowd: (n,) bool, COCO's flag.
-        notes: What the reader wants said, one line each.
+        notes: Messages for the user, one line each.
     """
 
     image_ids: Sequence[int | str]
@@ -62,7 +62,7 @@ def make_annotations(
     difficult: Any = None,
     crowd: Any = None,
 ) -> Annotations:
-    """Makes `Annotations` from sequences; sizes and areas default to the boxes', flags to False."""
+    """Build `Annotations` from sequences. Sizes and areas default to those of the boxes, flags to False."""
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     sizes = boxes[:, 2:] - boxes[:, :2] if sizes is None else np.asarray(sizes, float).reshape(-1, 2)
     return Annotations(
@@ -82,7 +82,7 @@ def make_annotations(
 def make_detections(
     image_index: Any, labels: Any, boxes: Any, scores: Any, sizes: Any = None
 ) -> Detections:
-    """Makes `Detections` from sequences; sizes default to the boxes'."""
+    """Build `Detections` from sequences. Sizes default to those of the boxes."""
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     sizes = boxes[:, 2:] - boxes[:, :2] if sizes is None else np.asarray(sizes, float).reshape(-1, 2)
     index, label = np.asarray(image_index, np.int64), np.asarray(labels, np.int64)

@@ -1,4 +1,4 @@
-"""Archives, unpacked safely: nothing lands outside the target, nothing half-written is taken for whole."""
+"""Safe unpacking of archives: no file is written outside the target, partial results are deleted."""
 
 import contextlib
 import gzip
@@ -24,7 +24,7 @@ BROKEN = (
 
 
 def is_archive(path: Path) -> bool:
-    """Whether it is a file that `unpacked` reads."""
+    """Return True if a file is an archive that `unpacked` reads."""
     return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
@@ -36,17 +36,17 @@ def unpacked(
     members: Sequence[str] = ('*',),
     progress: Progress = lambda done, total: None,
 ) -> Iterator[Path]:
-    """Unpacks a tar or zip file into a new folder in ``near``, which is removed in the end.
+    """Unpack a tar or zip file into a new folder in ``near``, which is deleted at the end of the context.
 
     Args:
         archive: The file.
-        near: On the disk where the files shall be, so that they can be moved.
+        near: Folder on the disk to which the files are moved later.
         members: Patterns of the files that are unpacked.
-        progress: Told the bytes done and in all.
+        progress: Called with the number of bytes done and the total.
 
     Raises:
-        UserError: It is no archive, broken, truncated, or holds what could land elsewhere (an absolute
-            path, `..`, a link, a device): nothing of it is unpacked then. Or the disk is too small.
+        UserError: It is not an archive, damaged, truncated, or has a member that could be written elsewhere
+            (an absolute path, `..`, a link, a device); nothing is unpacked then. Or the disk is full.
     """
     near.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix='.unpack-', dir=near))
@@ -100,7 +100,7 @@ def _tar_files(tar: tarfile.TarFile, path: Path) -> Iterator[File]:
     members = tar.getmembers()
     check_end(tar)
     while tar.fileobj is not None and tar.fileobj.read(1 << 20):
-        pass  # to the very end, where a compressed file's checksum is
+        pass  # to the end, where the checksum of a compressed file is
     for member in members:
         if member.isdir():
             continue
@@ -110,10 +110,11 @@ def _tar_files(tar: tarfile.TarFile, path: Path) -> Iterator[File]:
 
 
 def check_end(tar: tarfile.TarFile) -> None:
-    """Sees, when all members were listed, that a tar ends: Python takes one cut between two for whole.
+    """Check that a tar file is complete after its last member: Python accepts one truncated between two
+    members.
 
     Raises:
-        tarfile.ReadError: The two blocks of zeros are not there; the first has been read.
+        tarfile.ReadError: The two blocks of zeros at the end are missing.
     """
     if tar.fileobj is None or not tar.fileobj.read(1):
         raise tarfile.ReadError('unexpected end of data')
@@ -149,7 +150,7 @@ def _open(archive: tarfile.TarFile | zipfile.ZipFile, member: Member) -> IO[byte
 
 
 def merge(source: Path, target: Path) -> None:
-    """Moves a folder's content into another of the same disk; files that are there are replaced."""
+    """Move the content of a folder into another on the same disk. Existing files are replaced."""
     if source.is_dir() and target.is_dir():
         for path in list(source.iterdir()):
             merge(path, target / path.name)

@@ -1,4 +1,4 @@
-"""What the loaders of VOC's and COCO's format share, and what a record says of a data set."""
+"""Base class of the VOC and COCO data sets, and the facts about a data set in a record."""
 
 import hashlib
 from abc import abstractmethod
@@ -15,14 +15,14 @@ class StrictDataset(BaseDetDataset):
 
     Args:
         data_root: Folder of the data set.
-        ann_file: The split, below ``data_root``.
+        ann_file: File of the split, relative to ``data_root``.
         known_defects: Ids of images whose boxes without area are dropped, counted and listed.
-        how_to_get: Said where the data set is absent.
-        **kwargs: MMDetection's ``BaseDetDataset``. ``metainfo['classes']`` names the classes;
+        how_to_get: Message for the user if the data set is missing.
+        **kwargs: Arguments of MMDetection's ``BaseDetDataset``. ``metainfo['classes']`` names the classes;
             ``filter_cfg`` takes ``filter_empty_gt`` and ``min_size`` (pixels), for training only.
 
     Raises:
-        UserError: A file is wrong, when it is loaded; an image cannot be decoded, when it is used.
+        UserError: A file is not valid (on loading), or an image cannot be decoded (on use).
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class StrictDataset(BaseDetDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Takes every value as it is: MMEngine reads the file, if there is one, that a text names."""
+        """Return every value unchanged; MMEngine would read the file that a text names, if it exists."""
         return {**cls.METAINFO, **(metainfo or {})}
 
     def _join_prefix(self) -> None:
-        """Leaves the paths as given: `load_data_list` finds the files."""
+        """Leave the paths unchanged: `load_data_list` finds the files."""
 
     def class_names(self) -> tuple[str, ...]:
-        """The classes.
+        """Return the class names.
 
         Raises:
-            UserError: They are not named, or one twice.
+            UserError: There are no names, or one occurs twice.
         """
         classes = self._metainfo.get('classes')
         if not classes or isinstance(classes, str) or len(set(classes)) != len(classes):
@@ -59,10 +59,10 @@ class StrictDataset(BaseDetDataset):
 
     @abstractmethod
     def annotation_bytes(self, entry: Mapping[str, Any]) -> bytes:
-        """What an image's annotation says, as bytes to hash."""
+        """Return the content of an image's annotation as bytes, for hashing."""
 
     def filter_data(self) -> list[dict]:
-        """In training, leaves out the images that ``filter_cfg`` says: empty or too small."""
+        """In training, exclude images without boxes or too small ones, as ``filter_cfg`` states."""
         cfg = dict(self.filter_cfg or {})
         no_empty, min_size = cfg.pop('filter_empty_gt', False), cfg.pop('min_size', 0)
         if cfg:
@@ -82,7 +82,7 @@ class StrictDataset(BaseDetDataset):
         return kept
 
     def prepare_data(self, idx: int) -> Any:
-        """Runs the pipeline; where it fails on a damaged image, says which file."""
+        """Run the pipeline. The message of an error names the file of a damaged image."""
         try:
             return super().prepare_data(idx)
         except Exception:
@@ -92,7 +92,7 @@ class StrictDataset(BaseDetDataset):
 
 
 def annotations_sha256(dataset: StrictDataset) -> str:
-    """Hashes the annotations of the images in use, in the order of their ids."""
+    """Return a hash of the annotations of the images in use, in the order of their ids."""
     digest = hashlib.sha256()
     entries = (dataset.get_data_info(i) for i in range(len(dataset)))
     for entry in sorted(entries, key=lambda entry: entry['img_id']):
@@ -102,7 +102,8 @@ def annotations_sha256(dataset: StrictDataset) -> str:
 
 
 def dataset_facts(dataset: StrictDataset) -> dict[str, Any]:
-    """What a record says of a data set: counts, dropped boxes, classes, hash of the annotations.
+    """Return the facts about a data set for a record: counts, dropped boxes, classes, hash of the
+    annotations.
 
     ``difficult`` counts the boxes that are ignored: VOC's difficult ones and COCO's crowds.
     """

@@ -1,7 +1,8 @@
-"""The published data sets: where they lie, what they hold, where they can be had. A table, no code.
+"""Catalog of the published data sets: location on disk, content, downloads.
 
-Checksums are the md5 sums that are published with the files or that their users check; BCCD's archive is
-made by its host when it is asked for and has none, so its commit is pinned and its images are counted.
+Checksums are the published MD5 sums or those that users of the files check. The archive of BCCD is
+generated
+by its host on request and has no checksum, so its commit is pinned and its images are counted.
 """
 
 from dataclasses import dataclass, field
@@ -12,12 +13,12 @@ class Archive:
     """A file to download.
 
     Attributes:
-        name: The file's name.
-        urls: Where it is, the first one first.
-        gives: What it unpacks to, below the set's ``home``: a path and how many JPEG images it holds (0: it
-            is a file; -1: it is a split file whose images must be there).
-        size: Bytes; None where it is not known.
-        checksum: ``md5:...`` or ``sha256:...``; None where none is published.
+        name: File name.
+        urls: Addresses, in the order in which they are tried.
+        gives: Unpacked paths below ``home`` of the data set, with the number of JPEG images in each (0: a
+            file; -1: a split file whose images must exist).
+        size: Size in bytes; None if unknown.
+        checksum: ``md5:...`` or ``sha256:...``; None if none is published.
         members: Patterns of the files to unpack.
     """
 
@@ -34,12 +35,12 @@ class Source:
     """A published data set.
 
     Attributes:
-        home: Folder that its parts are put in, below the root of all data.
-        root: Folder that a run is pointed at (``--data-root``), below the root of all data.
-        parts: Folders that make up the set, below ``home``.
-        config: Its file in ``det_configs/_base_/datasets``.
-        splits: Images in each split, by its file below ``root``.
-        archives: By variant; the first is the default.
+        home: Folder of its parts, below the folder of all data sets.
+        root: Folder for ``--data-root``, below the folder of all data sets.
+        parts: Folders that make up the data set, below ``home``.
+        config: Its base config in ``det_configs/_base_/datasets``.
+        splits: Number of images of each split, by the file of the split below ``root``.
+        archives: Archives by variant; the first variant is the default.
     """
 
     home: str
@@ -52,7 +53,7 @@ class Source:
 
 VOC = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/'
 VOC_MIRROR = 'https://pjreddie.com/media/files/'
-# The same bucket twice: its own name has no valid certificate.
+# Two addresses of one bucket: its own host name has no valid certificate.
 COCO = ('https://s3.amazonaws.com/images.cocodataset.org/', 'http://images.cocodataset.org/')
 BCCD_COMMIT = 'd272fb14cdff6e473fafeeeba32aba5f560e9e43'
 
@@ -116,7 +117,7 @@ SOURCES = {
                 _coco_images('train2017', 118_287, 19_336_861_798, 'cced6f7f71b7629ddf16f17bbcfab6b2'),
             ),
             '2014': (
-                BOXES_2017,  # whose val2017 says which images minival2014 is
+                BOXES_2017,  # val2017 lists the images of minival2014
                 _coco_boxes(2014, 252_872_794, '0a379cfc70b0e71301e0f377548639bd'),
                 _coco_images('val2014', 40_504, 6_645_013_297, 'a3d79f5ed8d289b7a7554ce06a5782b3'),
                 _coco_images('train2014', 82_783, 13_510_573_713, '0da8c0bd3d6becc4dcb32757491aca88'),

@@ -1,4 +1,4 @@
-"""Reads all of a data set and lists everything that is wrong with it, each with its file and cure."""
+"""Check a data set completely: list every problem with its file and what to do."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from compactdet.data.problems import DataError, Problem, brief
 from compactdet.data.voc_files import NO_AREA, find_set, image_file, parse_annotation, read_split
 from compactdet.errors import UserError
 
-# A split that is made of others holds their images by design.
+# These splits contain the images of others by design.
 UNIONS = {'trainval': ('train', 'val'), 'trainval35k': ('train2014', 'val2014')}
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image of a split, as its annotation has it; sizes in pixels, boxes as (class, 4 sides)."""
+    """An image of a split as in its annotation; sizes in pixels, boxes as (class, 4 sides)."""
 
     image_id: str
     path: Path
@@ -39,11 +39,11 @@ class Item:
 def check(
     layout: Layout, *, decode: bool = True, advance: Callable[[], None] = lambda: None
 ) -> list[Problem]:
-    """Reads every annotation and image of a data set.
+    """Read every annotation and image of a data set; return the problems.
 
     Args:
-        layout: The set.
-        decode: Decode the images too; else only their sizes and ends are read.
+        layout: The data set.
+        decode: Whether images are decoded; otherwise only their sizes and ends are read.
         advance: Called after each image.
     """
     problems: list[Problem] = []
@@ -74,7 +74,7 @@ def check(
 def _read_voc(
     layout: Layout, split: str, file: str, problems: list[Problem], read: dict[Path, Item | None]
 ) -> list[Item]:
-    """A split's images; ``read`` holds what another split has had read (trainval is train and val)."""
+    """Read the images of a split; ``read`` holds those of other splits (trainval is train and val)."""
     folder, split_file = find_set(layout.root, file)
     items = []
     for image_id in read_split(split_file, lambda error: problems.append(Problem.of(error, split))):
@@ -133,7 +133,7 @@ def _read_coco(layout: Layout, split: str, file: str, problems: list[Problem]) -
 
 
 def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
-    """Classes that only capitals tell apart: most likely one, misspelled."""
+    """Yield a problem for classes whose names differ only in capitals."""
     spelt: dict[str, dict[str, tuple[str, Item]]] = {}
     for split, rows in items.items():
         for item in rows:
@@ -147,7 +147,7 @@ def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
 
 
 def _boxes(items: dict[str, list[Item]]) -> Iterator[Problem]:
-    """Images without boxes, and boxes that occur twice."""
+    """Yield problems of images without boxes and of duplicate boxes."""
     seen: set[Path] = set()
     for split, rows in items.items():
         for item in rows:
@@ -167,7 +167,7 @@ def _boxes(items: dict[str, list[Item]]) -> Iterator[Problem]:
 
 
 def _in_two_splits(items: dict[str, list[Item]]) -> Iterator[Problem]:
-    """An image of two splits; but VOC's trainval holds train and val by design."""
+    """Yield problems of images in two splits, except VOC's trainval, which is train and val."""
     names = list(items)
     for i, one in enumerate(names):
         here = {item.path for item in items[one]}
@@ -182,7 +182,7 @@ def _in_two_splits(items: dict[str, list[Item]]) -> Iterator[Problem]:
 
 
 def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], None]) -> Iterator[Problem]:
-    """Every image file once, in several threads; decoding takes most of the time."""
+    """Check every image file once, in several threads; decoding takes most of the time."""
     first: dict[Path, tuple[str, Item]] = {}
     for split, rows in items.items():
         for item in rows:
@@ -217,7 +217,7 @@ def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], No
 
 
 def report(layout: Layout, *, decode: bool = True, as_json: bool = False) -> int:
-    """Checks and prints a table or JSON; returns the number of errors (warnings are none)."""
+    """Check a data set and print a table or JSON; return the number of errors."""
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task('images', total=None)
         problems = check(layout, decode=decode, advance=lambda: progress.advance(task))
@@ -234,7 +234,7 @@ def report(layout: Layout, *, decode: bool = True, as_json: bool = False) -> int
 
 
 def problem_table(problems: list[Problem], most: int = 100) -> Table:
-    """The problems, errors first, with how many there are of which kind."""
+    """Return a table of the problems, errors first, with the number of each kind."""
     counts = Counter((problem.severity, problem.kind) for problem in problems)
     listed = ', '.join(f'{count} {kind} ({severity})' for (severity, kind), count in sorted(counts.items()))
     rest = f'; {most} are shown, --json lists all' if len(problems) > most else ''

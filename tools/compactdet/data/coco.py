@@ -1,14 +1,15 @@
-"""Data sets in COCO's format, read strictly: what is wrong stops the run with one clear line.
+"""Data sets in COCO format, read strictly: a problem stops the run with one line.
 
-Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014). Masks are left aside.
+Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014). Masks are not read.
 
-- Boxes: the files hold x, y, width, height in continuous pixel coordinates, origin at the image's top
-  left corner; ours are x, y, x + width, y + height.
+- Boxes: the files hold x, y, width, height in continuous pixel coordinates with the origin at the top left
+  corner of the image; the suite uses x, y, x + width, y + height.
 - ``iscrowd`` boxes are ignored in training and, by COCO's own rule, in evaluation.
-- minival2014 and trainval35k are val2017 and train2017: same images, same annotations. Where the built
-  files are absent the 2017 ones are read; images are found under either year's names.
-- Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped silently, boxes of less than
-  one pixel a side are kept, boxes without area are dropped only where ``known_defects`` names the image.
+- minival2014 and trainval35k are val2017 and train2017: same images, same annotations. If the built files
+  are missing, the files of 2017 are read; images are found under the names of either year.
+- Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped silently, boxes with sides below
+  one
+  pixel are kept, boxes without area are dropped only in the images of ``known_defects``.
 """
 
 import json
@@ -29,14 +30,14 @@ from compactdet.mmdetection import DATASETS
 
 @DATASETS.register_module()
 class COCOFormatDataset(StrictDataset):
-    """A split of a data set in COCO's format; arguments as `StrictDataset`.
+    """A split of a data set in COCO format; arguments as `StrictDataset`.
 
     ``metainfo['ann_file']`` is set to the file that was read, so that `DetectionMetric` finds the areas
     and crowds in it.
     """
 
     def load_data_list(self) -> list[dict]:
-        """Reads and checks the annotation file, and sees that every image is there."""
+        """Read and check the annotation file, and check that every image exists."""
         classes = self.class_names()
         path = find_annotation_file(self.data_root, self.ann_file, self.how_to_get)
         file = read_coco_file(path, classes, drop_empty=self.known_defects, report=_stop_at_errors)
@@ -73,12 +74,12 @@ class COCOFormatDataset(StrictDataset):
         return entries
 
     def annotation_bytes(self, entry: Mapping[str, Any]) -> bytes:
-        """Size and objects, in an order of their own: 2014's and 2017's files give the same."""
+        """Return size and objects in a fixed order, equal for the files of 2014 and 2017."""
         objects = sorted(json.dumps(instance, sort_keys=True) for instance in entry['instances'])
         return json.dumps([entry['width'], entry['height'], objects]).encode()
 
     def prepare_data(self, idx: int) -> Any:
-        """Runs the pipeline and compares the image's size with the annotation's."""
+        """Run the pipeline and compare the size of the image with the annotation."""
         sample = super().prepare_data(idx)
         entry = self.get_data_info(idx)
         shape = getattr(sample.get('data_samples'), 'ori_shape', None) if isinstance(sample, dict) else None
@@ -88,6 +89,8 @@ class COCOFormatDataset(StrictDataset):
 
 
 def _stop_at_errors(error: DataError) -> None:
-    """Our own evaluator finds annotation 0 like any other, and rounding does no harm."""
+    """Raise an error, except for annotation id 0, which the suite's evaluator supports, and for rounded
+    boxes.
+    """
     if error.kind not in ('box-rounded', 'id-zero'):
         stop(error)

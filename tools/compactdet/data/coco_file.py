@@ -1,7 +1,7 @@
-"""COCO's annotation files, read strictly and one by one: every entry that is wrong is named.
+"""Read COCO annotation files strictly, entry by entry.
 
-Format: cocodataset.org, "Data format", object detection. Masks are left aside. COCO's boxes are rounded to
-1/100 pixel, so up to one pixel beyond the border is let be.
+Format: cocodataset.org, "Data format", object detection. Masks are not read. COCO's boxes are rounded to
+1/100 pixel, so a box may reach up to one pixel beyond the border.
 """
 
 import re
@@ -14,8 +14,8 @@ from compactdet.data.problems import DataError, Report, stop, unknown_class
 from compactdet.errors import UserError
 from compactdet.files import load_json
 
-LIMIT = 1e100  # of a number: areas stay finite
-OUTSIDE = 1.0  # pixels that a box may reach beyond the border
+LIMIT = 1e100  # largest number: areas stay finite
+OUTSIDE = 1.0  # pixels by which a box may reach beyond the border
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class CocoFile:
     """An annotation file that has been read and checked.
 
     Attributes:
-        path: Where it is.
+        path: The file.
         categories: Category id to class name, in the order of the ids.
         images: Image id to its entry (``file_name``, ``width``, ``height``), in the order of the file.
-        objects: Image id to its annotations; those that something is wrong with are left out.
-        dropped: Image id to the ids of annotations without area that were left out.
+        objects: Image id to its annotations; invalid ones are excluded.
+        dropped: Image id to the ids of annotations without area that were dropped.
     """
 
     path: Path
@@ -44,17 +44,17 @@ def read_coco_file(
     drop_empty: Collection[int | str] = (),
     report: Report = stop,
 ) -> CocoFile:
-    """Reads an annotation file.
+    """Read an annotation file.
 
     Args:
         path: The file.
         classes: Classes that an annotation may have; None for the file's categories.
-        drop_empty: Ids of images whose boxes without area are left out (known defects).
-        report: Told what is wrong with an entry, which is then left out; it may raise. A file that is
-            not in the format at all always raises.
+        drop_empty: Ids of images whose boxes without area are dropped (known defects).
+        report: Called with the problem of an entry, which is then excluded; it may raise. A file that is
+            not in COCO format always raises.
 
     Raises:
-        DataError: The file is absent, not JSON, not in COCO's format, or an entry is wrong.
+        DataError: The file is missing, not JSON or not in COCO format, or an entry is not valid.
     """
     path = Path(path)
     try:
@@ -73,7 +73,7 @@ def read_coco_file(
     categories = reader.categories(data['categories'])
     images = reader.images(data['images'])
     listed = (entry.get('id') for entry in data['images'] if isinstance(entry, dict))
-    told = {image_id for image_id in listed if type(image_id) in (int, str)}  # of those, what is wrong
+    told = {image_id for image_id in listed if type(image_id) in (int, str)}  # problems of the entry
     objects, dropped = reader.annotations(data['annotations'], images, categories, told)
     return CocoFile(path, dict(sorted(categories.items())), images, objects, dropped)
 
@@ -171,7 +171,8 @@ def _image_problem(entry: Any) -> str | None:
         not isinstance(name, str)
         or not Path(name).name
         or {'/', '..'} & {*Path(name).parts}
-        or max(map(len, name.encode(errors='replace').split(b'/'))) > 255  # no disk holds such a name
+        or max(map(len, name.encode(errors='replace').split(b'/')))
+        > 255  # no file system allows such a name
         or '\0' in name
     ):
         return f'"file_name" is {name!r}, must be a path below the folder of images'
@@ -187,7 +188,7 @@ def _annotation_problems(
     categories: Mapping[int, str],
     classes: Sequence[str] | None,
 ) -> Iterator[tuple[str, str, str]]:
-    """Kind, problem and cure of what is wrong with an annotation."""
+    """Yield kind, problem and remedy of everything wrong with an annotation."""
     fix = 'fix or remove it'
     image_id, category = entry.get('image_id'), entry.get('category_id')
     image = images.get(image_id) if type(image_id) in (int, str) else None
@@ -231,7 +232,7 @@ def _annotation_problems(
             yield 'box-rounded', problem, 'harmless; clip it if you wish'
 
 
-# The same images and annotations under two names.
+# Files with the same images and annotations.
 SAME = {
     'instances_trainval35k.json': 'instances_train2017.json',
     'instances_minival2014.json': 'instances_val2017.json',
@@ -243,10 +244,10 @@ OFFICIAL = re.compile(r'(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg')
 
 
 def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str = '') -> Path:
-    """The annotation file, or the 2017 one that says the same.
+    """Return the annotation file, or the equivalent file of 2017.
 
     Raises:
-        DataError: There is neither; says how to get the data set.
+        DataError: Both are missing. The message states how to get the data set.
     """
     path = Path(root) / ann_file
     twin = path.with_name(SAME.get(path.name, path.name))
@@ -261,11 +262,13 @@ def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str
 
 
 def find_images(root: Path, annotation_file: Path, names: Sequence[str]) -> list[Path]:
-    """Where the images of an annotation file are (or ought to be, if they are absent).
+    """Return the paths of the images of an annotation file, or where they should be.
 
-    COCO's own are found by number, in any of the folders of 2014 and 2017. Others lie in one folder:
-    the one, of those in use (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, where
-    SPLIT is in the file's name), that holds most of a sample of them.
+    COCO's own images are found by number in the folders of 2014 and 2017. Other images are in one folder:
+    of the
+    usual ones (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, with SPLIT from the
+    name of
+    the file) the one that holds most of a sample of them.
     """
     numbers = [OFFICIAL.fullmatch(Path(name).name) for name in names]
     bases = (root, root / 'images')

@@ -1,8 +1,9 @@
-"""COCO's trainval35k and minival2014 from the official annotation files of 2014.
+"""Build COCO's trainval35k and minival2014 from the official annotation files of 2014.
 
-minival2014 is val2014's images that are val2017's; trainval35k is train2014 and the rest of val2014.
-(2017's train and val are the same images with the same annotations and need no building.) Source: the
-splits of Bell et al. 2016 (arXiv:1512.04143), which py-faster-rcnn and Detectron train and test on.
+minival2014 consists of the images of val2014 that are in val2017; trainval35k of train2014 and the rest of
+val2014. (train2017 and val2017 are the same images with the same annotations and need not be built.)
+Source:
+the splits of Bell et al. 2016 (arXiv:1512.04143), used by py-faster-rcnn and Detectron.
 """
 
 import json
@@ -17,17 +18,17 @@ NEEDED = ('train2014', 'val2014', 'val2017')
 
 
 def build_splits(root: Path, *, subset: bool = False) -> dict[str, int]:
-    """Writes ``annotations/instances_trainval35k.json`` and ``annotations/instances_minival2014.json``.
+    """Write ``annotations/instances_trainval35k.json`` and ``annotations/instances_minival2014.json``.
 
     Args:
-        root: Folder of COCO; its ``annotations`` holds instances_train2014, _val2014 and _val2017.
-        subset: The files are a part of COCO: the counts are not those that are published.
+        root: Folder of COCO, with instances_train2014, _val2014 and _val2017 in ``annotations``.
+        subset: Whether the files are a part of COCO, so that counts are not checked.
 
     Returns:
         Number of images by split.
 
     Raises:
-        UserError: A file is absent or no COCO file, or a count is wrong. Nothing is written then.
+        UserError: A file is missing or not a COCO file, or a count is wrong. Nothing is written then.
     """
     folder = root / 'annotations'
     data = {name: _read(folder / f'instances_{name}.json') for name in NEEDED}
@@ -60,7 +61,7 @@ def build_splits(root: Path, *, subset: bool = False) -> dict[str, int]:
 
 
 def can_build(root: Path) -> bool:
-    """Whether 2014's files are there."""
+    """Return True if the files of 2014 exist."""
     return all((root / 'annotations' / f'instances_{name}.json').is_file() for name in NEEDED)
 
 

@@ -1,8 +1,8 @@
-"""Downloads that arrive whole: several mirrors, resumed where they broke off, checked before they count.
+"""Downloads with several mirrors, resumed after a break and verified before use.
 
-A file is written beside its place (``.NAME.part``) and moved there when its size and checksum are right.
-What came before a break is kept, and asked for no more (HTTP range) - but only where a checksum will tell
-in the end whether the pieces fit together.
+A file is written as ``.NAME.part`` and moved to its place when its size and checksum are right. The part
+before
+a break is kept and continued (HTTP range) only if a checksum can verify the complete file.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from compactdet.errors import UserError
 
 Progress = Callable[[int, int | None], None]
 CHUNK = 1 << 20
-AGAIN = (408, 425, 429)  # HTTP statuses that may pass; 500 and up may too
+AGAIN = (408, 425, 429)  # temporary HTTP statuses, besides those from 500
 
 
 class _CutError(Exception):
-    """The transfer failed; the same address may do better."""
+    """The transfer failed; the same address may succeed later."""
 
 
 class _RefusedError(Exception):
@@ -43,21 +43,21 @@ def fetch(
     progress: Progress = lambda done, total: None,
     by_hand: str | None = None,
 ) -> Path:
-    """Downloads a file; returns ``target``.
+    """Download a file; return ``target``.
 
     Args:
-        urls: Addresses of the same file, tried in turn.
-        target: Where it goes; its folder is made. A file that is there with this checksum is left.
-        size: Its size in bytes, if known: another size is refused before it is downloaded.
-        checksum: ``md5:...`` or ``sha256:...``, if known; of the digits the first ones suffice.
-        tries: Tries of an address without a byte of progress.
-        pause_s: Between tries.
-        timeout_s: Without a sign from the server.
-        progress: Told the bytes that are there and those there will be.
-        by_hand: The command that takes a file which the user got by other means.
+        urls: Addresses of the same file, tried in order.
+        target: Path of the file; its folder is created. An existing file with this checksum is kept.
+        size: Size in bytes, if known; a file of another size is not downloaded.
+        checksum: ``md5:...`` or ``sha256:...``, if known; the first digits suffice.
+        tries: Number of tries of an address without progress.
+        pause_s: Seconds between tries.
+        timeout_s: Seconds without an answer from the server.
+        progress: Called with the number of bytes and the total.
+        by_hand: Command for a file that the user has downloaded otherwise.
 
     Raises:
-        UserError: No address gave the file, or it cannot be written. Says what each did.
+        UserError: No address has the file, or it cannot be written. The message names the problem of each.
     """
     part = target.with_name(f'.{target.name}.part')
     try:
@@ -94,7 +94,7 @@ def _fetch_from(
     timeout_s: float,
     progress: Progress,
 ) -> str | None:
-    """Downloads from one address until ``part`` is whole; returns what is wrong, or None."""
+    """Download from one address until ``part`` is complete; return the problem, or None."""
     if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
         return f'{url!r} is no http address'
     most, failed = _length(part), 0
@@ -109,7 +109,7 @@ def _fetch_from(
             part.unlink()
             if begun_here:
                 return problem
-            most, begun_here = 0, True  # the beginning was another server's, or of another day
+            most, begun_here = 0, True  # the first part was from another server or another version
         except _RefusedError as error:
             return str(error)
         except _CutError as error:
@@ -123,7 +123,7 @@ def _fetch_from(
 def _transfer(
     url: str, part: Path, size: int | None, resume: bool, timeout_s: float, progress: Progress
 ) -> None:
-    """One request, its body appended to what is there, or from the start if the server has no ranges."""
+    """Make one request and append its body to the part, or start again if the server has no ranges."""
     offset = _length(part) if resume and _length(part) < (size or float('inf')) else 0
     headers = {'User-Agent': 'compactdet', 'Accept-Encoding': 'identity'}
     request = urllib.request.Request(
@@ -135,7 +135,7 @@ def _transfer(
         with error:
             if error.code == 416:
                 if error.headers.get('Content-Range') == f'bytes */{offset}':
-                    return  # it is all there
+                    return  # the part is complete
                 part.unlink(missing_ok=True)
                 raise _CutError('the server cannot resume from here') from error
             kind = _CutError if error.code >= 500 or error.code in AGAIN else _RefusedError
@@ -175,7 +175,7 @@ def _transfer(
 
 
 def _start_of(response: http.client.HTTPResponse, offset: int) -> int:
-    """The first byte that a response holds."""
+    """Return the first byte position of a response."""
     if response.status != 206:
         return 0
     match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
@@ -183,7 +183,7 @@ def _start_of(response: http.client.HTTPResponse, offset: int) -> int:
 
 
 def wrong_file(path: Path, size: int | None, checksum: str | None) -> str | None:
-    """What is wrong with a file, in words; None if it is the published one."""
+    """Return in words how a file differs from the published one, or None."""
     there = _length(path)
     if size is not None and there != size:
         return f'{there} bytes came, the published file has {size}'
@@ -199,7 +199,7 @@ def wrong_file(path: Path, size: int | None, checksum: str | None) -> str | None
 
 
 def file_hash(path: Path, kind: str) -> str:
-    """Hash of a file's bytes, as hexadecimal digits; ``kind`` is a name that hashlib knows."""
+    """Return the hash of a file as hexadecimal digits; ``kind`` is a name of hashlib."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with path.open('rb') as file:
         while data := file.read(CHUNK):
@@ -208,10 +208,10 @@ def file_hash(path: Path, kind: str) -> str:
 
 
 def need_space(folder: Path, needed: int, what: str) -> None:
-    """Sees that there is room.
+    """Raise UserError if there is not enough free space.
 
     Raises:
-        UserError: There is not.
+        UserError: There is not enough free space.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free

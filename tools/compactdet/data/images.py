@@ -1,4 +1,4 @@
-"""Is an image file whole, and is it the image that its annotation shows?"""
+"""Check image files: complete, and of the size that their annotation states."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'  # markers
 
 
 def check_image(path: str | Path, width: int, height: int, *, decode: bool = False) -> None:
-    """Checks an image file against the size (pixels) that its annotation states.
+    """Check an image file against the size in pixels that its annotation states.
 
-    A JPEG must hold its end marker, bytes may follow it; ``decode`` also decodes it, which is slow.
+    A JPEG file must contain its end marker; bytes may follow. ``decode`` also decodes the image, which is slow.
 
     Raises:
-        DataError: The file is absent, not an image, truncated, or of another size.
+        DataError: The file is missing, not an image, truncated, or of another size.
     """
     try:
         if Path(path).exists() and not Path(path).is_file():
@@ -32,7 +32,7 @@ def check_image(path: str | Path, width: int, height: int, *, decode: bool = Fal
     except FileNotFoundError as error:
         cure = 'get it, or take its id out of the split'
         raise DataError('no such image', cure, file=path, kind='image-missing') from error
-    except Exception as error:  # Pillow's readers raise many kinds on broken files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         reason = 'of no known kind' if isinstance(error, UnidentifiedImageError) else error
         problem = f'not a readable image ({getattr(error, "strerror", None) or reason})'
         raise DataError(problem, 'get the file again', file=path, kind='image-unreadable') from error
@@ -46,7 +46,7 @@ def check_image(path: str | Path, width: int, height: int, *, decode: bool = Fal
     if decode:
         try:
             with Image.open(path) as image:
-                image.load()  # some versions of OpenCV, which trains, let truncated files pass
+                image.load()  # some versions of OpenCV accept truncated files
         except Exception as error:  # as above
             problem = f'truncated or corrupt ({error})'
             raise DataError(problem, 'get it again', file=path, kind='image-truncated') from error

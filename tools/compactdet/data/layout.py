@@ -1,12 +1,12 @@
-"""What a folder of data is: its format, its splits, its classes; and the config of a set of the user's own.
+"""The layout of a data set folder: its format, splits and classes; and the config of a user's own data set.
 
-Layouts that are understood:
+Supported layouts:
 
 - VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt`` (or one folder above).
-- COCO: ``annotations/[instances_]SPLIT.json`` with the images in ``SPLIT``, ``images``, ``images/SPLIT``
-  or beside; or ``SPLIT/*.json`` with the images beside it, as annotation tools export it.
+- COCO: ``annotations/[instances_]SPLIT.json`` with the images in ``SPLIT``, ``images``, ``images/SPLIT`` or
+  beside it; or ``SPLIT/*.json`` with the images beside it, as annotation tools export it.
 
-SPLIT is anything; a run looks for names that begin with train (or trainval), val (or minival) and test.
+SPLIT is any name; a run uses names that begin with train (or trainval), val (or minival) and test.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BASES = Path(__file__).parents[3] / 'det_configs' / '_base_' / 'datasets'
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set's folder.
+    """The folder of a data set.
 
     Attributes:
-        root: What ``--data-root`` names.
+        root: Folder for ``--data-root``.
         format: 'voc' or 'coco'.
-        splits: Name of a split to its file below ``root``.
-        classes: None where they are not given: then any class will do.
+        splits: Name of each split and its file below ``root``.
+        classes: Class names; None to accept any class.
         known_defects: Ids of images whose boxes without area are known.
         expected: Published number of images by split, as far as known.
     """
@@ -44,7 +44,7 @@ class Layout:
     expected: dict[str, int] | None = None
 
     def only(self, split: str | None) -> Layout:
-        """The same with one split.
+        """Return the layout with one split.
 
         Raises:
             UserError: There is no such split.
@@ -57,10 +57,10 @@ class Layout:
 
 
 def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
-    """Looks at a folder.
+    """Return the layout of a folder.
 
     Raises:
-        UserError: It is absent, or no data set in VOC's or COCO's format.
+        UserError: It is missing, or not a data set in VOC or COCO format.
     """
     root = Path(root)
     named = tuple(classes) if classes else None
@@ -93,16 +93,18 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
 
 
 def _split_name(file: Path) -> str:
-    """``instances_train2017.json`` is train2017, ``valid/_annotations.coco.json`` is valid."""
+    """Return the split of an annotation file: train2017 of ``instances_train2017.json``, valid of
+    ``valid/_annotations.coco.json``.
+    """
     stem = file.stem.removeprefix('instances_')
     return file.parent.name if stem.startswith('_') or stem == 'annotations' else stem
 
 
 def find_layout(name: str, data: Path, classes: Sequence[str] | None = None) -> Layout:
-    """A published set by its name, or a folder.
+    """Return the layout of a published data set by its name, or of a folder.
 
     Raises:
-        UserError: It is absent, or no data set.
+        UserError: It is missing, or not a data set.
     """
     if name in SOURCES and not Path(name).is_dir():
         return published_layout(name, data)
@@ -110,10 +112,10 @@ def find_layout(name: str, data: Path, classes: Sequence[str] | None = None) -> 
 
 
 def published_layout(name: str, data: Path) -> Layout:
-    """A published set below the folder of all data.
+    """Return the layout of a published data set in the folder of all data sets.
 
     Raises:
-        UserError: It is absent; says how to get it.
+        UserError: It is missing. The message states how to get it.
     """
     from mmengine.config import Config
 
@@ -143,10 +145,10 @@ def published_layout(name: str, data: Path) -> Layout:
 
 
 def roles(splits: Mapping[str, str], root: Path) -> dict[str, str]:
-    """The splits that a run uses: train, test and, where there is a third, val, which chooses a checkpoint.
+    """Return the splits for training, testing and, if there is a third one, validation.
 
     Raises:
-        UserError: There is none to train on or none to test on.
+        UserError: There is no split for training or none for testing.
     """
 
     def named(*beginnings: str) -> list[str]:
@@ -157,7 +159,7 @@ def roles(splits: Mapping[str, str], root: Path) -> dict[str, str]:
     if tests and trains and vals:
         return {'train': trains[0], 'val': vals[0], 'test': tests[0]}
     if not tests and not named('minival'):
-        both = []  # holds what is tested on
+        both = []  # contains the test images
     if (trains or both) and (tests or vals):
         return {'train': (both + trains)[0], 'test': (tests + vals)[0]}
     raise UserError(
@@ -167,11 +169,11 @@ def roles(splits: Mapping[str, str], root: Path) -> dict[str, str]:
 
 
 def custom_dataset(root: str | Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Describes a data set of the user's.
+    """Describe a user's own data set.
 
     Args:
         root: Its folder; see the layouts above.
-        classes: Their names, in order; None for those in the annotations (COCO: in the order of the file's
+        classes: Class names in order; None for those in the annotations (COCO: in the order of the file's
             category ids, VOC: sorted).
 
     Returns:
@@ -179,7 +181,7 @@ def custom_dataset(root: str | Path, classes: Sequence[str] | None = None) -> di
         ``splits``: 'train', 'test' and maybe 'val', to a file below ``data_root``.
 
     Raises:
-        UserError: It is no data set, has no split to train or test on, or its annotations are wrong.
+        UserError: It is not a data set, lacks a split for training or testing, or has invalid annotations.
     """
     layout = layout_of(root, classes)
     chosen = {role: layout.splits[name] for role, name in roles(layout.splits, layout.root).items()}
@@ -193,10 +195,10 @@ def custom_dataset(root: str | Path, classes: Sequence[str] | None = None) -> di
 
 
 def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
-    """The classes that the annotations of some splits name.
+    """Return the classes in the annotations of some splits.
 
     Raises:
-        UserError: An annotation is wrong, or there is no class.
+        UserError: An annotation is not valid, or there is no class.
     """
     names: dict[str, None] = {}
     if layout.format == 'voc':
@@ -219,13 +221,14 @@ def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
 
 
 def _later(error: DataError) -> None:
-    """Leaves what is wrong with an object to the loader."""
+    """Ignore a problem of an object, which the data set class reports later."""
 
 
 def custom_config(root: str | Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """The variables that a file of ``det_configs/_base_/datasets`` would define for `custom_dataset`.
+    """Return the variables that a base config in ``det_configs/_base_/datasets`` would define for
+    `custom_dataset`.
 
-    Pipelines and loaders are voc07's. With three splits, checkpoints can be chosen on val.
+    Pipelines and loaders are those of voc07. With three splits, the best checkpoint can be selected on val.
 
     Raises:
         UserError: From `custom_dataset`.

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: the error that names it, and the list that a whole check makes."""
+"""Problems of data sets: the error that names one, and the rows of a complete check."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from compactdet.errors import UserError
 
 
 class DataError(UserError):
-    """One thing that is wrong with a data set's files.
+    """A problem of a file of a data set.
 
-    (``problem`` alone must do: a data loader's worker makes the exception again from its message.)
+    ``problem`` alone must suffice: PyTorch rebuilds the exception of a data loader worker from its message.
 
     Args:
         problem: What is wrong, with the value.
         cure: What to do.
-        file: Where it is.
-        kind: A word for it, such as 'box-outside'.
+        file: The file.
+        kind: Identifier of the kind of problem, such as 'box-outside'.
     """
 
     def __init__(self, problem: str, cure: str = '', *, file: str | Path = '', kind: str = '') -> None:
-        if 'Original Traceback' not in problem:  # from a worker: `errors.user_line` wants its end
+        if 'Original Traceback' not in problem:  # from a worker: `errors.user_line` uses its end
             problem = brief(problem)
         self.problem, self.cure, self.file, self.kind = problem, cure, str(file), kind
         text = f'{self.problem}; {cure}' if cure else self.problem
@@ -30,7 +30,7 @@ class DataError(UserError):
 
 
 def brief(text: str, most: int = 300) -> str:
-    """A text that may quote a value of any length: both ends of it."""
+    """Return a text of limited length: its start and its end."""
     return text if len(text) <= most else f'{text[: most - 100]} ... {text[-100:]}'
 
 
@@ -38,11 +38,11 @@ Report = Callable[[DataError], None]
 
 
 def stop(error: DataError) -> None:
-    """The report of a run: the first problem ends it."""
+    """Raise the first problem; the `report` of a run."""
     raise error
 
 
-# Kinds that are worth a word but do not keep a set from being used.
+# Kinds of problems that are warnings: the data set can be used.
 WARNINGS = frozenset(
     {'no-boxes', 'same-pixels', 'duplicate-box', 'box-rounded', 'known-defect', 'class-alike'}
 )
@@ -50,7 +50,7 @@ WARNINGS = frozenset(
 
 @dataclass(frozen=True)
 class Problem:
-    """A row of a check's table."""
+    """A row in the table of a check."""
 
     severity: str
     kind: str
@@ -62,13 +62,13 @@ class Problem:
 
     @classmethod
     def of(cls, error: DataError, split: str, image: Any = '-') -> 'Problem':
-        """The row of an error."""
+        """Return the row of an error."""
         severity = 'warning' if error.kind in WARNINGS else 'error'
         return cls(severity, error.kind, split, str(image), error.file, error.problem, error.cure)
 
 
 def unknown_class(name: str, classes: Sequence[str]) -> tuple[str, str]:
-    """Problem and cure of a class that is not known."""
+    """Return problem and remedy of an unknown class."""
     by_lower = {known.lower(): known for known in classes}
     near = [by_lower[low] for low in get_close_matches(name.lower(), by_lower, n=3)]
     hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(classes)}'

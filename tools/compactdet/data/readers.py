@@ -14,7 +14,7 @@ from compactdet.data.problems import brief
 from compactdet.errors import UserError
 from compactdet.files import load_json
 
-LIMIT = 1e100  # of what a file may hold: sums and areas stay finite
+LIMIT = 1e100  # largest number in a file: sums and areas stay finite
 
 VOC_CLASSES = (
     'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
@@ -30,12 +30,13 @@ def _columns(
     number_key: str | None,
     names: dict[Any, int] | None = None,
 ) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
-    """Image index, label, (n, 4) x y w h and (n,) number of each entry; ``what`` names file and list.
+    """Return image index, label, (n, 4) x y w h and (n,) number of each entry.
 
-    Labels are found by ``category`` in ``names``, if both are there, else by ``category_id``.
+    ``what`` names file and list. The label is found by ``category`` in ``names`` if both exist, otherwise
+    by ``category_id``.
 
     Raises:
-        UserError: Names the first bad entry by its index.
+        UserError: An entry is not valid. The message names its index.
     """
     if not isinstance(entries, list):
         raise UserError(f'{what} is a {type(entries).__name__}, must be a list of entries')
@@ -75,7 +76,7 @@ def _problem(
     labels: dict[Any, int],
     names: dict[Any, int] | None,
 ) -> str | None:
-    """What is wrong with one entry, in words."""
+    """Return in words what is wrong with an entry, or None."""
     if not isinstance(entry, dict):
         return f'is a {type(entry).__name__}, must be an object with {", ".join(keys)}'
     if names is not None and 'category' in entry:
@@ -105,7 +106,7 @@ def _problem(
 
 
 def _unique(entries: Any, key: str, what: str) -> list[Any]:
-    """The values of one key of every entry, checked to be there and different."""
+    """Return the values of a key, which must exist in every entry and be unique."""
     if not isinstance(entries, list):
         raise UserError(f'{what} is a {type(entries).__name__}, must be a list of objects with "{key}"')
     for i, entry in enumerate(entries):
@@ -121,12 +122,12 @@ def _unique(entries: Any, key: str, what: str) -> list[Any]:
 
 
 def read_coco(path: str | Path) -> Annotations:
-    """Reads a COCO annotation file; images and categories are ordered by id, as in COCOeval.
+    """Read a COCO annotation file; images and categories are ordered by id, as in COCOeval.
 
     ``iscrowd`` may be absent (0), ``area`` too (the box's area).
 
     Raises:
-        UserError: The file is not in COCO's format; names the list and entry.
+        UserError: The file is not in COCO format. The message names list and entry.
     """
     path = Path(path)
     data = load_json(path)
@@ -165,17 +166,17 @@ def read_coco(path: str | Path) -> Annotations:
 
 
 def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
-    """Reads a split of a data set in VOC format (Annotations, ImageSets/Main).
+    """Read a split of a data set in VOC format (Annotations, ImageSets/Main).
 
-    Boxes without area (``xmax <= xmin``), a known defect, are left out and listed in ``notes``.
+    Boxes without area (``xmax <= xmin``), a known defect, are dropped and listed in ``notes``.
 
     Args:
-        folder: The folder that holds ``Annotations``, or its ``VOC2007`` does (the development kit).
+        folder: The folder that contains ``Annotations``, or ``VOC2007/Annotations`` (the development kit).
         split: Name of a file in ``ImageSets/Main``.
         classes: None for VOC's 20 if every name is one of them, else the sorted names.
 
     Raises:
-        UserError: A file is absent or bad, or an object's class is not in ``classes``.
+        UserError: A file is missing or not valid, or an object's class is not in ``classes``.
     """
     from compactdet.data.voc_files import (
         parse_annotation,
@@ -223,13 +224,13 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
 
 
 def read_predictions(path: str | Path, gt: Annotations) -> Detections:
-    """Reads predictions.json: a list of image_id, category_id, bbox (x, y, width, height), score.
+    """Read predictions.json: a list of image_id, category_id, bbox (x, y, width, height), score.
 
-    An entry with ``category``, the class's name, is taken by that: ``category_id`` is only right where
-    writer and reader number the classes alike.
+    If an entry has ``category``, the class name, ``category_id`` is not used: it is only right if writer
+    and reader number the classes equally.
 
     Raises:
-        UserError: Names file, entry and value of what is wrong.
+        UserError: The file is not valid. The message names entry and value.
     """
     path = Path(path)
     images = {image_id: i for i, image_id in enumerate(gt.image_ids)}

@@ -1,14 +1,15 @@
-"""The embedded data set 'shapes': drawn by the suite, in VOC2007 layout, with nothing to download.
+"""The embedded data set 'shapes': drawn by the suite in VOC2007 layout, without a download.
 
-Classes differ by form alone: colors, textures, size, aspect and rotation are drawn from the same
-distribution for every class, on cluttered backgrounds with forms of no class. Later objects hide
-earlier ones.
+Classes differ only in form: color, texture, size, aspect ratio and rotation have the same distribution for
+every
+class, on cluttered backgrounds with other forms. Later objects hide earlier ones.
 
-- A box is the tight box of the object's full extent in the image, hidden parts included.
-- ``difficult`` is 1 where less than `Spec.difficult_below` of the object's area is visible (neither
-  hidden nor outside the image); below `Spec.hidden_below` an object is not annotated.
-- Each image depends on (seed, split, number) alone: the same bytes from the same versions of NumPy
-  and OpenCV. The manifest holds the hash of all annotations, which tells whether two machines agree.
+- A box encloses the full extent of the object in the image, including hidden parts.
+- ``difficult`` is 1 if less than `Spec.difficult_below` of the object's area is visible (neither hidden nor
+  outside the image); below `Spec.hidden_below` an object is not annotated.
+- Each image depends only on (seed, split, number): the same versions of NumPy and OpenCV give the same
+  bytes.
+  The manifest contains the hash of all annotations, by which two machines can be compared.
 """
 
 import hashlib
@@ -31,13 +32,13 @@ from compactdet.drawing import draw_boxes, write_image
 from compactdet.errors import UserError
 from compactdet.mmdetection import DATASETS
 
-VERSION = 1  # raise it with any change to what is drawn
+VERSION = 1  # increased with any change of what is drawn
 MANIFEST = 'shapes.json'
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What is drawn. Lengths in pixels."""
+    """Settings of the data set. Lengths are in pixels."""
 
     images: dict[str, int] = field(default_factory=lambda: {'train': 3000, 'val': 200, 'test': 500})
     seed: int = 2007
@@ -45,23 +46,23 @@ class Spec:
     min_size: int = 44  # of the longer side, before rotation
     max_size: int = 112
     max_objects: int = 4
-    max_turn: float = 20  # degrees either way
+    max_turn: float = 20  # degrees in either direction
     max_aspect: float = 1.35
-    crowding: float = 0.25  # share of objects that are put on top of the one before
+    crowding: float = 0.25  # share of objects that are placed on the previous one
     contrast: int = 70  # least distance of an object's mean color from its surroundings; at most 100
     difficult_below: float = 0.4
     hidden_below: float = 0.15
 
 
 def _polar(radii: Sequence[float] | np.ndarray, start: float = -90.0) -> np.ndarray:
-    """Points at equal angles and the given radii, from ``start`` degrees on."""
+    """Return points at equal angles and the given radii, from ``start`` degrees on."""
     angle = np.deg2rad(start) + np.arange(len(radii)) * 2 * np.pi / len(radii)
     return np.stack([np.cos(angle), np.sin(angle)], 1) * np.asarray(radii)[:, None]
 
 
 def _crescent() -> np.ndarray:
     outer, inner = np.deg2rad(np.linspace(50, 310, 40)), np.deg2rad(np.linspace(290, 70, 30))
-    depth = np.sin(np.deg2rad(50)) / np.sin(np.deg2rad(70))  # the inner arc ends on the outer one
+    depth = np.sin(np.deg2rad(50)) / np.sin(np.deg2rad(70))  # the inner arc ends on the outer arc
     center = np.cos(np.deg2rad(50)) - depth * np.cos(np.deg2rad(70))
     return np.concatenate(
         [
@@ -71,7 +72,7 @@ def _crescent() -> np.ndarray:
     )
 
 
-# A class is its outline in [-1, 1]^2; further contours are holes.
+# Outline of each class in [-1, 1]^2; further contours are holes.
 CLASSES: dict[str, tuple[np.ndarray, ...]] = {
     'circle': (_polar([1] * 48),),
     'square': (_polar([2**0.5] * 4, start=45) * 0.85,),
@@ -104,7 +105,7 @@ CLASSES: dict[str, tuple[np.ndarray, ...]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One annotated object; the box is 1-based and inclusive, as VOC's files hold it."""
+    """An annotated object; its box is 1-based and inclusive, as in VOC files."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -113,20 +114,22 @@ class Thing:
 
 
 def _fill(contours: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Coverage in [0, 255] of a filled outline given in pixels, (size, size) uint8."""
+    """Return the coverage in [0, 255] of a filled outline given in pixels, (size, size) uint8."""
     mask = np.zeros((size, size), np.uint8)
     fixed = [np.round(points * 16).astype(np.int32) for points in contours]
     return cv2.fillPoly(mask, fixed, 255, lineType=cv2.LINE_AA, shift=4)
 
 
 def _smooth(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth colored noise in [0, 255], (size, size, 3) float32."""
+    """Return smooth colored noise in [0, 255], (size, size, 3) float32."""
     coarse = rng.random((cells, cells, 3), np.float32) * 255
     return np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255)
 
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Zero-mean texture, (size, size, 1) or (size, size, 3) float32: plain, stripes, checks, noise."""
+    """Return a zero-mean texture, (size, size, 1) or (size, size, 3) float32: plain, stripes, checks or
+    noise.
+    """
     kind, strength = rng.integers(5), rng.uniform(5, 20)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
@@ -146,7 +149,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Clutter: smooth colors, lines, forms of no class. (size, size, 3) float32."""
+    """Return clutter: smooth colors, lines and other forms, (size, size, 3) float32."""
     canvas = _smooth(rng, size, int(rng.integers(2, 7))) * rng.uniform(0.1, 0.35)
     canvas += rng.uniform(0, 255 * 0.2, 3)
     canvas += _texture(rng, size) * rng.uniform(0, 0.6)
@@ -164,12 +167,11 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Thing]]:
-    """Places objects: the coverage of each, (size, size) uint8, lowest first; and the annotated ones.
+    """Place objects: return the coverage of each, (size, size) uint8, lowest first, and the annotated ones.
 
-    Nothing here depends on pixel colors, so annotations do not vary with the arithmetic of the
-    machine that draws.
+    Nothing here depends on pixel colors, so annotations do not depend on the arithmetic of the machine.
     """
-    size, pad = spec.image_size, spec.max_size // 2  # the sheet also holds what leaves the image
+    size, pad = spec.image_size, spec.max_size // 2  # the canvas also contains parts outside the image
     covers, areas = [], []
     center: np.ndarray = np.zeros(2)
     owner = np.full((size, size), -1, np.int8)
@@ -184,7 +186,7 @@ def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], lis
             center = center + rng.uniform(-0.5, 0.5, 2) * longer
         else:
             center = rng.uniform(0, size, 2)
-        center = np.clip(center, 0.3 * longer, size - 0.3 * longer)  # most of it is in the image
+        center = np.clip(center, 0.3 * longer, size - 0.3 * longer)  # more than half is in the image
         contours = [points * half @ turn + center + pad for points in CLASSES[name]]
         sheet = _fill(contours, size + 2 * pad)
         covers.append(sheet[pad : pad + size, pad : pad + size])
@@ -203,7 +205,7 @@ def _layout(spec: Spec, rng: np.random.Generator) -> tuple[list[np.ndarray], lis
 
 
 def _paint(spec: Spec, rng: np.random.Generator, covers: Sequence[np.ndarray]) -> np.ndarray:
-    """Paints objects on clutter, lowest first: (size, size, 3) uint8 BGR."""
+    """Paint objects on clutter, lowest first: (size, size, 3) uint8 BGR."""
     canvas = _background(rng, spec.image_size)
     for cover in covers:
         x, y, w, h = cv2.boundingRect(cover)
@@ -222,14 +224,14 @@ def _paint(spec: Spec, rng: np.random.Generator, covers: Sequence[np.ndarray]) -
 
 
 def draw_image(spec: Spec, split: str, number: int) -> tuple[np.ndarray, list[Thing]]:
-    """Draws one image: (size, size, 3) uint8 BGR, and its annotated objects."""
+    """Draw one image: (size, size, 3) uint8 BGR, and its annotated objects."""
     key = [spec.seed, list(spec.images).index(split), number]
     covers, things = _layout(spec, np.random.default_rng([*key, 0]))
     return _paint(spec, np.random.default_rng([*key, 1]), covers), things
 
 
 def to_xml(image_id: str, size: int, things: Sequence[Thing]) -> str:
-    """The annotation file of a square image with ``size`` pixels per side."""
+    """Return the annotation file of a square image with ``size`` pixels per side."""
     objects = ''.join(
         f'  <object>\n    <name>{thing.name}</name>\n    <truncated>{thing.truncated:d}</truncated>\n'
         f'    <difficult>{thing.difficult:d}</difficult>\n    <bndbox>'
@@ -284,19 +286,20 @@ def _verify(folder: Path, spec: Spec) -> None:
         if not wrong and manifest['annotations_sha256'] != _hash(folder):
             wrong = ['annotations (files were changed or are absent)']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{folder}' is there, but has no valid {MANIFEST}; {cure}") from error
+        raise UserError(f"'{folder}' exists but has no valid {MANIFEST}; {cure}") from error
     if wrong:
-        raise UserError(f"'{folder}' is not the data set wanted: other {', '.join(wrong)}; {cure}")
+        raise UserError(f"'{folder}' has other settings: {', '.join(wrong)}; {cure}")
 
 
 def ensure(root: str | Path, spec: Spec | None = None) -> Path:
-    """Draws the data set where it is absent, else checks that it is the one that is wanted.
+    """Draw the data set if it is missing; otherwise check that it has the wanted settings.
 
-    It is drawn in a folder beside it that is renamed when whole; of several processes that draw at
-    the same time the first one's stays.
+    It is drawn in a temporary folder that is renamed when complete. If several processes draw at the same
+    time,
+    the first result is kept.
 
     Raises:
-        UserError: ``root`` holds something else, or cannot be written.
+        UserError: ``root`` contains something else, or cannot be written.
     """
     root, spec = Path(root), spec or Spec()
     if root.exists():
@@ -308,14 +311,14 @@ def ensure(root: str | Path, spec: Spec | None = None) -> Path:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
         try:
-            draft.chmod(0o755)  # mkdtemp's folder is closed to others
+            draft.chmod(0o755)  # mkdtemp creates a private folder
             _draw_set(draft, spec)
             if not root.exists():
                 draft.rename(root)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        if not (root / MANIFEST).is_file():  # it is there where another process was faster
+        if not (root / MANIFEST).is_file():  # exists if another process was faster
             raise UserError(f"cannot write '{root}' ({error.strerror}); name another folder") from error
     _verify(root, spec)
     return root
@@ -323,18 +326,18 @@ def ensure(root: str | Path, spec: Spec | None = None) -> Path:
 
 @DATASETS.register_module()
 class ShapesDataset(VOCFormatDataset):
-    """A split of 'shapes'; drawn first where it is absent."""
+    """A split of 'shapes', drawn if it is missing."""
 
     METAINFO = {'name': 'shapes', 'classes': tuple(CLASSES)}  # noqa: RUF012 (MMEngine's own form)
 
     def load_data_list(self) -> list[dict]:
-        """Draws or checks the set, then reads the split."""
+        """Draw or checks the set, then reads the split."""
         ensure(self.data_root)
         return super().load_data_list()
 
 
 def contact_sheet(root: Path, split: str, count: int, path: Path, *, columns: int = 6) -> None:
-    """Writes one picture of a split's first images with boxes and names; difficult ones are gray.
+    """Write one picture of the first images of a split with boxes and names; difficult ones are gray.
 
     Raises:
         UserError: The data set cannot be read or the picture cannot be written.

@@ -1,4 +1,6 @@
-"""What a data set holds: images, boxes, classes, sizes and forms of boxes; a table, JSON, a picture."""
+"""Statistics of a data set: images, boxes, classes, sizes and aspect ratios, as a table, JSON and a
+picture.
+"""
 
 import io
 import json
@@ -19,14 +21,14 @@ from compactdet.data.readers import read_coco, read_voc
 from compactdet.data.voc_files import find_set
 from compactdet.files import write_whole
 
-SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's border between small, medium and large
+SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's limits of small, medium and large
 
 
 def read_splits(layout: Layout) -> dict[str, Annotations]:
-    """The boxes of every split.
+    """Read the boxes of every split.
 
     Raises:
-        UserError: An annotation is wrong (``tools/data.py check`` lists all that is).
+        UserError: An annotation is not valid (``tools/data.py check`` lists all problems).
     """
     splits = {}
     for split, file in layout.splits.items():
@@ -39,10 +41,10 @@ def read_splits(layout: Layout) -> dict[str, Annotations]:
 
 
 def report(layout: Layout, *, as_json: bool = False, out: Path | None = None) -> None:
-    """Prints tables or JSON, and draws a picture if ``out`` names one.
+    """Print tables or JSON, and draw a picture if ``out`` is given.
 
     Raises:
-        UserError: An annotation is wrong, or the picture cannot be written.
+        UserError: An annotation is not valid, or the picture cannot be written.
     """
     splits = read_splits(layout)
     result = stats(splits)
@@ -52,10 +54,9 @@ def report(layout: Layout, *, as_json: bool = False, out: Path | None = None) ->
 
 
 def stats(splits: dict[str, Annotations]) -> dict[str, Any]:
-    """Counts and sizes by split.
+    """Return counts and sizes by split.
 
-    Boxes count as COCO's evaluation takes them: small is below 32 x 32 pixels and large is from 96 x 96 on,
-    by the annotated area. ``ignored`` are VOC's difficult boxes and COCO's crowds. Sides and aspect ratios
+    Sizes are COCO's: small is below 32 x 32 pixels and large is from 96 x 96 pixels, by the annotated area. ``ignored`` are VOC's difficult boxes and COCO's crowds. Sides and aspect ratios
     (width / height) are quantiles: 5, 25, 50, 75 and 95 %.
     """
     return {split: _stats(annotations) for split, annotations in splits.items()}
@@ -89,7 +90,7 @@ def _quantiles(values: np.ndarray) -> list[float] | None:
 
 
 def format_stats(result: dict[str, Any]) -> str:
-    """Two tables: the splits, and boxes by class."""
+    """Format two tables: the splits, and boxes by class."""
     splits = Table('split', title='images and boxes')
     for column in ('images', 'without boxes', 'boxes', 'ignored', 'small', 'medium', 'large'):
         splits.add_column(column, justify='right')
@@ -111,7 +112,7 @@ def format_stats(result: dict[str, Any]) -> str:
 
 
 def plot(splits: dict[str, Annotations], path: Path) -> None:
-    """Draws boxes by class, sides, aspect ratios and boxes per image, one color a split, as a PNG.
+    """Draw boxes by class, sides, aspect ratios and boxes per image, one color a split, as a PNG.
 
     Raises:
         UserError: The file cannot be written.
@@ -149,6 +150,6 @@ def plot(splits: dict[str, Annotations], path: Path) -> None:
 
 
 def _draw_shares(axes: Axes, values: np.ndarray, edges: np.ndarray) -> None:
-    """Outlines a histogram in percent of the values; those beyond the edges are in the outer bins."""
+    """Outline a histogram in percent of the values; values outside the edges are in the outer bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     axes.stairs(100 * counts / max(1, len(values)), edges)

@@ -1,4 +1,13 @@
-"""Read the files of a data set in PASCAL VOC format: annotations, split files, images."""
+"""Read the files of a data set in PASCAL VOC format: annotations, split files, images.
+
+A data set folder contains ``Annotations/ID.xml``, ``JPEGImages/ID.jpg`` and ``ImageSets/Main/SPLIT.txt``
+with one
+ID per line. Format: VOC2007 development kit (Everingham et al., IJCV 2010). The files have 1-based,
+inclusive
+pixel indices; boxes become continuous coordinates with the origin at the top left corner of the image:
+``x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax``, so the continuous area equals VOC's area with its
+"+1".
+"""
 
 import re
 from collections import Counter
@@ -21,15 +30,8 @@ SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 NO_AREA = ('box-no-area', 'box-inverted')
 
-IMAGE_SUFFIXES = (
-    '.jpg',
-    '.jpeg',
-    '.png',
-    '.bmp',
-    '.JPG',
-    '.JPEG',
-    '.PNG',
-)  # the first that is there counts
+# The first existing file is taken.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.JPG', '.JPEG', '.PNG')
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Annotation:
         height: Image height, pixels.
         boxes: (n, 4) float32, continuous x1, y1, x2, y2 in pixels.
         names: n class names.
-        labels: (n,) int64, index into the classes; -1 where no classes were given.
+        labels: (n,) int64, index into the classes; -1 if no classes were given.
         difficult: (n,) bool.
-        dropped: Numbers (from 1) of the objects without area that were left out.
+        dropped: Numbers (from 1) of dropped objects without area.
     """
 
     width: int
@@ -62,18 +64,18 @@ def parse_annotation(
     drop_empty: bool = False,
     report: Report = stop,
 ) -> Annotation:
-    """Reads one annotation file.
+    """Read one annotation file.
 
     Args:
         path: The file.
-        classes: None accepts any name.
-        drop_empty: Leave out boxes without area (a known defect).
-        report: Told what is wrong with an object, which is then left out; it may raise. A file that cannot
-            be read at all always raises.
+        classes: Class names; None to accept any.
+        drop_empty: Whether boxes without area are dropped (a known defect).
+        report: Called with the problem of an object, which is then excluded; it may raise. A file that
+            cannot be read always raises.
 
     Raises:
-        DataError: The file is absent, malformed or hostile XML, lacks a field, or holds an unknown
-            class, a box without area or a box outside the image. Names the file, object and value.
+        DataError: The file is missing, is not safe XML, lacks a field, or has an unknown class, a box
+            without area or a box outside the image. The message names file, object and value.
     """
     path = Path(path)
     root = _parse_xml(path)
@@ -119,7 +121,7 @@ def parse_annotation(
 
 
 def _box_problems(sides: Sequence[float], width: int, height: int) -> Iterator[tuple[str, str, str]]:
-    """Kind, problem and cure of what is wrong with xmin, ymin, xmax, ymax."""
+    """Yield kind, problem and remedy of everything wrong with xmin, ymin, xmax, ymax."""
     xmin, ymin, xmax, ymax = sides
     box = f'box xmin={xmin:g} ymin={ymin:g} xmax={xmax:g} ymax={ymax:g}'
     if xmax < xmin or ymax < ymin:
@@ -151,7 +153,7 @@ def _parse_xml(path: Path) -> Element:
             file=path,
             kind='annotation-unreadable',
         ) from error
-    except (ParseError, ValueError, LookupError) as error:  # the last two: a bad declared encoding
+    except (ParseError, ValueError, LookupError) as error:  # the last two: an invalid declared encoding
         problem, cure = f'malformed XML ({error})', 'fix the file or get it again'
         raise DataError(problem, cure, file=path, kind='annotation-unreadable') from error
     if root.tag != 'annotation':
@@ -174,7 +176,7 @@ def _text(element: Element, tag: str, path: Path, where: str = '', default: str 
 def _number(element: Element, tag: str, path: Path, where: str = '') -> float:
     text = _text(element, tag, path, where)
     try:
-        value = float(text.replace('_', '?'))  # Python would read 1_0 as 10
+        value = float(text.replace('_', '?'))  # Python reads 1_0 as 10
     except ValueError:
         value = float('nan')
     if not np.isfinite(value):
@@ -192,14 +194,14 @@ def _whole(element: Element, tag: str, path: Path) -> int:
 
 
 def read_split(path: Path, report: Report = stop) -> list[str]:
-    """Reads a split file: one image id a line.
+    """Read a split file: one image id a line.
 
     Args:
         path: The file.
-        report: Told of a bad line, which is then left out; it may raise.
+        report: Called with the problem of a line, which is then excluded; it may raise.
 
     Raises:
-        DataError: The file is absent, empty, not text, or holds an id twice or two on one line.
+        DataError: The file is missing, empty, not text, or has an id twice or two ids on a line.
     """
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
@@ -230,7 +232,9 @@ def _is_id(line: str) -> bool:
 
 
 def split_files(folder: Path) -> list[Path]:
-    """The split files of a set. (VOC's kit has one more a class, with a flag behind each id.)"""
+    """Return the split files of a data set, without those per class of the VOC development kit (with
+    flags).
+    """
     files = sorted((folder / 'ImageSets' / 'Main').glob('[!.]*.txt'))
     flagged = re.compile(rb'\S+[ \t]+-?[01]\s*$', re.MULTILINE)
     return [
@@ -241,7 +245,7 @@ def split_files(folder: Path) -> list[Path]:
 
 
 def image_file(folder: Path, image_id: str) -> Path:
-    """An image's file: VOC's are ``.jpg``; other sets' may have another ending."""
+    """Return the file of an image: ``.jpg`` in VOC, other suffixes in other data sets."""
     paths = [folder / 'JPEGImages' / f'{image_id}{suffix}' for suffix in IMAGE_SUFFIXES]
     if there := next((path for path in paths if path.is_file()), None):
         return there
@@ -250,13 +254,13 @@ def image_file(folder: Path, image_id: str) -> Path:
 
 
 def find_set(data_root: str | Path, ann_file: str | Path, how_to_get: str = '') -> tuple[Path, Path]:
-    """Finds a data set's folder and split file.
+    """Find the folder and the split file of a data set.
 
-    ``ann_file`` is ``[FOLDER/]ImageSets/Main/SPLIT.txt``, below ``data_root``; FOLDER is left out where
-    ``data_root`` itself holds ``ImageSets``: VOC07's kit will do, and the ``VOC2007`` in it too.
+    ``ann_file`` is ``[FOLDER/]ImageSets/Main/SPLIT.txt`` relative to ``data_root``. FOLDER is ignored if
+    ``data_root`` itself contains ``ImageSets``, so both the VOC07 kit and its ``VOC2007`` can be given.
 
     Raises:
-        UserError: There is no such folder; says how to get the data set.
+        UserError: There is no such folder. The message states how to get the data set.
     """
     root, parts = Path(data_root), Path(ann_file).parts
     if 'ImageSets' not in parts:
@@ -281,12 +285,12 @@ def read_entry(
     *,
     drop_empty: bool = False,
 ) -> dict[str, Any]:
-    """Reads one image's entry for MMDetection's pipelines, as its ``XMLDataset`` makes them.
+    """Read the entry of an image for MMDetection's pipelines, as its ``XMLDataset`` does.
 
-    ``drop_empty`` is `parse_annotation`'s.
+    ``drop_empty`` is passed to `parse_annotation`.
 
     Raises:
-        UserError: From the annotation or the image, or one of them is absent.
+        UserError: The annotation or the image is missing or not valid.
     """
     xml_path = folder / 'Annotations' / f'{image_id}.xml'
     img_path = image_file(folder, image_id)

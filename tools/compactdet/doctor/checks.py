@@ -1,7 +1,7 @@
-"""Looks at the machine and the installation: whether the suite can run here, and if not, what to do.
+"""Check whether the suite can run on this machine, and state what to do if not.
 
-Nothing that may be broken is imported at the top: PyTorch and MMDetection are tried in processes of their
-own (``doctor_stack``), and what needs them (``doctor_files``) is looked at only where they work.
+Nothing that may be damaged is imported at the top: PyTorch and MMDetection are tried in separate processes
+(`compactdet.doctor.stack`), and what needs them (`compactdet.doctor.files`) is checked only if they work.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from compactdet.doctor.stack import check_stack, check_torch
 GIB = 2**30
 OLDEST_PYTHON = (3, 10)
 MAIN_JOB = 'python tools/train.py det_configs/menet_frcnn_shapes.py'
-DISK_BYTES = GIB  # the main job leaves 0.1 GB of data and checkpoints
-MEMORY_BYTES = 3 * GIB  # its records say 2.9 GB
+DISK_BYTES = GIB  # the main job writes 0.1 GB of data and checkpoints
+MEMORY_BYTES = 3 * GIB  # 2.9 GB in its records
 SHARED_MEMORY_BYTES = GIB // 4  # four workers with two batches of VOC each
-CGROUPS = (  # limit, usage, statistics: version 2, then version 1
+CGROUPS = (  # files of limit, usage and statistics, of version 2 and version 1
     ('memory.max', 'memory.current', 'memory.stat'),
     ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'memory/memory.stat'),
 )
 
-# A requirement of ours: the original package that may stand in its place, with the same import name.
+# Requirement: the original package that may replace it, with the same import name.
 ORIGINALS = {
     'onedl-mmcv': ('mmcv', 'mmcv-lite'),
     'onedl-mmengine': ('mmengine',),
@@ -38,7 +38,7 @@ ORIGINALS = {
 
 
 def examine(places: Places) -> list[Finding]:
-    """Makes every check; one that fails itself is a problem too."""
+    """Make every check; a check that fails itself is reported as a problem."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
         if name == 'files' and any(f.main_job for f in found if f.check in ('PyTorch', 'MMDetection')):
@@ -54,14 +54,14 @@ def examine(places: Places) -> list[Finding]:
 
 
 def check_files(places: Places) -> Iterator[Finding]:
-    """Data sets, weights and checkpoints."""
-    from compactdet.doctor import files  # late: loads what the checks before this one have tried
+    """Check data sets, weights and checkpoints."""
+    from compactdet.doctor import files  # here: loads what the previous checks have tried
 
     yield from files.examine(places)
 
 
 def check_python(places: Places) -> Iterator[Finding]:
-    """The interpreter."""
+    """Check the version of Python."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST_PYTHON:
         cure = 'make an environment with Python 3.10 or newer: python3.12 -m venv .venv'
@@ -71,7 +71,7 @@ def check_python(places: Places) -> Iterator[Finding]:
 
 
 def check_packages(places: Places) -> Iterator[Finding]:
-    """The distributions that pyproject.toml asks for."""
+    """Check the distributions that pyproject.toml requires."""
     if not installed('compactdet'):
         cure = f'in the checkout: {REINSTALL}'
         yield Finding('packages', 'problem', 'compactdet is not installed', cure, main_job=True)
@@ -101,7 +101,7 @@ def check_packages(places: Places) -> Iterator[Finding]:
 
 
 def installed(distribution: str) -> str | None:
-    """Version of a distribution; None where it is not installed."""
+    """Return the version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -109,7 +109,7 @@ def installed(distribution: str) -> str | None:
 
 
 def check_disk(places: Places) -> Iterator[Finding]:
-    """Room for data, runs and temporary files, and whether they can be written."""
+    """Check the space for data, runs and temporary files, and whether they can be written."""
     temporary = Path(tempfile.gettempdir())
     for name, folder in (('runs', places.work_dirs), ('data', places.data), ('temporary files', temporary)):
         there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
@@ -137,7 +137,7 @@ def check_disk(places: Places) -> Iterator[Finding]:
 
 
 def check_memory(places: Places) -> Iterator[Finding]:
-    """Memory that is free for this process, and cores."""
+    """Check the free memory and the number of cores."""
     free = available_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     if free is None:
@@ -151,7 +151,7 @@ def check_memory(places: Places) -> Iterator[Finding]:
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be used: the machine's, or the container's (cgroup) where it has a limit."""
+    """Return the free memory in bytes, of the machine or of the container (cgroup) if it has a limit."""
     free = None
     info = Path('/proc/meminfo')
     if info.exists():
@@ -162,7 +162,7 @@ def available_memory() -> int | None:
     for limit, used, statistics in ([Path('/sys/fs/cgroup') / name for name in names] for names in CGROUPS):
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
             rows = dict(line.split() for line in statistics.read_text().splitlines())
-            cache = int(rows.get('inactive_file', 0))  # is given back when it is needed
+            cache = int(rows.get('inactive_file', 0))  # is released when it is needed
             rest = int(text) - int(used.read_text()) + cache
             free = rest if free is None else min(free, rest)
     return free

@@ -1,4 +1,4 @@
-"""Data sets, weights files and checkpoints: there or not, readable or not."""
+"""Checks of data sets, weights files and checkpoints."""
 
 import tempfile
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from compactdet.doctor.findings import Finding, Places
 from compactdet.errors import UserError
 from compactdet.training.checkpoints import read_checkpoint
 
-SMALL_SET = 20_000  # images: their sizes are read in seconds
+SMALL_SET = 20_000  # number of images whose sizes are read in seconds
 
 
 def examine(places: Places) -> list[Finding]:
-    """All that is found."""
+    """Return all findings."""
     return [*check_data(places), *check_weights(places), *check_checkpoints(places)]
 
 
 def check_data(places: Places) -> Iterator[Finding]:
-    """The published data sets: there or not, whole or not."""
+    """Check the published data sets."""
     for name, source in SOURCES.items():
         where = places.data / source.root
         if not where.is_dir():
@@ -54,7 +54,7 @@ def check_data(places: Places) -> Iterator[Finding]:
 
 
 def _look(name: str, layout: Layout, count: int) -> Finding:
-    """Whether a large set's files are there, without reading them."""
+    """Check that the files of a large data set exist, without reading them."""
     for file in layout.splits.values():
         find_annotation_file(layout.root, file)
     images = sum(len([*layout.root.glob(f'{folder}/*.jpg')]) for folder in FOLDERS)
@@ -66,7 +66,7 @@ def _look(name: str, layout: Layout, count: int) -> Finding:
 
 
 def check_weights(places: Places) -> Iterator[Finding]:
-    """Every weights file: whole, and of a network that is known."""
+    """Check that every weights file is complete and of a known network."""
     files = sorted(places.weights.glob('*.safetensors'))
     for file in files:
         try:
@@ -83,7 +83,7 @@ def check_weights(places: Places) -> Iterator[Finding]:
 
 
 def check_checkpoints(places: Places) -> Iterator[Finding]:
-    """That PyTorch reads what it writes, and that the last checkpoint of every run can be read."""
+    """Check that PyTorch reads what it writes, and that the last checkpoint of every run can be read."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'x.pth'
         torch.save({'state_dict': {'x': torch.arange(3)}, 'meta': {'epoch': 1}}, file)

@@ -1,4 +1,4 @@
-"""What the doctor looks at, and what it finds."""
+"""Findings of the doctor, and the places that it checks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ class Finding:
     """A line of the report.
 
     Attributes:
-        check: What was looked at.
-        state: 'ok', 'absent' (something optional is not there) or 'problem'.
-        text: What was found.
+        check: What was checked.
+        state: 'ok', 'absent' (something optional is missing) or 'problem'.
+        text: The finding.
         cure: What to do.
-        main_job: The problem keeps the main job from running.
+        main_job: Whether the problem prevents the main job.
     """
 
     check: str
@@ -25,14 +25,14 @@ class Finding:
     main_job: bool = False
 
     def line(self) -> str:
-        """The finding on one line."""
+        """Return the finding on one line."""
         mark = {'ok': 'ok', 'absent': 'absent', 'problem': 'PROBLEM'}[self.state]
         return f'{mark:8}{self.check}: {self.text}' + (f'; {self.cure}' if self.cure else '')
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look: the folder of data sets, the folder of runs, and checkpoints to try."""
+    """Places to check: the folder of data sets, the folder of runs, and checkpoints."""
 
     data: Path = Path('data')
     work_dirs: Path = Path('work_dirs')

@@ -1,4 +1,4 @@
-"""PyTorch and MMDetection, tried in processes of their own: a crash or a hang there is a finding too."""
+"""Checks of PyTorch and MMDetection in separate processes, so that a crash or a hang is a finding too."""
 
 import json
 import os
@@ -16,13 +16,13 @@ TIMEOUT_S = 300
 
 
 def probe(code: str) -> tuple[dict[str, Any] | None, str]:
-    """Runs Python code in a process of its own.
+    """Run Python code in a separate process.
 
     Args:
-        code: Prints JSON on its last line.
+        code: Code that prints JSON on its last line.
 
     Returns:
-        What it printed, or None and in words how it failed.
+        The JSON, or None and a description of the failure.
     """
     try:
         done = subprocess.run(
@@ -64,7 +64,7 @@ print(json.dumps(found))
 
 
 def check_torch(places: Places) -> Iterator[Finding]:
-    """PyTorch, torchvision's ops, and the GPU."""
+    """Check PyTorch, torchvision's operators and the GPU."""
     found, failure = probe(TORCH)
     if found is None or found['kept'] != [0]:
         cure = 'python -m pip install --force-reinstall torch torchvision'
@@ -91,7 +91,7 @@ def check_torch(places: Places) -> Iterator[Finding]:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether this machine has the driver of an NVIDIA GPU."""
+    """Return True if this machine has the driver of an NVIDIA GPU."""
     return Path('/proc/driver/nvidia/version').exists() or shutil.which('nvidia-smi') is not None
 
 
@@ -115,7 +115,7 @@ print(json.dumps(dict(
 
 
 def check_stack(places: Places) -> Iterator[Finding]:
-    """MMDetection's packages, where the compiled ops come from, and this suite's own packages."""
+    """Check MMDetection's packages, the source of the compiled operators, and the suite's own packages."""
     found, failure = probe(STACK)
     if found is None or not found['right']:
         text = failure or f"mmcv's ops from {found and found['ops']} give wrong results"

@@ -14,19 +14,19 @@ from compactdet.evaluation.matching import MatchTable
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 
-AREAS = {  # COCOeval's ranges, pixels squared
+AREAS = {  # ranges of COCOeval, in square pixels
     'all': (0.0, 1e10),
     'small': (0.0, 32.0**2),
     'medium': (32.0**2, 96.0**2),
     'large': (96.0**2, 1e10),
 }
 
-AREA_UNDER_CURVE = 0  # in place of a number of recall points
+AREA_UNDER_CURVE = 0  # instead of a number of recall points
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One AP: which table, how many recall points, which of the table's thresholds."""
+    """One AP: its match table, number of recall points and thresholds."""
 
     table: str
     points: int
@@ -34,7 +34,7 @@ class Figure:
 
 
 def list_figures(voc_ious: Sequence[float] = (0.5,)) -> dict[str, Figure]:
-    """Names every AP that is computed, such as ``voc/ap50_11point`` and ``coco/ap_small``."""
+    """Return the name and definition of every AP, such as ``voc/ap50_11point`` and ``coco/ap_small``."""
     figures = {}
     for i, iou in enumerate(voc_ious):
         figures[f'voc/ap{100 * iou:g}_11point'] = Figure('voc', 11, slice(i, i + 1))
@@ -48,12 +48,12 @@ def list_figures(voc_ious: Sequence[float] = (0.5,)) -> dict[str, Figure]:
 
 
 def _steps(recall: np.ndarray, points: int) -> np.ndarray:
-    """How much of the recall axis lies at or below each of (n,) recalls, 0 to 1."""
+    """Return the share of recall points at or below each of (n,) recalls, 0 to 1."""
     if points == AREA_UNDER_CURVE:
         return recall
     grid = np.arange(points + 1) * (1 / (points - 1))
     grid[points - 1], grid[points] = 1, np.inf
-    last = (recall * (points - 1)).astype(np.int32)  # may be one off by rounding: settled below
+    last = (recall * (points - 1)).astype(np.int32)  # may be off by one through rounding; corrected below
     return (last + 1 + (grid[last + 1] <= recall) - (grid[last] > recall)) / points
 
 
@@ -73,14 +73,14 @@ class Curve:
 
 
 def make_curve(table: MatchTable, weights: np.ndarray | None = None) -> Curve:
-    """Curves of all classes and thresholds.
+    """Return the precision-recall curves of all classes and thresholds.
 
-    Only true positives are looked at: between two of them precision falls, so the envelope touches the
-    curve at true positives alone.
+    Only true positives are needed: between two of them precision falls, so the envelope touches the curve
+    only there.
 
     Args:
         table: The matches.
-        weights: (num_images,) integers, how often each image counts; None for once.
+        weights: (num_images,) integers, weight of each image; None for 1.
     """
     weight = np.ones(table.num_images + 1, np.int32)  # one more for detections that do not count
     if weights is not None:
@@ -108,7 +108,7 @@ def make_curve(table: MatchTable, weights: np.ndarray | None = None) -> Curve:
 
 
 def integrate(table: MatchTable, curve: Curve, points: int) -> np.ndarray:
-    """AP of a table's curves over recall points (11, 101) or as ``AREA_UNDER_CURVE``.
+    """Return the AP of curves over recall points (11, 101) or as ``AREA_UNDER_CURVE``.
 
     Returns:
         (classes, thresholds) float64; NaN for a class without ground truth.
@@ -131,7 +131,7 @@ def average_precision(
     figures: Mapping[str, Figure],
     weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Figures by class, each (classes,), NaN for a class without ground truth; weights as above."""
+    """Return each AP by class, (classes,), NaN for a class without ground truth; weights as above."""
     curves = {name: make_curve(tables[name], weights) for name in {f.table for f in figures.values()}}
     kinds = {(figure.table, figure.points) for figure in figures.values()}
     aps = {(name, points): integrate(tables[name], curves[name], points) for name, points in kinds}
@@ -142,14 +142,16 @@ def average_precision(
 
 
 def _running(values: np.ndarray) -> np.ndarray:
-    """Running sum of (n,) integers with a leading 0."""
+    """Return the running sum of (n,) integers with a leading 0."""
     total = np.zeros(len(values) + 1, np.int32)
     np.cumsum(values, out=total[1:], dtype=np.int32)
     return total
 
 
 def recall_at(table: MatchTable, max_dets: int) -> np.ndarray:
-    """Recall of each class (classes, thresholds) with ``max_dets`` detections per image; NaN as above."""
+    """Return the recall of each class (classes, thresholds) with ``max_dets`` detections per image; NaN as
+    above.
+    """
     positives = np.diff(table.gt_start)[:, None]
     found = np.diff(_running(table.tp_rank < max_dets)[table.tp_start])
     found = found.reshape(-1, len(table.thresholds))
@@ -159,7 +161,7 @@ def recall_at(table: MatchTable, max_dets: int) -> np.ndarray:
 def class_figures(
     tables: dict[str, MatchTable], voc_ious: Sequence[float] = (0.5,)
 ) -> dict[str, np.ndarray]:
-    """All figures by name, each (classes,) with NaN for a class without ground truth."""
+    """Return all metrics by name, each (classes,), NaN for a class without ground truth."""
     values = average_precision(tables, list_figures(voc_ious))
     for max_dets in (1, 10, 100):
         values[f'coco/ar_{max_dets}'] = recall_at(tables['all'], max_dets).mean(axis=1)
@@ -169,7 +171,7 @@ def class_figures(
 
 
 def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Means over the last axis (..., classes) of what is not NaN; NaN if nothing is."""
+    """Return the mean over the last axis (..., classes), ignoring NaN; NaN if all are."""
     there = ~np.isnan(values)
     count = there.sum(axis=-1)
     total = np.where(there, values, 0).sum(axis=-1)

@@ -1,8 +1,8 @@
-"""AP of any weighted sample of the images, and how sure it makes AP: bootstrap over images.
+"""Bootstrap over test images: AP of resampled test sets, and intervals from them.
 
-The images of a test set are drawn again with replacement, many times; detections are matched once, since
-matching never crosses images. This says how much AP owes to *these* test images. It says nothing of the
-training's luck (the spread over seeds), which belongs in a column of its own.
+The images of a test set are drawn with replacement many times. Detections are matched only once, since
+matching never involves two images. The interval shows how much AP depends on these test images. It does not
+include the variation between training runs (the spread over seeds).
 
 Source of the bootstrap: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
@@ -24,7 +24,7 @@ from compactdet.evaluation.matching import MatchTable
 
 @dataclass(frozen=True)
 class Samples:
-    """One figure: its value on the test set, and on resampled images (num,), NaN where it has none."""
+    """The value of a metric on the test set and on resampled images (num,); NaN where it is undefined."""
 
     estimate: float
     values: np.ndarray
@@ -32,7 +32,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its interval; ``bias`` is how far the resamples' mean lies above the estimate."""
+    """An estimate with its interval; ``bias`` is the resamples' mean minus the estimate."""
 
     estimate: float
     low: float
@@ -43,7 +43,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second minus first of two models; ``won`` is the share of resamples that the second won."""
+    """Second minus first of two models; ``won`` is the share of resamples in which the second is better."""
 
     difference: Interval
     won: float
@@ -56,7 +56,7 @@ def resample(
     num: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Figures by class on resampled images, each (num, classes); NaN where a class has no box.
+    """Return each metric by class on resampled images, (num, classes); NaN for a class without boxes.
 
     The same seed and number of images draw the same images, so that two models can be compared.
     """
@@ -75,7 +75,7 @@ def bootstrap(
     num: int = 1000,
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """Resamples means over classes; a figure without any ground truth is left out."""
+    """Resample means over classes. A metric without ground truth is excluded."""
     rows = resample(tables, figures, num, seed)
     own = average_precision(tables, figures)
     samples = {
@@ -86,18 +86,22 @@ def bootstrap(
 
 
 def interval(samples: Samples, level: float = 0.95) -> Interval:
-    """Interval from resampled values, with the resamples' bias taken off.
+    """Return the interval from resampled values, corrected for the bias of the resamples.
 
-    An image drawn twice repeats its true positives in a row and so lifts the precision envelope: AP on
-    resamples lies above AP on the set itself, by about as much as it spreads, and the plain percentile
-    interval with it. Here the resamples are moved until their mean is the estimate, then their
-    quantiles taken: an interval for the mean AP over test sets of this size.
+    An image that is drawn twice repeats its true positives, which raises the precision envelope: AP on
+    resamples
+    lies above AP on the data set itself by about its standard deviation, and so does the plain percentile
+    interval. Here the resamples are shifted until their mean is the estimate, and then their quantiles are
+    taken:
+    an interval for the mean AP over test sets of this size.
 
-    Why not BC or BCa (Efron): a bias as large as the spread drives their quantiles into one tail. On 200
-    made test sets of 300 images (200 resamples each) the 95 % intervals of COCO AP, VOC 11-point and
-    VOC area AP held that mean in 96, 95 and 92 % of cases, BC's in 85, 86 and 88 % (BCa's in 85, 86 and
-    89 %), the plain percentile interval's in 88, 93 and 91 %. (AP on ever more images lies lower, by
-    about the bias.)
+    BC and BCa (Efron) are not used: a bias as large as the standard deviation moves their quantiles into
+    one
+    tail. On 200 simulated test sets of 300 images (200 resamples each) the 95 % intervals of COCO AP, VOC
+    11-point
+    and VOC area AP contained that mean in 96, 95 and 92 % of cases, those of BC in 85, 86 and 88 %, of BCa
+    in 85,
+    86 and 89 %, and the plain percentile intervals in 88, 93 and 91 %.
     """
     values = samples.values[~np.isnan(samples.values)]
     bias = float(values.mean() - samples.estimate)
@@ -107,10 +111,11 @@ def interval(samples: Samples, level: float = 0.95) -> Interval:
 
 
 def compare(first: Samples, second: Samples, level: float = 0.95) -> Comparison:
-    """Compares two models that were resampled with the same seed on the same images.
+    """Compare two models that were resampled with the same seed on the same images.
 
-    The p-value is two-sided: twice the share of resampled differences, moved as in `interval`, that lie
-    on the other side of 0.
+    The p-value is two-sided: twice the share of resampled differences, shifted as in `interval`, that lie
+    on the
+    other side of 0.
     """
     values = second.values - first.values
     difference = interval(Samples(second.estimate - first.estimate, values), level)
@@ -122,7 +127,7 @@ def compare(first: Samples, second: Samples, level: float = 0.95) -> Comparison:
 
 
 def format_bootstrap(intervals: Mapping[str, Interval], comparisons: Mapping[str, Comparison]) -> str:
-    """Intervals of one model, and its comparison with a second where there is one, in percent."""
+    """Format the intervals of one model and its comparison with a second one, in percent."""
     table = Table('95 % over images', 'figure', 'interval')
     if comparisons:
         for title in ('second - first', 'interval', 'second won', 'p (two-sided)'):

@@ -1,28 +1,33 @@
-"""VOC's and COCO's average precision from one read and one set of overlaps.
+"""Average precision by the rules of VOC and COCO, from one pass over the files and the overlaps.
 
-- VOC: AP over 11 recalls (VOC2007) and as area under the curve (VOC2010 on), at IoU 0.5 or any list.
-- COCO: the 12 figures of ``COCOeval`` (10 IoUs, 101 recalls, areas, 1/10/100 detections).
+- VOC: 11-point AP (VOC2007) and area under the curve (from VOC2010), at IoU 0.5 or any list of IoUs.
+- COCO: the 12 metrics of ``COCOeval`` (10 IoUs, 101 recalls, areas, 1/10/100 detections).
 
 Sources: Everingham et al., IJCV 2010, section 4.2; VOC development kits; pycocotools 2.0. The matching
-rules and their ties stand in `compactdet.evaluation.matching`.
+rules
+and their ties are described in `compactdet.evaluation.matching`.
 
-Boxes are continuous (x1 = xmin - 1, x2 = xmax for VOC's 1-based inclusive pixels), so a side of
-``x2 - x1`` is VOC's ``xmax - xmin + 1`` and an intersection of ``min(x2) - max(x1)`` is VOC's
-``min(xmax) - max(xmin) + 1``: IoU is the development kit's, "+1" and all, and no second formula is needed.
+Boxes are continuous (x1 = xmin - 1, x2 = xmax for VOC's 1-based inclusive pixels). So ``x2 - x1`` is VOC's
+``xmax - xmin + 1``, ``min(x2) - max(x1)`` is VOC's ``min(xmax) - max(xmin) + 1``, and the IoU equals that
+of
+the development kit, including its "+1".
 
-``difficult`` boxes are ignored; figures with ``_with_difficult`` count them as any other. Under COCO's
-rule, which has no such flag, an ignored difficult box acts as a box outside the area range does: its IoU
-is the ordinary one, and it excuses one detection. (MMDetection's ``CocoMetric`` makes crowds of them,
-which excuse any number at a laxer overlap.) Under VOC's rule, which knows no crowds, a crowd is ignored
-like a difficult box, in both kinds of figures.
+``difficult`` boxes are ignored; metrics with ``_with_difficult`` count them as any other. Under COCO's
+rule,
+which has no such flag, an ignored difficult box is treated as a box outside the area range: its IoU is the
+ordinary one, and it excuses one detection. (MMDetection's ``CocoMetric`` treats them as crowds, which
+excuse
+any number of detections at a less strict overlap.) Under VOC's rule, which has no crowds, a crowd is
+ignored
+like a difficult box, in both kinds of metrics.
 
 Deviations:
 
-- The 11 recalls are 0.1 * k in floating point, as in MMDetection: a recall of exactly 3/10, 6/10 or
-  7/10 misses its point by one rounding (VOC2007's Matlab misses 3/10 alone).
-- COCO: an annotation of id 0 is found like any other (COCOeval takes its match for none); no
+- The 11 recalls are 0.1 * k in floating point, as in MMDetection: a recall of exactly 3/10, 6/10 or 7/10
+  misses its point by one rounding (VOC2007's Matlab code misses only 3/10).
+- COCO: an annotation with id 0 is matched like any other (COCOeval takes its match for none); no
   ``np.spacing(1)`` in the precision (2e-16).
-- Classes without ground truth are left out of means and are None, never -1 or NaN.
+- Classes without ground truth are excluded from means and are None, never -1 or NaN.
 """
 
 from collections.abc import Sequence
@@ -37,7 +42,7 @@ from compactdet.data.annotations import Annotations, Detections
 from compactdet.evaluation.average_precision import AREAS, COCO_IOUS, class_figures, mean_over_classes
 from compactdet.evaluation.matching import MatchTable, Pairs, find_pairs, match_coco, match_voc
 
-VERSION = 1  # raised whenever a figure can change; part of a run's protocol
+VERSION = 1  # increased whenever a metric can change; part of the protocol
 
 
 def match(
@@ -48,7 +53,7 @@ def match(
     with_difficult: bool = False,
     pairs: Pairs | None = None,
 ) -> dict[str, MatchTable]:
-    """Matches by both rules; tables ``voc``, ``all``, ``small``, ``medium`` and ``large``."""
+    """Match by both rules; return the tables ``voc``, ``all``, ``small``, ``medium`` and ``large``."""
     if pairs is None:
         pairs = find_pairs(gt, dt, min(0.5, *voc_ious))
     ignore = gt.crowd if with_difficult else gt.crowd | gt.difficult
@@ -58,17 +63,17 @@ def match(
 
 
 def evaluate(gt: Annotations, dt: Detections, voc_ious: Sequence[float] = (0.5,)) -> dict[str, Any]:
-    """Computes every figure.
+    """Compute every metric.
 
     Args:
         gt: Ground truth.
         dt: Detections.
-        voc_ious: IoU thresholds of the VOC figures.
+        voc_ious: IoU thresholds of the VOC metrics.
 
     Returns:
         ``{'evaluator_version', 'images', 'boxes', 'detections', 'voc': {...}, 'coco': {...}}``. The
         last two hold figures as plain floats (``ap50_11point``, ``ap50_11point_with_difficult``,
-        ``ap``, ``ar_100``, ...), None where no class has ground truth, and the same by class name
+        ``ap``, ``ar_100``, ...), None if no class has ground truth, and the same by class name
         under ``per_class``.
     """
     pairs = find_pairs(gt, dt, min(0.5, *voc_ious))
@@ -94,13 +99,13 @@ def evaluate(gt: Annotations, dt: Detections, voc_ious: Sequence[float] = (0.5,)
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean of (n,) over what is not NaN; None if nothing is left."""
+    """Return the mean of (n,), ignoring NaN; None if all are."""
     mean = float(mean_over_classes(values))
     return None if np.isnan(mean) else mean
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The main figures of `evaluate`, by class and as means, in percent; a dash where there is none."""
+    """Format the main metrics of `evaluate`, by class and as means, in percent."""
     columns = {
         'voc': [name for name in result['voc'] if name.startswith('ap') and 'with' not in name],
         'coco': ['ap', 'ap50', 'ap75', 'ap_small', 'ap_medium', 'ap_large', 'ar_100'],

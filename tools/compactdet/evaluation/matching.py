@@ -1,26 +1,32 @@
-"""Matches detections with ground truth by VOC's and by COCO's rule, for all images at once.
+"""Match detections with ground truth by the rules of VOC and COCO, for all images at once.
 
-Sources: VOC's ``VOCevaldet.m`` (development kits 2007 and 2012; Everingham et al., IJCV 2010, section
-4.2); COCO's ``COCOeval`` (pycocotools 2.0). Both rules go through the detections of a class from the
-highest score down; they differ in what a detection may take:
+Sources: VOC's ``VOCevaldet.m`` (development kits 2007 and 2012; Everingham et al., IJCV 2010, section 4.2);
+COCO's ``COCOeval`` (pycocotools 2.0). Both rules process the detections of a class by descending score.
+They
+differ in the box with which a detection is matched:
 
-- VOC: the box of best overlap among *all* boxes of that class in that image (the first of equals); if
-  that one is taken already, the detection is false. The overlap must be at least the threshold
-  (``>=``, as in the development kit and MMDetection; py-faster-rcnn asks for more than it). An ignored
-  box (difficult, crowd) is never taken: any number of detections on it neither count nor harm.
-- COCO: the best *free* box (the last of equals) at or above the threshold; an ignored box only if there
-  is no other. An ignored box is taken like any other, except a crowd, which takes any number and whose
-  overlap is measured against the detection's area alone.
+- VOC: the box of highest overlap among *all* boxes of that class in the image (the first of equals). If it
+  is
+  matched already, the detection is a false positive. The overlap must be at least the threshold (``>=``, as
+  in
+  the development kit and MMDetection; py-faster-rcnn requires more than the threshold). An ignored box
+  (difficult, crowd) is never matched: detections on it count neither as true nor as false.
+- COCO: the best *unmatched* box (the last of equals) at or above the threshold; an ignored box only if
+  there
+  is no other. An ignored box is matched once, except a crowd, which is matched any number of times and
+  whose
+  overlap is relative to the area of the detection.
 
-Ties of score: both sort stably, so equal scores keep the order of the images in ``image_ids`` and, within
-an image, of the input.
+Ties of scores: both rules use a stable sort, so equal scores keep the order of the images in ``image_ids``
+and, within an image, of the input.
 
-Exactness: where an overlap lies on the threshold, one rounding decides. So IoU is computed by the same
-operations as in pycocotools, from the width and height that the file states (``sizes``).
+Exactness: where an overlap equals the threshold, rounding decides. Therefore IoU is computed by the same
+operations as in pycocotools, from the width and height stated in the file (``sizes``).
 
-Only what can match is kept (``MatchTable``): the true positives, and the detections to be left out of the
-count. Everything else is a false positive, and its number follows from the positions. This makes a table
-small, and AP under any weights of the images cheap (`compactdet.evaluation.bootstrap`).
+A ``MatchTable`` holds only the true positives and the detections that do not count. All others are false
+positives, whose number follows from the positions. This makes a table small, and AP under any weights of
+the
+images fast (`compactdet.evaluation.bootstrap`).
 """
 
 from collections.abc import Sequence
@@ -31,7 +37,7 @@ import numpy as np
 
 from compactdet.data.annotations import Annotations, Detections
 
-CHUNK_PAIRS = 1 << 18  # pairs whose IoU is computed at once: bounds memory, fits caches
+CHUNK_PAIRS = 1 << 18  # pairs whose IoU is computed at once, which limits memory
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Pairs:
 
     Attributes:
         order: (D,) index into the detections: by class, then score, image, input.
-        rank: (D,) place of each among the detections of its class in its image, from 0.
-        det: (P,) place in ``order``. Pairs are sorted by image, class, rank, and box.
+        rank: (D,) position of each among the detections of its class in its image, from 0.
+        det: (P,) position in ``order``. Pairs are sorted by image, class, rank, and box.
         gt: (P,) index into the annotations.
         iou: (P,) plain IoU.
         overlap: (P,) IoU, or for a crowd the intersection over the detection's area.
@@ -96,7 +102,7 @@ class MatchTable:
 
 
 def _group_starts(keys: np.ndarray) -> np.ndarray:
-    """First index of each run of equal keys in a sorted (n,) array."""
+    """Return the first index of each run of equal keys in a sorted (n,) array."""
     if not len(keys):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
@@ -105,7 +111,7 @@ def _group_starts(keys: np.ndarray) -> np.ndarray:
 def _overlaps(
     gt: Annotations, dt: Detections, gi: np.ndarray, di: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which of the pairs (n,), (n,) intersect, their IoU, and their overlap with crowds' rule."""
+    """Return which of the pairs (n,), (n,) intersect, their IoU, and their overlap by the rule of crowds."""
     width = np.minimum(dt.boxes[di, 2], gt.boxes[gi, 2]) - np.maximum(dt.boxes[di, 0], gt.boxes[gi, 0])
     height = np.minimum(dt.boxes[di, 3], gt.boxes[gi, 3]) - np.maximum(dt.boxes[di, 1], gt.boxes[gi, 1])
     meet = np.flatnonzero((width > 0) & (height > 0))
@@ -116,7 +122,7 @@ def _overlaps(
 
 
 def find_pairs(gt: Annotations, dt: Detections, min_iou: float = 0.5) -> Pairs:
-    """Ranks the detections and finds all pairs of one image and class with IoU >= ``min_iou``."""
+    """Rank the detections and find all pairs of one image and class with IoU >= ``min_iou``."""
     order = np.lexsort((dt.image_index, -dt.scores, dt.labels))
     num_classes = len(gt.classes)
     key = dt.image_index[order].astype(np.int64) * num_classes + dt.labels[order]
@@ -166,7 +172,7 @@ def _build_table(
     true: np.ndarray,
     ignored: np.ndarray,
 ) -> MatchTable:
-    """Makes the table of one rule and area range.
+    """Build the table of one rule and area range.
 
     Args:
         gt: Ground truth.
@@ -182,7 +188,7 @@ def _build_table(
     """
     num_images, num_classes, num_thresholds = len(gt.image_ids), len(gt.classes), len(thresholds)
     kept = kept & counts
-    kept[det] = True  # what neither counts nor matches need not be carried along
+    kept[det] = True  # drop detections that neither count nor match
     place = np.cumsum(kept, dtype=np.int32) - 1
     chosen = pairs.order[kept]
     boxes = np.flatnonzero(wanted)
@@ -223,7 +229,7 @@ def _build_table(
 def match_voc(
     gt: Annotations, dt: Detections, pairs: Pairs, thresholds: np.ndarray, ignore: np.ndarray
 ) -> MatchTable:
-    """Matches by VOC's rule.
+    """Match by VOC's rule.
 
     Args:
         gt: Ground truth.
@@ -232,7 +238,9 @@ def match_voc(
         thresholds: (T,) IoU thresholds.
         ignore: (n,) bool over the annotations.
     """
-    by = np.lexsort((-pairs.gt, pairs.iou, pairs.det))  # the last of a detection is its best, first box
+    by = np.lexsort(
+        (-pairs.gt, pairs.iou, pairs.det)
+    )  # the last pair of a detection is its best, first box
     det = pairs.det[by]
     best = by[np.append(_group_starts(det)[1:], len(det)) - 1] if len(det) else by
     det, box, iou = pairs.det[best], pairs.gt[best], pairs.iou[best]
@@ -255,10 +263,10 @@ def match_coco(
     area_ranges: Sequence[tuple[float, float]],
     max_dets: int = 100,
 ) -> list[MatchTable]:
-    """Matches by COCO's rule, all thresholds and area ranges together.
+    """Match by COCO's rule, all thresholds and area ranges together.
 
-    The rule goes through the detections of an image and class one by one, but images and classes do not
-    depend on each other: the n-th detections of all of them are matched in one step.
+    The rule processes the detections of an image and class one after another. Images and classes are
+    independent, so the n-th detections of all of them are matched in one step.
 
     Args:
         gt: Ground truth.
@@ -278,7 +286,7 @@ def match_coco(
     take = np.flatnonzero(kept[pairs.det])
     det, box, overlap = pairs.det[take], pairs.gt[take], pairs.overlap[take]
 
-    # Within each detection, pairs from the worst to the best choice, numbered from 1.
+    # The pairs of each detection, numbered from 1 for the worst choice to the best.
     group = gt.image_index[box].astype(np.int64) * len(gt.classes) + gt.labels[box]
     starts = _group_starts(det)
     number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(det)))

@@ -1,4 +1,4 @@
-"""The evaluator as an MMEngine metric: VOC's and COCO's figures at every validation and test."""
+"""The evaluator as an MMEngine metric, for validation and testing."""
 
 import contextlib
 import json
@@ -18,29 +18,29 @@ from compactdet.evaluation.evaluate import evaluate, format_table, match
 from compactdet.files import write_whole
 from compactdet.mmdetection import METRICS
 
-MAIN_FIGURE = 'voc/ap50_11point'  # what a config's save_best names
+MAIN_FIGURE = 'voc/ap50_11point'  # used as save_best in configs
 
 
 @METRICS.register_module()
 class DetectionMetric(BaseMetric):
-    """Evaluates detections with `compactdet.evaluation.evaluate`.
+    """Evaluate detections with `compactdet.evaluation.evaluate`.
 
-    Ground truth comes from the data samples, where ``ignored_instances`` are VOC's difficult boxes. COCO's
-    crowds and the areas of its masks are not in the samples, so of COCO the annotation file is read.
+    Ground truth comes from the data samples, where ``ignored_instances`` are VOC's difficult boxes. The
+    samples lack COCO's crowds and mask areas, so for COCO the annotation file is read.
 
     Args:
-        ann_file: COCO annotation file that ground truth is read from; None for the one that the data set
-            names (``metainfo['ann_file']``, as `COCOFormatDataset` does), else the data samples.
-        out: Where predictions.json is written; None for nowhere.
-        voc_ious: IoU thresholds of the VOC figures.
+        ann_file: COCO annotation file with the ground truth; None for ``metainfo['ann_file']`` of the data
+            set, which `COCOFormatDataset` sets, or else the data samples.
+        out: Path of predictions.json; None to write none.
+        voc_ious: IoU thresholds of the VOC metrics.
         **kwargs: MMEngine's ``BaseMetric`` (``collect_device``, ``prefix``).
 
     Attributes:
-        last: The whole result of the last evaluation, as `evaluate` returns it.
+        last: The result of the last evaluation, as `evaluate` returns it.
         evaluated: Its ground truth and detections.
     """
 
-    default_prefix = ''  # names carry their rule: voc/..., coco/...
+    default_prefix = ''  # the names of metrics contain their rule: voc/..., coco/...
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class DetectionMetric(BaseMetric):
         voc_ious: Sequence[float] = (0.5,),
         **kwargs: Any,
     ) -> None:
-        # Over the process group, on a CPU too; the other way is files that all machines must share.
+        # Collect over the process group, also on a CPU; the alternative is files that all machines share.
         kwargs.setdefault('collect_device', 'gpu')
         super().__init__(**kwargs)
         self.out = out
@@ -59,7 +59,7 @@ class DetectionMetric(BaseMetric):
         self.evaluated: tuple[Annotations, Detections] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps what evaluation needs of a batch, as plain arrays.
+        """Store the parts of a batch that the evaluation needs, as arrays.
 
         Args:
             data_batch: Unused.
@@ -81,10 +81,10 @@ class DetectionMetric(BaseMetric):
             self.results.append(kept)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Evaluates all images; logs one table.
+        """Evaluate all images and log one table.
 
         Returns:
-            ``voc/ap50_11point``, ``coco/ap``, ``voc/ap50_11point/CLASS`` and so on, raw floats. Figures
+            ``voc/ap50_11point``, ``coco/ap``, ``voc/ap50_11point/CLASS`` and so on, unrounded. Metrics
             without ground truth are absent.
 
         Raises:
@@ -106,7 +106,7 @@ class DetectionMetric(BaseMetric):
         return flatten(self.last)
 
     def image_intervals(self, num: int = 1000) -> dict[str, float]:
-        """How much the last evaluation's figures owe to its images: 95 % bootstrap intervals.
+        """Return 95 % bootstrap intervals of the metrics of the last evaluation over its images.
 
         Args:
             num: Resamples of the images.
@@ -121,7 +121,7 @@ class DetectionMetric(BaseMetric):
         found: dict[str, float] = {}
         for name, samples in bootstrap(tables, list_figures(self.voc_ious), num).items():
             ends = interval(samples)
-            # Taking the resamples' bias off may carry an end past what AP can be.
+            # The bias correction can move an end outside the range of AP.
             found |= {f'{name}_low95': max(ends.low, 0.0), f'{name}_high95': min(ends.high, 1.0)}
         return found
 
@@ -156,18 +156,18 @@ class DetectionMetric(BaseMetric):
 
 
 def _to_array(value: Any) -> np.ndarray:
-    """A tensor, MMDetection's box object or an array as a NumPy array."""
+    """Convert a tensor, MMDetection's box object or an array to a NumPy array."""
     value = getattr(value, 'tensor', value)
     return np.asarray(value.detach().cpu() if hasattr(value, 'detach') else value)
 
 
 def _stack(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Joins (n_i, *shape) arrays, none too."""
+    """Join (n_i, *shape) arrays; there may be none."""
     return np.concatenate([np.zeros((0, *shape)), *(part.reshape(-1, *shape) for part in parts)])
 
 
 def _detections(by_id: Mapping[Any, dict], gt: Annotations, classes: list[str]) -> Detections:
-    """Joins the images' detections; labels follow ``gt.classes``."""
+    """Join the images' detections; labels follow ``gt.classes``."""
     label_of = np.array([list(gt.classes).index(name) for name in classes])
     there = [(i, by_id[image_id]) for i, image_id in enumerate(gt.image_ids) if image_id in by_id]
     counts = [len(result['dt_scores']) for _, result in there]
@@ -181,9 +181,10 @@ def _detections(by_id: Mapping[Any, dict], gt: Annotations, classes: list[str]) 
 
 
 def flatten(result: dict[str, Any]) -> dict[str, float]:
-    """All means of `evaluate` as ``{'voc/ap50_area': x, ...}``, and each rule's first figure by class.
+    """Return all means of `evaluate` as ``{'voc/ap50_area': x, ...}``, and the first metric of each rule by
+    class.
 
-    (Everything by class would be hundreds of numbers on one line of the log.)
+    All metrics by class would be hundreds of numbers in one line of the log.
     """
     flat: dict[str, float | None] = {}
     for rule in ('voc', 'coco'):
@@ -196,13 +197,14 @@ def flatten(result: dict[str, Any]) -> dict[str, float]:
 
 
 def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None:
-    """Writes predictions.json, completely or not at all.
+    """Write predictions.json atomically.
 
-    It is COCO's results list with raw floats and one more key, ``category``: the class's name, so that a
-    reader who numbers the classes in another order cannot mistake them.
+    It is a COCO results list with unrounded numbers and the additional key ``category``, the class name,
+    for
+    readers that number the classes differently.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     path = Path(path)
     with contextlib.suppress(OSError):  # the writing gives the reason

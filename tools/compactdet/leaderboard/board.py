@@ -1,8 +1,10 @@
-"""The leaderboard: runs by protocol and the papers' figures by setting, ranked where that is allowed.
+"""The leaderboard: runs grouped by protocol, published results grouped by setting, with ranks.
 
-A group holds what may be compared: the runs of one protocol, or what one paper prints under one setting.
-Each row of it is a network. Nothing is ranked across groups, and published rows, a single figure each, are
-never ranked. How it is written is in `leaderboard_files`.
+A group contains results that may be compared: the runs of one protocol, or the results of one paper under
+one
+setting. Each row is a network. Nothing is ranked across groups, and published rows, which have a single
+value,
+are never ranked. `compactdet.leaderboard.writers` writes the files.
 """
 
 import os
@@ -19,10 +21,10 @@ from compactdet.records import record_file, results_table
 
 FIGURES = {
     **results_table.FIGURES,
-    'voc/ap50': 'VOC AP50',  # a paper's, whose rule is not stated
+    'voc/ap50': 'VOC AP50',  # of a paper that does not state the rule
     'top1': 'top-1 accuracy',
 }
-COSTS = {  # name: column's title, what it is, unit, the unit's size
+COSTS = {  # name: column title, description, unit, size of the unit
     'detector_macs': ('detector MACs', 'multiply-adds, whole detector at its input size', 'G', 1e9),
     'network_macs': (
         'network MACs at 224',
@@ -39,7 +41,7 @@ Group = dict[str, Any]
 
 @dataclass(frozen=True)
 class Board:
-    """All groups, best known first, and what to say of the reading."""
+    """All groups, the most relevant first, and notes for the reader."""
 
     groups: Sequence[Group]
     summary: str
@@ -47,7 +49,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Run:
-    """A record, where it lies (seen from the leaderboard's folder) and whether it was added."""
+    """A record, its path relative to the leaderboard's folder, and whether it was added."""
 
     record: record_file.Record
     path: str
@@ -55,25 +57,25 @@ class Run:
 
     @property
     def seed_key(self) -> tuple[str, str, str, int]:
-        """A seed of a network counts once, whatever else differs between two runs of it."""
+        """Identity of a seed of a network, which counts once however many records it has."""
         record = self.record
         return record['keys']['protocol'], record['arch'], record['init']['sha256'] or '', record['seed']
 
 
 def make(places: Sequence[str], added: Sequence[str], out: Path) -> Board:
-    """Reads and checks all records, groups and ranks them, and adds the published figures.
+    """Read and check all records, group and rank them, and add the published results.
 
     Args:
         places: Folders or files of records.
-        added: The same, made elsewhere.
-        out: The leaderboard's folder, which paths are given from.
+        added: Records made elsewhere.
+        out: Folder of the leaderboard, to which paths are relative.
 
     Raises:
-        UserError: A place holds no record, or one is not valid: names the file and the field.
+        UserError: A place has no record, or one is not valid. The message names file and field.
     """
     runs = [_read(path, out, False) for path in results_table.find_records(places)]
     runs += [_read(path, out, True) for path in results_table.find_records(added)]
-    # The suite's own run before one added, the earliest before a repetition.
+    # Own runs before added ones, earlier ones before repetitions.
     runs.sort(key=lambda r: (r.added, r.record['created_utc'], record_file.content_key(r.record), r.path))
     once: dict[tuple, Run] = {}
     for run in runs:
@@ -100,7 +102,7 @@ def _read(path: Path, out: Path, added: bool) -> Run:
 
 
 def measured_groups(runs: Iterable[Run]) -> list[Group]:
-    """A group a protocol, a row a network and weights file."""
+    """Return one group per protocol, with one row per network and weights file."""
     by_protocol: dict[str, dict[tuple, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.seed_key):
         rows = by_protocol.setdefault(run.record['keys']['protocol'], {})
@@ -178,10 +180,10 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 
 
 def _figure(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Mean, spread and intervals of a figure over seeds; None where a run has none.
+    """Return mean, standard deviation and intervals of a metric over seeds; None if a run lacks it.
 
-    A record may hold the 95 % interval over test images as ``NAME_low95`` and ``NAME_high95``. All seeds
-    share those images, so their ends are averaged; that is not the spread over seeds.
+    A record may contain the 95 % interval over test images as ``NAME_low95`` and ``NAME_high95``. All seeds
+    share these images, so the ends are averaged. This is not the spread over seeds.
     """
     tests = [run.record['metrics']['test'] for run in runs]
     values = [test.get(name) for test in tests]
@@ -200,7 +202,7 @@ def _figure(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def published_groups(data: published.Published) -> list[Group]:
-    """A group a paper and setting, detection first."""
+    """Return one group per paper and setting, detection first."""
     groups: dict[tuple[str, str], Group] = {}
     for row in data.results():
         setting, paper = data.settings[row.setting], data.papers[row.paper]
@@ -250,7 +252,7 @@ def _published_row(row: published.Row, group: Group, paper: published.Paper) -> 
         },
         'machine': row.device,
         'source': f'{paper.name} paper, {place}',
-        'top1': None if row.ap is None or row.top1 is None else row.top1 / 100,  # else it is the result
+        'top1': None if row.ap is None or row.top1 is None else row.top1 / 100,  # otherwise it is the result
         'note': '; '.join(notes) or None,
     }  # fmt: skip
 
@@ -259,11 +261,11 @@ def _published_row(row: published.Row, group: Group, paper: published.Paper) -> 
 
 
 def _rank(group: Group) -> None:
-    """Adds ranks, frontiers and labels to a group and sorts its rows, best first."""
+    """Add ranks, Pareto frontiers and labels to a group and sort its rows, best first."""
     rows = group['rows']
     rows.sort(key=lambda row: (-(row['figures'][group['main']]['mean'] or -1), row['network'], row['id']))
     count = Counter(row['network'] for row in rows)
-    for row in rows:  # of a network that occurs twice, what tells its rows apart
+    for row in rows:  # distinguishes the rows of a network that occurs twice
         other = row['model'] if group['kind'] == 'published' else row['weights']
         row['label'] = row['network'] if count[row['network']] == 1 else f'{row["network"]} ({other})'
     for figure in group['figures']:
@@ -283,5 +285,5 @@ def _rank(group: Group) -> None:
             for figure in group['figures']
         }
         for cost in COSTS
-        if cost != 'time_ms' or len(machines) == 1  # times of two machines do not compare
+        if cost != 'time_ms' or len(machines) == 1  # times of different machines are not comparable
     }  # fmt: skip

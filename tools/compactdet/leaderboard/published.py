@@ -1,9 +1,12 @@
-"""The figures that the papers print, as data: ``published.json`` and its typed reader.
+"""The results that the papers print: ``published.json`` and its typed reader.
 
-A row is a line of a paper's table. Errors that are known in the papers are corrected in it; ``printed``
-keeps what stood there and ``note`` gives the reason. Of a result that stands in several tables all rows but one say
-which they repeat, so that nothing counts twice; `Published.results` gives each once, with what the paper's
-other tables say of the same network.
+A row is a line of a table of a paper. Known errors of the papers are corrected; ``printed`` keeps the
+printed
+value and ``note`` gives the reason. Of a result in several tables, all rows but one state in ``repeats``
+which
+row they repeat, so that no result counts twice. `Published.results` returns each result once, with the
+values
+that other tables of the paper give for the same network.
 """
 
 import functools
@@ -20,7 +23,7 @@ FILE = Path(__file__).with_name('published.json')
 
 @dataclass(frozen=True)
 class Paper:
-    """Where rows come from: ``id`` is its arXiv id, ``name`` what it is called by."""
+    """A paper: ``id`` is its arXiv id, ``name`` its short name."""
 
     id: str
     name: str
@@ -30,7 +33,7 @@ class Paper:
 
     @property
     def citation(self) -> str:
-        """Such as ``Yang et al. 2021, arXiv:2104.04382``."""
+        """Citation, such as ``Yang et al. 2021, arXiv:2104.04382``."""
         names = self.authors.split(', ')
         who = names[0] + (' et al.' if len(names) > 2 else f' & {names[1]}' if len(names) == 2 else '')
         return f'{who} {self.year}, {self.id}'
@@ -38,17 +41,17 @@ class Paper:
 
 @dataclass(frozen=True)
 class Setting:
-    """What results must share to be compared at all.
+    """The conditions under which results can be compared.
 
     Attributes:
         name: The key that rows name.
         task: 'classification' or 'detection'.
-        dataset: Its name, as in records.
-        metric: The figure: 'top1' (accuracy), 'voc/ap50' or 'coco/ap'.
-        input: Size of the images, as the paper says it.
-        detector: As in records; None for classification.
-        pretraining: The data of the first training; None for none.
-        detail: Splits, training and what is left unsaid.
+        dataset: Name of the data set, as in records.
+        metric: The metric: 'top1' (accuracy), 'voc/ap50' or 'coco/ap'.
+        input: Size of the images, as the paper states it.
+        detector: Name of the detector, as in records; None for classification.
+        pretraining: Data set of the pretraining; None for none.
+        detail: Splits, training, and what the paper does not state.
     """
 
     name: str
@@ -63,29 +66,29 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table; None where it says nothing.
+    """A line of a table; None for missing values.
 
     Attributes:
         paper: Id of the paper.
         table: Its number as the paper writes it, or a section.
         model: The network as printed.
         setting: Name of a `Setting`.
-        arch: The suite's name of the network, where it has it.
+        arch: Name of the network in the suite, if it is included.
         mflops: Multiply-adds in millions.
-        budget: The cost is a nominal size ('140 MFLOPs'), not this network's own.
+        budget: Whether the cost is a nominal size ('140 MFLOPs') instead of that of the network.
         params_m: Parameters in millions.
         layers: Number of layers.
-        top1, top5: Accuracy in percent, where accuracy is printed.
-        top1_err, top5_err: Error in percent, where error is printed.
-        ap: AP in percent, of the setting's rule.
+        top1, top5: Accuracy in percent, if accuracy is printed.
+        top1_err, top5_err: Error in percent, if error is printed.
+        ap: AP in percent, by the rule of the setting.
         class_ap: AP by class, in percent.
         latency_ms: Milliseconds by image size, such as '224x224'.
-        device: What it was measured on.
+        device: Device on which latency was measured.
         structure: Widths and depths as printed.
-        quoted: The paper says that it took the result from elsewhere.
-        repeats: The table of the same paper with the same result, as precise or more so.
-        printed: Fields that were corrected, as they were printed.
-        note: Why, and what else must be known.
+        quoted: Whether the paper quotes the result from elsewhere.
+        repeats: Table of the same paper with the same result in equal or higher precision.
+        printed: Printed values of corrected fields.
+        note: Reason of a correction, and other remarks.
     """
 
     paper: str
@@ -135,19 +138,18 @@ def _accuracy(accuracy: float | None, error: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Published:
-    """All of it: papers by id, settings by name, rows in the order of the papers' tables."""
+    """All published results: papers by id, settings by name, rows in the order of the papers' tables."""
 
     papers: Mapping[str, Paper]
     settings: Mapping[str, Setting]
     rows: tuple[Row, ...]
 
     def results(self, task: str | None = None) -> list[Row]:
-        """Each printed result once.
+        """Return each published result once.
 
-        A network's own cost, parameters and latency are taken from the paper's other tables where the row
-        has none (or a budget), and a detection row gets the accuracy that the same paper prints for the
-        network on ImageNet (``top1``, ``top5``), unless one of the two is quoted and the other is not: then
-        they are two trainings.
+        Cost, parameters and latency are taken from other tables of the paper if the row has none (or a
+        budget). A detection row gets the ImageNet accuracy that the same paper prints for the network
+        (``top1``, ``top5``), unless only one of the two is quoted: then they are different trainings.
 
         Args:
             task: 'classification' or 'detection'; None for both.
@@ -175,10 +177,10 @@ class Published:
 
 @functools.cache
 def load(path: Path = FILE) -> Published:
-    """Reads the published figures.
+    """Read the published results.
 
     Raises:
-        UserError: The file cannot be read, or a row names a paper, setting or field that there is not.
+        UserError: The file cannot be read, or a row names an unknown paper, setting or field.
     """
     data = load_json(path)
     try:
@@ -188,5 +190,5 @@ def load(path: Path = FILE) -> Published:
         for row in rows:
             papers[row.paper], settings[row.setting]
     except (KeyError, TypeError) as error:
-        raise UserError(f'{path}: not a file of published figures: {error}') from error
+        raise UserError(f'{path}: not a file of published results: {error}') from error
     return Published(papers, settings, rows)

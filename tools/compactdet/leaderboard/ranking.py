@@ -1,4 +1,4 @@
-"""What results on several seeds say: intervals, ranks with ties, and the Pareto frontier."""
+"""Statistics of results over seeds: intervals, ranks with ties, and the Pareto frontier."""
 
 import math
 import statistics
@@ -19,7 +19,9 @@ RULE = (
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of shares by Student's t, cut to 0 and 1; None for fewer than two."""
+    """Return the 95 % interval of the mean of shares by Student's t, clipped to [0, 1]; None for fewer than
+    two values.
+    """
     if len(values) < 2:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values))
@@ -29,10 +31,10 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def told_apart(results: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
-    """Which pairs of networks Welch's t test tells apart; one seed never does.
+    """Return which pairs of networks differ by Welch's t test; a network with one seed never does.
 
     Args:
-        results: For each of n networks a figure a seed.
+        results: For each of n networks one value per seed.
 
     Returns:
         (n, n), symmetric.
@@ -41,29 +43,29 @@ def told_apart(results: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
     num = np.array([len(values) for values in many])
     mean, part = np.full((2, len(many)), math.nan)
     for i, values in enumerate(many):
-        if not math.isnan(values[0]):  # exact: seeds that gave one figure have no spread, and its mean
+        if not math.isnan(values[0]):  # exact: equal values have no spread
             mean[i], part[i] = statistics.mean(values), statistics.variance(values) / len(values)
     difference, total = np.abs(mean[:, None] - mean), part[:, None] + part
     with np.errstate(invalid='ignore', divide='ignore'):
         share = (part[:, None] / total) ** 2 / (num[:, None] - 1)
-        freedom = 1 / (share + share.T)  # Welch and Satterthwaite's
+        freedom = 1 / (share + share.T)  # degrees of freedom by Welch and Satterthwaite
         apart = difference > stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(total)
     found: NDArray[np.bool_] = np.where(total == 0, difference != 0, apart)
     return found
 
 
 def ranks(results: Sequence[Sequence[float]]) -> list[list[int]]:
-    """Ranks networks by their figures over seeds, higher being better.
+    """Rank networks by their results over seeds; higher is better.
 
     Source: the confidence set for a rank of Mogstad, Romano, Shaikh & Wilhelm, "Inference for Ranks",
     Review of Economic Studies 91, 2024, with pairs tested one by one.
 
     Args:
-        results: For each network a figure a seed.
+        results: For each network one value per seed.
 
     Returns:
-        For each network the best and the worst rank that it may hold; none for one with fewer than two
-        seeds, and none where there is only one with more.
+        For each network the best and the worst rank that it may have; None with fewer than two seeds, and
+        None if only one network has more.
     """
     found: list[list[int]] = [[] for _ in results]
     order = [i for i, values in enumerate(results) if len(values) > 1]
@@ -73,8 +75,8 @@ def ranks(results: Sequence[Sequence[float]]) -> list[list[int]]:
     apart = told_apart([results[i] for i in order])
     best = 1 + np.triu(apart).sum(axis=0)
     worst = len(order) - np.triu(apart).sum(axis=1)
-    # Where the tests' degrees of freedom differ, one that lies between two may be told from both of them
-    # though they are not told apart: they share a rank all the same.
+    # With different degrees of freedom, a network between two others can differ from both although these do
+    # not differ from each other. They share a rank nevertheless.
     for i, j in zip(*np.nonzero(np.triu(~apart, 1)), strict=True):
         best[j] = min(best[j], worst[i])
     for i, *ends in zip(order, best, worst, strict=True):
@@ -83,7 +85,9 @@ def ranks(results: Sequence[Sequence[float]]) -> list[list[int]]:
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (cost, result) that no other point matches or beats in both, cheapest first."""
+    """Return the names of the points (cost, result) that no other point equals or beats in both, cheapest
+    first.
+    """
 
     def beaten(x: float, y: float) -> bool:
         return any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())

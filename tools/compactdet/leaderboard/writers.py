@@ -1,8 +1,9 @@
-"""Writes a leaderboard: index.html, one page that needs nothing else, and Markdown, CSV and JSON.
+"""Write a leaderboard: index.html, one page without external resources, and Markdown, CSV and JSON.
 
-The same board gives the same bytes. Text comes from records that strangers may have made: the page holds
-it as JSON that cannot end its element and shows it as text nodes, and its content security policy lets no
-other script run; Markdown and CSV escape it.
+The same board gives the same bytes. Records may come from untrusted sources. The page contains their text
+as
+JSON that cannot end its element, shows it as text nodes, and its content security policy allows no other
+script; Markdown and CSV escape it.
 """
 
 import base64
@@ -28,24 +29,24 @@ TITLE = b'<title>Leaderboard: compact networks in detection</title>'
 
 
 def write(board: Board, out: Path) -> list[Path]:
-    """Writes the four files into a folder, which is made if need be.
+    """Write the four files into a folder, which is created if necessary.
 
-    All texts are made, and all places tried, before the first is written.
+    All texts are created and all paths tried before the first file is written.
 
     Raises:
-        UserError: One of them cannot be written, or the page in the folder is another's.
+        UserError: A file cannot be written, or index.html in the folder is not a leaderboard.
     """
     texts = (page(board), markdown(board), table(board), data(board))
     for name in NAMES:
         check_writable(out / name)
     _check_replaceable(out / 'index.html')
     for name, text in zip(NAMES, texts, strict=True):
-        write_whole(out / name, text.encode(errors='replace'))  # half a character, which no file takes
+        write_whole(out / name, text.encode(errors='replace'))  # a lone surrogate cannot be encoded
     return [out / name for name in NAMES]
 
 
 def _check_replaceable(page: Path) -> None:
-    """Only this page has a name that others have, too."""
+    """Raise UserError if an existing index.html is not a leaderboard."""
     try:
         if page.exists() and TITLE not in page.read_bytes():
             raise UserError(f'{page} is not a leaderboard and would be lost; name another --out')
@@ -54,7 +55,7 @@ def _check_replaceable(page: Path) -> None:
 
 
 def data(board: Board) -> str:
-    """The board as JSON: all but the records themselves, which it names."""
+    """Return the board as JSON, with the paths of the records instead of the records."""
     groups = [{**group, 'rows': [_without_records(row) for row in group['rows']]} for group in board.groups]
     whole = {'format': 1, 'rule': ranking.RULE, 'figures': FIGURES, 'groups': groups}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + '\n'
@@ -65,11 +66,11 @@ def _without_records(row: Row) -> Row:
 
 
 def page(board: Board) -> str:
-    """The whole page."""
+    """Return the HTML page."""
     groups = []
     for group in board.groups:
         rows = [dict(row) for row in group['rows']]
-        for row in rows:  # the protocol stands once, in the group
+        for row in rows:  # the group has the protocol once
             row['records'] = [
                 {**run, 'record': {k: v for k, v in run['record'].items() if k != 'protocol'}}
                 for run in row.get('records', [])
@@ -91,7 +92,7 @@ def page(board: Board) -> str:
         'script_hash': _hash(script),
         'style': style,
         'script': script,
-        'data': text,  # the last: what it holds is not looked at
+        'data': text,  # last, since its content is not searched
     }.items():
         parts = parts.replace('{{' + name + '}}', part, 1)
     return parts
@@ -102,7 +103,7 @@ def _hash(text: str) -> str:
 
 
 def markdown(board: Board) -> str:
-    """A table a group, in percent."""
+    """Return one Markdown table per group, in percent."""
     meaning = [f'{title}: {label}, {unit}' for title, label, unit, _ in COSTS.values()]
     parts = ['# Leaderboard', ranking.RULE, f'Costs: {"; ".join(meaning)}.']
     for kind, title in (('measured', 'Measured'), ('published', 'Published by the papers, not ranked')):
@@ -152,7 +153,7 @@ def _percent(figure: Mapping[str, Any]) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    """``1``, ``1-3``, or ``-`` for none."""
+    """Return ``1``, ``1-3``, or ``-`` for none."""
     return '-'.join(map(str, dict.fromkeys(ranks))) or '-'
 
 
@@ -169,14 +170,14 @@ def _cost(row: Row, name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is: no markup, no HTML, one line."""
+    """Return the text on one line with Markdown and HTML escaped."""
     text = ' '.join(text.split())
     text = ''.join(f'&#{ord(c)};' if c in '\\`*[]<>|&~' else c for c in text)
-    return re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', '&#95;', text)  # inside a word it is plain
+    return re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', '&#95;', text)  # plain inside a word
 
 
 def table(board: Board) -> str:
-    """CSV: a line a network and figure; shares from 0 to 1, costs in single operations."""
+    """Return CSV: one line per network and metric; shares from 0 to 1, costs in single operations."""
     text = io.StringIO()
     head = ['kind', 'task', 'group', 'dataset', 'detector', 'network', 'model', 'figure', 'value', 'sd']
     head += ['seeds', 'seeds_low', 'seeds_high', 'images_low', 'images_high', 'rank_best', 'rank_worst']
@@ -199,7 +200,7 @@ def table(board: Board) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Return a text with an apostrophe before it if a spreadsheet would take it for a formula."""
     return (
         f"'{value}" if isinstance(value, str) and value[:1] in ('=', '+', '-', '@', '\t', '\r') else value
     )

@@ -1,8 +1,10 @@
-"""Runs a command that ends with the process that started it, even if that one is killed.
+"""Run a command that ends with the process that started it, even if that process is killed.
 
-Arguments: the process number of that one, and the command.
-On Linux the kernel sends it SIGKILL then (``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere nothing
-does: the command goes on, and its run stays locked until it ends (see ``sweep_lock``).
+Arguments: the id of the parent process, and the command. On Linux the kernel then sends SIGKILL to the
+command
+(``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere the command continues, and its run stays locked
+until it
+ends (see `compactdet.sweep.lock`).
 """
 
 import contextlib
@@ -15,12 +17,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Replaces itself by the command."""
+    """Replace this process by the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == 'linux':
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it was killed before the kernel knew
+        if os.getppid() != parent:  # the parent ended before the request
             sys.exit(1)
     os.execv(command[0], command)
 

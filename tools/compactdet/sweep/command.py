@@ -1,4 +1,4 @@
-"""What tools/sweep.py does: takes a grid, and runs it here or hands it on."""
+"""The command tools/sweep.py: run a grid here, or submit it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.console import Console
 
 from compactdet.sweep.folder import FINISHED, STOPPED, Folder
 from compactdet.sweep.grid import Job, chosen, read
-from compactdet.sweep.job_runner import How
+from compactdet.sweep.job_runner import RunOptions
 from compactdet.sweep.jobs import Suite
 
 
 def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) -> int:
-    """Does what a command line asks for.
+    """Run the command.
 
     Args:
-        args: As ``sweep_options.settle`` leaves them.
-        suite_of: What the jobs in a folder are.
+        args: Options from ``compactdet.sweep.options``.
+        suite_of: Function from a sweep folder to the commands and identities of its jobs.
 
     Returns:
         The exit status: 1 if a job failed or was stopped.
@@ -56,10 +56,10 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
 
 
 def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
-    """Runs jobs here or on Ray, and reports; the exit status."""
+    """Run jobs here or on Ray and print the report; return the exit status."""
     from compactdet.sweep import local, view
 
-    how = How(retries=args.retries, threads=args.threads)
+    how = RunOptions(retries=args.retries, threads=args.threads)
     if args.ray:
         from compactdet.sweep import ray
 
@@ -68,13 +68,13 @@ def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
         states = local.run(folder, jobs, how, workers=args.jobs, gpus=args.gpus)
     print(view.report(folder, jobs, states))
     if STOPPED in states.values():
-        # Said here: a UserError would load PyTorch for its line, and whoever stopped it does not wait long.
-        print('error: stopped by a signal; the same command goes on where it was', file=sys.stderr)
+        # Printed here: a UserError would load PyTorch, which takes too long after a signal to stop.
+        print('error: stopped by a signal; the same command resumes it', file=sys.stderr)
     return 0 if set(states.values()) <= {FINISHED} else 1
 
 
 def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
-    """All jobs, or those of some names with what they need.
+    """Return all jobs, or those of some names with the jobs that they need.
 
     Raises:
         UserError: There is no such job.
@@ -87,7 +87,7 @@ def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
 
 
 def show_status(folder: Folder, jobs: Sequence[Job], workers: int) -> int:
-    """Prints how far a sweep is, by its files."""
+    """Print the status of a sweep from its files."""
     from compactdet.sweep import view
 
     rows = view.status(folder, jobs, {})

@@ -1,8 +1,10 @@
-"""A sweep's folder: where its runs, logs and locks lie, what state they are in, and the files that say so.
+"""The folder of a sweep: its runs, logs, locks and state files.
 
-``OUT/grid.yaml``: the grid as it was run; ``OUT/status.json``: every job's state, written whole;
-``OUT/NAME/``: a run's own folder; ``OUT/logs/NAME.log``: all that its attempts printed;
-``OUT/.sweep/``: a lock and a small state file for each job, written by whoever holds the lock.
+``OUT/grid.yaml``: the grid; ``OUT/status.json``: the state of every job, written atomically; ``OUT/NAME/``:
+the folder
+of a run; ``OUT/logs/NAME.log``: the output of all its attempts; ``OUT/.sweep/``: a lock and a state file
+for each job,
+written only by the holder of the lock.
 """
 
 from __future__ import annotations
@@ -19,20 +21,20 @@ from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.records import record_file
 from compactdet.sweep.grid import Job, describe, dump, jobs, read
-from compactdet.sweep.jobs import NOT_THERE, Suite, difference, essence
+from compactdet.sweep.jobs import NOT_THERE, Suite, difference, result_settings
 from compactdet.sweep.lock import Lock
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = 'waiting', 'running', 'finished', 'failed', 'stopped'
-BLOCKED = 'blocked'  # its pretraining failed
+BLOCKED = 'blocked'  # the pretraining of the job failed
 
 
 class Folder:
-    """A sweep's folder.
+    """The folder of a sweep.
 
     Attributes:
-        out: Where it is.
-        suite: What its jobs are.
-        jobs: Those of the grid, in their order.
+        out: Its path.
+        suite: Commands and identities of its jobs.
+        jobs: Jobs of the grid, in order.
     """
 
     def __init__(self, out: Path, jobs: Sequence[Job], suite: Suite) -> None:
@@ -44,10 +46,10 @@ class Folder:
 
     @classmethod
     def open(cls, out: Path, content: dict[str, Any] | None, suite: Suite) -> Folder:
-        """The folder of a grid, or of the grid that lies in it; makes nothing.
+        """Open the folder of a grid, or the folder that contains one, without creating anything.
 
         Raises:
-            UserError: There is no grid, or it is not one.
+            UserError: There is no grid, or it is not valid.
         """
         if content is None:
             if not (out / 'grid.yaml').is_file():
@@ -58,10 +60,10 @@ class Folder:
         return cls(out, jobs(content, 'grid', _archs), suite)
 
     def make(self, content: dict[str, Any]) -> None:
-        """Makes the folder and keeps the grid; an older grid of it keeps its text under another name.
+        """Create the folder and store the grid; an older grid is kept under another name.
 
         Raises:
-            UserError: It cannot be made.
+            UserError: It cannot be created.
         """
         self.make_folders()
         path = self.out / 'grid.yaml'
@@ -72,10 +74,10 @@ class Folder:
         write_whole(path, text)
 
     def make_folders(self) -> None:
-        """Makes the folders for logs and locks.
+        """Create the folders for logs and locks.
 
         Raises:
-            UserError: They cannot be made.
+            UserError: They cannot be created.
         """
         try:
             for path in (self.out / '.sweep', self.out / 'logs'):
@@ -86,18 +88,18 @@ class Folder:
             ) from error
 
     def log(self, job: Job) -> Path:
-        """Where all that a job printed is kept."""
+        """Return the log file of a job."""
         return self.out / 'logs' / f'{job.name}.log'
 
     def lock(self, job: Job) -> Lock:
-        """What keeps two sweeps from running a job at once."""
+        """Return the lock of a job, which prevents two sweeps from running it at once."""
         return Lock(self.out / '.sweep' / f'{job.name}.lock')
 
     def finished(self, job: Job) -> bool:
-        """Whether a job's record is there.
+        """Return True if a job has its record.
 
         Raises:
-            UserError: It is not valid, or is that of another run, which is never overwritten.
+            UserError: The record is not valid, or is of another run; it is never overwritten.
         """
         if job.name in self._known_finished:
             return True
@@ -114,12 +116,12 @@ class Folder:
         return True
 
     def check_unfinished(self, job: Job) -> None:
-        """Sees that what lies unfinished in a job's folder was begun for this job, and marks it as begun.
+        """Check that an unfinished run in the folder of a job was begun for this job, and mark it as begun.
 
         Raises:
-            UserError: It was begun for another; going on would mix two runs.
+            UserError: It was begun for another job; resuming would mix two runs.
         """
-        key = record_file.content_key(essence(self.identity(job)))
+        key = record_file.content_key(result_settings(self.identity(job)))
         begun = self.state(job).get('identity', key)
         if begun != key and any((self.out / job.name).glob('*')):
             raise UserError(
@@ -129,7 +131,7 @@ class Folder:
         self.note(job, identity=key)
 
     def identity(self, job: Job) -> dict[str, Any]:
-        """What a job's record must say; known for good once the weights that it starts from are there."""
+        """Return the identity of a job, stored once its initial weights exist."""
         if job.name not in self._identities:
             identity = self.suite.identity(job)
             if identity.get('init') == NOT_THERE:
@@ -138,7 +140,7 @@ class Folder:
         return self._identities[job.name]
 
     def state(self, job: Job) -> dict[str, Any]:
-        """What was last noted of a job."""
+        """Return the stored state of a job."""
         try:
             state = json.loads((self.out / '.sweep' / f'{job.name}.json').read_text(encoding='utf-8'))
         except (OSError, ValueError):
@@ -146,12 +148,12 @@ class Folder:
         return state if isinstance(state, dict) else {}
 
     def note(self, job: Job, **changed: Any) -> None:
-        """Notes something of a job; who notes, holds its lock."""
+        """Store the state of a job; only the holder of its lock does so."""
         state = {**self.state(job), **changed, 'host': socket.gethostname(), 'updated_utc': now()}
         write_whole(self.out / '.sweep' / f'{job.name}.json', json.dumps(state, indent=1) + '\n')
 
     def write_status(self, states: dict[str, dict[str, Any]]) -> None:
-        """Writes ``status.json``: every job and its state."""
+        """Write ``status.json`` with the state of every job."""
         rows = [
             {'name': job.name, 'needs': job.needs, **describe(job), **states.get(job.name, {})}
             for job in self.jobs
@@ -160,16 +162,16 @@ class Folder:
         for row in rows:
             counts[row['state']] = counts.get(row['state'], 0) + 1
         content = {'updated_utc': now(), 'counts': counts, 'jobs': rows}
-        with contextlib.suppress(UserError):  # a full disk stops runs, not the view of them
+        with contextlib.suppress(UserError):  # a full disk stops runs, not their display
             write_whole(self.out / 'status.json', json.dumps(content, indent=1, ensure_ascii=False) + '\n')
 
 
 def now() -> str:
-    """The time in UTC."""
+    """Return the time in UTC."""
     return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
 def _archs(pattern: str) -> list[str]:
-    from backbones import list_archs  # late: it loads PyTorch
+    from backbones import list_archs  # here: loads PyTorch
 
     return list_archs(pattern)

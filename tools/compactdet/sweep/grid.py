@@ -1,8 +1,10 @@
-"""The runs that a sweep is made of: a grid, from a YAML file or a command line, as a list of jobs.
+"""The grid of a sweep, from a YAML file or a command line, as a list of jobs.
 
-A grid is a mapping of axes (lists: ``archs, detectors, datasets, seeds, init, frozen_stages``) and of
-options that all its runs share (``schedule, lr, cfg_options, data_root, amp, pretrain, name``). With
-``blocks``, a list of such mappings, it is their union; what stands beside ``blocks`` holds in all of them.
+A grid is a mapping of lists (``archs, detectors, datasets, seeds, init, frozen_stages``) and of options
+that all its
+runs share (``schedule, lr, cfg_options, data_root, amp, pretrain, name``). With ``blocks``, a list of such
+mappings,
+it is their union; keys beside ``blocks`` apply to all of them.
 """
 
 from __future__ import annotations
@@ -23,18 +25,18 @@ from compactdet.config.compose import CUSTOM, DETECTORS, RECIPES
 from compactdet.errors import UserError
 from compactdet.sweep.grid_file import cfg_options, check_keys, list_of, one, read_yaml
 
-PRETRAINING = 'pretraining'  # as a value of the axis init: start from this block's own pretraining
-EACH = 'each'  # as its seed: one pretraining for each seed of the detector
+PRETRAINING = 'pretraining'  # value of init: start from the pretraining of the block
+EACH = 'each'  # value of its seed: one pretraining per seed of the detector
 AXES = ('archs', 'detectors', 'datasets', 'seeds', 'init', 'frozen_stages')
 NEEDED = ('archs', 'detectors', 'datasets')
 OPTIONS = ('schedule', 'lr', 'cfg_options', 'data_root', 'amp', 'pretrain', 'name')
-LONGEST = 200  # bytes of a job's name; file systems take 255, and its logs and locks add to it
+LONGEST = 200  # bytes of a job name; file systems allow 255, and logs and locks add a suffix
 PRETRAIN_KEYS = ('dataset', 'recipe', 'epochs', 'size', 'seed', 'data_root')
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A classification training whose weights detectors start from."""
+    """A job: a classification training whose weights detectors start from."""
 
     arch: str
     dataset: str
@@ -46,7 +48,7 @@ class Pretraining:
 
     @functools.cached_property
     def name(self) -> str:
-        """What its folder is called."""
+        """Name of its folder."""
         epochs = None if self.epochs is None else f'{self.epochs}e'
         size = None if self.size is None else f'{self.size}px'
         words = (self.arch, PRETRAINING, self.dataset, self.recipe, epochs, size, f'seed{self.seed}')
@@ -54,15 +56,15 @@ class Pretraining:
 
     @property
     def needs(self) -> str | None:
-        """The job that must be finished before: none."""
+        """Job that must be finished before: none."""
         return None
 
     def weights(self, out: Path) -> Path:
-        """The file that it leaves in a sweep's folder."""
+        """Return its weights file in the folder of a sweep."""
         return out / self.name / 'weights.safetensors'
 
     def arguments(self, out: Path) -> list[str]:
-        """The command line of ``tools/pretrain.py``."""
+        """Return the arguments of ``tools/pretrain.py``."""
         return [
             *_given('--arch', self.arch),
             *_given('--dataset', self.dataset),
@@ -77,12 +79,12 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Run:
-    """A detector's training.
+    """A job: the training of a detector.
 
     Attributes:
-        init: A weights file or ``none``; None leaves it to the config.
-        pretraining: The job whose weights it starts from, in the place of ``init``.
-        label: What tells it from a run of another block with the same axes.
+        init: A weights file or ``none``; None for that of the config.
+        pretraining: Job whose weights it starts from, instead of ``init``.
+        label: Distinguishes it from a run of another block with the same settings.
     """
 
     arch: str
@@ -101,11 +103,11 @@ class Run:
 
     @functools.cached_property
     def name(self) -> str:
-        """What its folder is called."""
+        """Name of its folder."""
         start = f'from_{Path(self.init).stem}' if self.init not in (None, 'none') else None
         if self.init == 'none':
             start = 'random'
-        if self.pretraining is not None:  # its name starts with the arch, which is said already
+        if self.pretraining is not None:  # its name starts with the arch, which is redundant here
             start = f'from_{self.pretraining.name.removeprefix(_file_name(self.arch) + f"_{PRETRAINING}_")}'
         data = Path(self.data_root).name if self.dataset == CUSTOM and self.data_root else self.dataset
         frozen = None if self.frozen_stages is None else f'frozen{self.frozen_stages}'
@@ -114,22 +116,22 @@ class Run:
 
     @property
     def needs(self) -> str | None:
-        """The job that must be finished before."""
+        """Job that must be finished before."""
         return None if self.pretraining is None else self.pretraining.name
 
     def start(self, out: Path) -> str | None:
-        """The ``--init`` of its command."""
+        """Return its ``--init``."""
         return str(self.pretraining.weights(out)) if self.pretraining else self.init
 
     def options(self) -> list[str]:
-        """Its ``--cfg-options``."""
+        """Return its ``--cfg-options``."""
         frozen = (
             [] if self.frozen_stages is None else [f'model.backbone.frozen_stages={self.frozen_stages}']
         )
         return [*self.cfg_options, *frozen]
 
     def arguments(self, out: Path) -> list[str]:
-        """The command line of ``tools/train.py``."""
+        """Return the arguments of ``tools/train.py``."""
         return [
             *_given('--arch', self.arch),
             *_given('--detector', self.detector),
@@ -157,10 +159,10 @@ def _file_name(text: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a grid file.
+    """Read a grid file.
 
     Raises:
-        UserError: It cannot be read, is not YAML, or is no grid; names the place.
+        UserError: It cannot be read, is not YAML, or is not a grid. The message names the place.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -170,7 +172,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def dump(content: Mapping[str, Any]) -> str:
-    """The text of a grid file that reads as ``content``."""
+    """Return the text of a grid file with this content."""
     text: str = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
     return text
 
@@ -178,17 +180,16 @@ def dump(content: Mapping[str, Any]) -> str:
 def jobs(
     content: Mapping[str, Any], source: str, archs: Callable[[str], list[str]] | None = None
 ) -> list[Job]:
-    """The jobs of a grid in the order in which they start.
-
-    That is a seed after the other, and a pretraining just before the first run that needs it.
+    """Return the jobs of a grid in the order in which they start: seed by seed, a pretraining before its
+    first run.
 
     Args:
-        content: As ``read`` gives it.
-        source: What errors call it.
-        archs: Names that fit a pattern (``*``); None leaves patterns as they are.
+        content: Content from ``read``.
+        source: Name of the source in messages.
+        archs: Function that returns the names matching a pattern (``*``); None keeps patterns unchanged.
 
     Raises:
-        UserError: A key is unknown, or a value is not what its key takes.
+        UserError: A key is unknown, or a value is not valid.
     """
     check_keys(content, (*AXES, *OPTIONS, 'blocks'), source)
     blocks = content.get('blocks', [{}])
@@ -287,7 +288,7 @@ def _expand(pattern: str, archs: Callable[[str], list[str]], where: str) -> list
 
 
 def of_axes(**given: Any) -> dict[str, Any]:
-    """A grid of what a command line names; None and empty are left out."""
+    """Return a grid from command-line options; None and empty lists are omitted."""
     return {
         key: value
         for key, value in given.items()
@@ -296,7 +297,7 @@ def of_axes(**given: Any) -> dict[str, Any]:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """A job as JSON, for ``status.json``."""
+    """Return a job as JSON for ``status.json``."""
     kind = 'run' if isinstance(job, Run) else PRETRAINING
     return {
         'kind': kind,
@@ -305,7 +306,7 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 def chosen(all_jobs: Sequence[Job], names: Sequence[str]) -> list[Job]:
-    """The jobs of these names.
+    """Return the jobs of these names.
 
     Raises:
         UserError: There is no such job.

@@ -1,4 +1,4 @@
-"""What a grid file is made of: YAML read strictly, and values checked, each error with its place."""
+"""Strict reading of YAML grid files: values are checked, and each error names its place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compactdet.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which takes no key twice."""
+    """YAML's safe loader, which allows no key twice."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -33,10 +33,10 @@ _StrictLoader.add_constructor('tag:yaml.org,2002:map', _mapping)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
+    """Read a YAML file.
 
     Raises:
-        UserError: It cannot be read, or is not YAML; names the place.
+        UserError: It cannot be read, or is not YAML. The message names the place.
     """
     try:
         return yaml.load(path.read_bytes(), _StrictLoader)
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def cfg_options(value: Any, where: str) -> tuple[str, ...]:
-    """``KEY=VALUE`` for the command line, of a list of such texts or of a mapping."""
+    """Return ``KEY=VALUE`` texts from a list of such texts or a mapping."""
     if isinstance(value, list) and all(isinstance(text, str) and '=' in text for text in value):
         return tuple(value)
     if value is not None and not isinstance(value, dict):
@@ -64,7 +64,7 @@ def _leaves(value: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, A
 
 
 def _text(value: Any, where: str) -> str:
-    """A value as ``--cfg-options`` takes it, which knows no quotes."""
+    """Return a value as text for ``--cfg-options``, which has no quoting."""
     if isinstance(value, list):
         return f'[{",".join(_text(item, where) for item in value)}]'
     if isinstance(value, str) and (not value or re.search(r"""[\s,()\[\]'"]""", value)):
@@ -75,10 +75,10 @@ def _text(value: Any, where: str) -> str:
 
 
 def check_keys(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuses unknown keys, with what comes near.
+    """Raise UserError for unknown keys, with similar keys.
 
     Raises:
-        UserError: It is not so; names the place.
+        UserError: A value is not valid. The message names the place.
     """
     for key in given:
         if key not in known:
@@ -90,10 +90,10 @@ def check_keys(given: Mapping[str, Any], known: Collection[str], where: str) -> 
 def list_of(
     block: Mapping[str, Any], key: str, kind: Any, where: str, known: Collection[str] = ()
 ) -> list[Any]:
-    """The list at a key, of values of a kind, none twice.
+    """Return the list at a key: values of one kind, without duplicates.
 
     Raises:
-        UserError: It is not so; names the place.
+        UserError: A value is not valid. The message names the place.
     """
     values = block[key]
     if not isinstance(values, list) or not values:
@@ -113,10 +113,10 @@ def list_of(
 
 
 def one(block: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
-    """The value at a key, of a kind; None where it is absent.
+    """Return the value at a key; None if it is absent.
 
     Raises:
-        UserError: It is not so; names the place.
+        UserError: A value is not valid. The message names the place.
     """
     value = block.get(key)
     if value is not None and not _is(value, kind):

@@ -1,4 +1,4 @@
-"""One job of a sweep, run to its end: locked, started, watched, and resumed when it dies."""
+"""Run one job of a sweep: lock it, start it, watch it, resume it if it fails."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from compactdet.sweep.lock import Busy, Lock
 from compactdet.training.signals import WORKER_DIED
 
 CHILD = Path(__file__).with_name('child.py')
-GRACE_S = 20.0  # between SIGTERM and SIGKILL
-TAIL = 20  # lines of a failed job's log that the report shows
+GRACE_S = 20.0  # seconds between SIGTERM and SIGKILL
+TAIL = 20  # lines of the log of a failed job in the report
 
 
 @dataclass(frozen=True)
-class How:
-    """How jobs are run.
+class RunOptions:
+    """Options of running jobs.
 
     Attributes:
-        retries: How often a job that died is started again.
-        threads: ``OMP_NUM_THREADS`` of each; a job that goes on keeps the number that it began with, since
-            another would change the last bits of its sums.
-        gpu: ``CUDA_VISIBLE_DEVICES``; None leaves it as it is.
+        retries: RunOptions often a failed job is started again.
+        threads: ``OMP_NUM_THREADS`` of each; a resumed job keeps its number, since another would change
+            the last bits of sums.
+        gpu: ``CUDA_VISIBLE_DEVICES``; None to leave it unchanged.
     """
 
     retries: int = 2
@@ -42,24 +42,24 @@ class How:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def run_job(folder: Folder, job: Job, how: How, stop: threading.Event) -> str:
-    """Runs a job to its end, and notes in its state file how it goes.
+def run_job(folder: Folder, job: Job, how: RunOptions, stop: threading.Event) -> str:
+    """Run a job to its end and store its state.
 
     Args:
-        folder: The sweep.
-        job: One of it.
-        how: How it is run.
-        stop: Set by another thread to end it: the child gets SIGTERM, then SIGKILL.
+        folder: Folder of the sweep.
+        job: A job of it.
+        how: Options.
+        stop: Event that ends it: the child gets SIGTERM, then SIGKILL.
 
     Returns:
         Its state: finished, failed or stopped; ``running`` if another sweep runs it now; ``waiting`` or
-        ``blocked`` if what it needs is not there.
+        ``blocked`` if the job that it needs is not finished.
     """
     try:
         if folder.finished(job):
@@ -74,8 +74,8 @@ def run_job(folder: Folder, job: Job, how: How, stop: threading.Event) -> str:
         return FAILED
 
 
-def _run_locked(folder: Folder, job: Job, how: How, stop: threading.Event, lock: Lock) -> str:
-    if folder.finished(job):  # by whoever had the lock before
+def _run_locked(folder: Folder, job: Job, how: RunOptions, stop: threading.Event, lock: Lock) -> str:
+    if folder.finished(job):  # by the previous holder of the lock
         return FINISHED
     needed = next((other for other in folder.jobs if other.name == job.needs), None)
     if needed is not None and not folder.finished(needed):
@@ -96,7 +96,7 @@ def _run_locked(folder: Folder, job: Job, how: How, stop: threading.Event, lock:
             state, message = FINISHED, None
             break
         if stop.is_set():
-            state, message = STOPPED, 'stopped; the same command goes on'
+            state, message = STOPPED, 'stopped; the same command resumes it'
             break
         state, message = FAILED, why(status, text)
         folder.note(job, exit_status=status, message=message)
@@ -108,17 +108,18 @@ def _run_locked(folder: Folder, job: Job, how: How, stop: threading.Event, lock:
 
 
 def may_retry(status: int, text: str) -> bool:
-    """Whether a job that ended with a status, and printed a text, is started again.
+    """Return True if a job with this exit status and output is started again.
 
-    Statuses 1 and 2 are a user's error, which would come again, unless 1 came with a traceback, as Python
-    ends on what nobody foresaw, or because a data loader's worker was killed.
+    Exit statuses 1 and 2 are user errors, which would recur, unless status 1 came with a traceback, or
+    because a data
+    loader worker was killed.
     """
     may_pass = 'Traceback (most recent call last)' in text or f'error: {WORKER_DIED}' in text
     return status not in (0, 1, 2) or (status == 1 and may_pass)
 
 
 def why(status: int, text: str) -> str:
-    """A failure in one line."""
+    """Return the reason of a failure in one line."""
     last = next((line for line in reversed(text.splitlines()) if line.strip()), '')
     if status < 0:
         return f'killed by {signal_name(-status)}'
@@ -128,7 +129,7 @@ def why(status: int, text: str) -> str:
 
 
 def signal_name(number: int) -> str:
-    """``SIGKILL`` for 9."""
+    """Return the name of a signal, such as ``SIGKILL`` for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -138,7 +139,7 @@ def signal_name(number: int) -> str:
 def _attempt(
     folder: Folder, job: Job, threads: int, gpu: str | None, stop: threading.Event, lock: Lock
 ) -> tuple[int, str]:
-    """Runs a job's command once; its exit status (-N: signal N) and the end of what it printed."""
+    """Run the command of a job once; return exit status (-N for signal N) and end of its output."""
     command = folder.suite.command(job, resume=(folder.out / job.name).is_dir())
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONUNBUFFERED': '1'}
     if gpu is not None:
@@ -175,7 +176,7 @@ def _watch(process: subprocess.Popen, stop: threading.Event, lock: Lock) -> int:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends a child and all that it started: SIGTERM, and SIGKILL for what is left after ``GRACE_S``."""
+    """End a child process and all that it started: SIGTERM, then SIGKILL after ``GRACE_S``."""
     if process.poll() is None:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,11 +187,11 @@ def end(process: subprocess.Popen) -> None:
 
 def _signal(process: subprocess.Popen, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)  # it leads a session of its own
+        os.killpg(process.pid, number)  # the child leads its own session
 
 
 def summary(state: dict[str, Any], command: list[str], log: Path) -> list[str]:
-    """What the report says of a job that failed: why; of one that ran, its log and how to repeat it."""
+    """Return the report of a job: of a failed one the reason, of one that ran its log and how to repeat it."""
     if state.get('exit_status') is None:  # the log is of an earlier run
         return [str(state.get('message') or state.get('state'))]
     try:

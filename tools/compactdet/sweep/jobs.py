@@ -1,9 +1,12 @@
-"""What a sweep's jobs are in this suite: their commands, and how a finished one is known again.
+"""Commands of a sweep's jobs, and the check whether a job has already finished.
 
-A run is known by what its record says of itself: network, seed, the bytes of its initial weights, and the
-resolved config, composed here exactly as ``tools/train.py`` composes it. Left out of the config is what
-moves no figure: how the run was started, saved and logged, advice to the user, and the path of the initial
-weights, of which the bytes are compared. So a sweep's folder may be moved.
+A finished run is recognized by its record: network, seed, content of the initial weights, and resolved
+config,
+which is composed here exactly as in ``tools/train.py``. Settings that do not affect results are excluded:
+how the
+run was started, saved and logged, messages for the user, and the path of the initial weights, whose content
+is
+compared. So the folder of a sweep may be moved.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from compactdet.records import record_file
 from compactdet.sweep.grid import Job, Pretraining, Run
 
 TOOLS = Path(__file__).parents[2]
-# Places in a config, as patterns. Which checkpoint is tested (save_best, rule) does count.
+# Patterns of places in a config. The selection of the tested checkpoint (save_best, rule) affects results.
 MOVES_NO_FIGURE = (
     'work_dir', 'launcher', 'resume', 'log_*', 'runner_type', 'custom_imports', 'default_hooks.timer',
     'default_hooks.logger', *(f'default_hooks.checkpoint.{key}' for key in ('type', 'interval', 'minutes')),
@@ -35,32 +38,33 @@ WEIGHTS_FILES = ('*.init_cfg.checkpoint', 'model.backbone.init')
 ABSENT = 'nothing'
 NOT_THERE = 'a file that is not there yet'
 
-_one_at_a_time = threading.Lock()  # MMEngine composes with the help of globals
+_one_at_a_time = threading.Lock()  # MMEngine uses global variables while composing
 
 
 class Suite:
-    """The jobs' commands and identities.
+    """Commands and identities of jobs.
 
     Attributes:
-        out: The sweep's folder, as commands name it.
+        out: Folder of the sweep, as in commands.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def command(self, job: Job, *, resume: bool) -> list[str]:
-        """The command that runs a job, which may go on where an earlier one stopped."""
+        """Return the command that runs a job or resumes it."""
         tool = 'pretrain.py' if isinstance(job, Pretraining) else 'train.py'
         arguments = job.arguments(self.out)
         resumed = ['--resume'] if resume else []
         return [sys.executable, str(TOOLS / tool), *resumed, *arguments]
 
     def sweep_command(self) -> list[str]:
-        """The command that runs jobs of a sweep, without its arguments."""
+        """Return the command that runs jobs of a sweep, without its arguments."""
         return [sys.executable, str(TOOLS / 'sweep.py')]
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Composes every job, before the first one starts; of those that differ in their seed alone, one.
+        """Compose the config of every job before the first one starts; of jobs that differ only in their
+        seed, one.
 
         Raises:
             UserError: One of them cannot be: an unknown network, one that the detector cannot use, a bad
@@ -82,7 +86,7 @@ class Suite:
                     check_init(cfg)
 
     def identity(self, job: Job) -> dict[str, Any]:
-        """What the record of a job must say.
+        """Return the identity of a job.
 
         Raises:
             UserError: The job cannot be composed, or its initial weights cannot be read.
@@ -97,7 +101,7 @@ class Suite:
         return {'arch': backbone.arch, 'seed': job.seed, 'init': init, 'config': plain(cfg.to_dict())}
 
     def stated(self, job: Job, record: dict[str, Any]) -> dict[str, Any]:
-        """The same, as a record says it."""
+        """Return the job identity stated in a record."""
         return {
             'arch': record['arch'],
             'seed': record['seed'],
@@ -106,10 +110,10 @@ class Suite:
         }
 
     def read(self, job: Job) -> dict[str, Any] | None:
-        """A job's record; None where there is none yet.
+        """Read a job's record; return None if there is none.
 
         Raises:
-            UserError: It is not valid, or the weights that it tells of are not there.
+            UserError: It is not valid, or the weights that it names are missing.
         """
         path = self.out / job.name / 'record.json'
         if not path.exists():
@@ -126,10 +130,10 @@ class Suite:
 
 
 def compose(job: Job, out: Path) -> Any:
-    """The config of a job, as its tool composes it.
+    """Return the config of a job, as its tool composes it.
 
     Raises:
-        UserError: There can be no such job.
+        UserError: The job is not possible.
     """
     with _one_at_a_time, naming(job):
         return _compose_run(job, out) if isinstance(job, Run) else _compose_pretraining(job, out)
@@ -166,7 +170,7 @@ def _compose_pretraining(job: Pretraining, out: Path) -> Any:
 
 @contextlib.contextmanager
 def naming(job: Job) -> Iterator[None]:
-    """Puts a job's name before the line of an error that is for the user."""
+    """Put the name of a job in front of the message of a user error."""
     try:
         yield
     except Exception as error:
@@ -176,32 +180,35 @@ def naming(job: Job) -> Iterator[None]:
         raise UserError(f'{job.name}: {line}') from error
 
 
-def essence(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without what moves no figure."""
-    return {**identity, 'config': _essence(identity.get('config', {}), '')}
+def result_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity reduced to the settings that affect results."""
+    return {**identity, 'config': _result_settings(identity.get('config', {}), '')}
 
 
-def _essence(value: Any, place: str) -> Any:
+def _result_settings(value: Any, place: str) -> Any:
     if any(fnmatchcase(place, pattern) for pattern in WEIGHTS_FILES):
         return value is not None
     if isinstance(value, dict):
         inner = {key: (item, f'{place}.{key}'.lstrip('.')) for key, item in value.items()}
         return {
-            key: _essence(*pair)
+            key: _result_settings(*pair)
             for key, pair in inner.items()
             if not any(fnmatchcase(pair[1], pattern) for pattern in MOVES_NO_FIGURE)
         }
     return (
-        [_essence(item, f'{place}.{n}') for n, item in enumerate(value)]
+        [_result_settings(item, f'{place}.{n}') for n, item in enumerate(value)]
         if isinstance(value, list)
         else value
     )
 
 
 def difference(wanted: Mapping[str, Any], stated: Mapping[str, Any]) -> str | None:
-    """Where two identities differ first in what moves a figure, in words; None: they do not."""
-    for place, one, other in _differences(essence(wanted), essence(stated), ''):
-        if place == 'config.load_from' and ABSENT in (one, other):  # left out of a resumed run's record
+    """Return in words the first difference of two identities that affects results, or None."""
+    for place, one, other in _differences(result_settings(wanted), result_settings(stated), ''):
+        if place == 'config.load_from' and ABSENT in (
+            one,
+            other,
+        ):  # excluded from the record of a resumed run
             continue
         return f'its {place.removeprefix("config.")} is {_short(other)}, the grid asks for {_short(one)}'
     return None
@@ -225,7 +232,9 @@ def _short(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A config's value as ``config_of_text`` gives it: tuples are lists, what JSON has not is its text."""
+    """Return a config's value as ``config_of_text`` gives it: tuples are lists, what JSON has not is its
+    text.
+    """
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -235,7 +244,7 @@ def plain(value: Any) -> Any:
 
 
 def config_of_text(text: str) -> dict[str, Any]:
-    """The values in a resolved config's text, which is read and never run.
+    """Return the values in a resolved config's text, which is read and never run.
 
     Raises:
         UserError: It is no list of assignments.

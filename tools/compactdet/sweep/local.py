@@ -1,4 +1,4 @@
-"""The queue of a sweep on this machine: so many jobs at once, each when what it needs is finished."""
+"""The queue of a sweep on this machine: a number of jobs at once, each after the job that it needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from compactdet.errors import UserError
 from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
 from compactdet.sweep.grid import Job
-from compactdet.sweep.job_runner import How, run_job
+from compactdet.sweep.job_runner import RunOptions, run_job
 from compactdet.sweep.view import View
 
-LOOK_AGAIN_S = 2.0  # at a job that another sweep runs
+LOOK_AGAIN_S = 2.0  # seconds between looks at a job of another sweep
 
 
 class Queue:
-    """Jobs, and who may start which of them."""
+    """Jobs, and which of them may start."""
 
     def __init__(self, folder: Folder, jobs: Sequence[Job]) -> None:
         self.states = {job.name: _state_before(folder, job) for job in jobs}
@@ -30,7 +30,7 @@ class Queue:
         self._changed = threading.Condition()
 
     def take(self, stop: threading.Event) -> Job | None:
-        """The next job whose need is finished; waits for one. None: there is nothing left to do."""
+        """Return the next job that may start; wait for one. None if nothing is left to do."""
         with self._changed:
             while not stop.is_set():
                 for job in self._jobs:
@@ -45,16 +45,14 @@ class Queue:
     def _ready(self, job: Job) -> bool:
         if self.states[job.name] != WAITING or self._not_before.get(job.name, 0) > time.monotonic():
             return False
-        needed = self.states.get(
-            job.needs or '', FINISHED
-        )  # one that is not asked for is looked at by run_job
+        needed = self.states.get(job.needs or '', FINISHED)  # a job outside the queue is checked by run_job
         if needed in (FAILED, BLOCKED):
             self.states[job.name] = BLOCKED
             self._changed.notify_all()
         return needed == FINISHED
 
     def put(self, job: Job, state: str) -> None:
-        """Says how a job ended; one that another sweep runs, or whose need is not there, comes again."""
+        """Store how a job ended; one that another sweep runs, or whose need is missing, is queued again."""
         with self._changed:
             if state in (RUNNING, WAITING):
                 self._not_before[job.name] = time.monotonic() + LOOK_AGAIN_S
@@ -64,22 +62,22 @@ class Queue:
 
 
 def _state_before(folder: Folder, job: Job) -> str:
-    with contextlib.suppress(UserError):  # which run_job notes
+    with contextlib.suppress(UserError):  # stored by run_job
         if folder.finished(job):
             return FINISHED
     return WAITING
 
 
 def run(
-    folder: Folder, jobs: Sequence[Job], how: How, *, workers: int = 1, gpus: Sequence[str] = ()
+    folder: Folder, jobs: Sequence[Job], how: RunOptions, *, workers: int = 1, gpus: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Runs jobs, ``workers`` at once, until none is left or a signal says stop.
+    """Run jobs, ``workers`` at once, until none is left or a signal to stop arrives.
 
     Args:
         folder: The sweep.
         jobs: Those of it to run.
-        how: How.
-        workers: How many run at once.
+        how: RunOptions.
+        workers: RunOptions many run at once.
         gpus: Values of ``CUDA_VISIBLE_DEVICES``, dealt out to the workers in turn; empty: left as it is.
 
     Returns:
@@ -107,7 +105,7 @@ def run(
     }
 
 
-def _work(folder: Folder, queue: Queue, how: How, stop: threading.Event) -> None:
+def _work(folder: Folder, queue: Queue, how: RunOptions, stop: threading.Event) -> None:
     while (job := queue.take(stop)) is not None:
         state = FAILED
         try:
@@ -118,7 +116,7 @@ def _work(folder: Folder, queue: Queue, how: How, stop: threading.Event) -> None
 
 @contextlib.contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
+    """Return an event that SIGINT and SIGTERM set."""
     stop = threading.Event()
 
     def set_it(*_: Any) -> None:

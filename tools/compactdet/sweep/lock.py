@@ -50,7 +50,7 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Takes the lock.
+        """Take the lock.
 
         Raises:
             Busy: Somebody else has it.
@@ -72,14 +72,14 @@ class Lock:
         raise Busy('several others want it')
 
     def beat(self) -> None:
-        """Shows, now and then, that the holder lives."""
+        """Update the lock from time to time, as a sign that the holder is alive."""
         if self._fd is not None and time.monotonic() - self._beaten >= BEAT_S:
             self._beaten = time.monotonic()
             with contextlib.suppress(OSError):
                 os.utime(self._fd if os.utime in os.supports_fd else self.path)
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Give the lock back."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
@@ -88,7 +88,7 @@ class Lock:
         os.close(fd)
 
     def held(self) -> bool:
-        """Whether somebody holds the lock now; changes nothing."""
+        """Return True if somebody holds the lock now; changes nothing."""
         try:
             fd = os.open(self.path, os.O_RDWR)
         except FileNotFoundError:
@@ -101,7 +101,7 @@ class Lock:
             os.close(fd)
 
     def _remove_stale(self) -> None:
-        """Removes the lock file of a holder that is gone.
+        """Remove the lock file of a holder that is gone.
 
         Raises:
             Busy: It is not.
@@ -131,7 +131,7 @@ class Lock:
 
 
 def _flock(fd: int) -> bool | None:
-    """Whether the file could be locked; None where the file system has no locks."""
+    """Return True if the file could be locked; None where the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -157,7 +157,7 @@ def _owner(fd: int) -> dict[str, Any]:
 
 
 def _held(path: Path, fd: int) -> bool:
-    """Whether the holder of a lock file lives, or a child of it; locks the file where neither does."""
+    """Return True if the holder of a lock file lives, or a child of it; locks the file where neither does."""
     if _flock(fd) is False:
         return True
     owner = _owner(fd)
@@ -168,7 +168,7 @@ def _held(path: Path, fd: int) -> bool:
 
 
 def _now_there(path: Path) -> float:
-    """The time by the clock of the file's file system, which need not be this machine's."""
+    """Return the time by the clock of the file's file system, which need not be this machine's."""
     probe = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}.clock')
     try:
         probe.touch()
@@ -192,7 +192,9 @@ def _alive(pid: int) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: a number is used again, a start is not."""
+    """Return the start time of a process in clock ticks since boot: process ids are reused, start times are
+    not.
+    """
     try:
         stat = Path(f'/proc/{pid}/stat').read_text()
     except OSError:

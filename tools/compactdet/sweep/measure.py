@@ -20,7 +20,7 @@ WARM_UP = 2  # steps that are not counted: memory is laid out, kernels are chose
 
 
 def measure(cfg: Any, steps: int, threads: int) -> Estimate:
-    """Seconds per image of training and of evaluation, over some steps from random weights.
+    """Return the seconds per image of training and of evaluation, over some steps from random weights.
 
     Random weights propose other boxes than trained ones do, which moves evaluation by a little; computing
     the figures is not timed.
@@ -54,7 +54,7 @@ def measure(cfg: Any, steps: int, threads: int) -> Estimate:
 
 
 def without_start(cfg: Any) -> Any:
-    """The config without initial weights and resumption, on which the speed does not depend."""
+    """Return the config without initial weights and resumption, on which the speed does not depend."""
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone.init_cfg = None
     if 'shared_head' in (cfg.model.get('roi_head') or {}):
@@ -64,7 +64,7 @@ def without_start(cfg: Any) -> Any:
 
 
 def _train(runner: SafeRunner, cfg: Any, steps: int) -> float:
-    """Seconds per image of ``steps`` training steps, their data among them."""
+    """Return the seconds per image of ``steps`` training steps, their data among them."""
     loader = runner.build_dataloader(cfg.train_dataloader, seed=0)
     optimizer = runner.build_optim_wrapper(cfg.optim_wrapper)
     runner.model.train()
@@ -75,7 +75,7 @@ def _train(runner: SafeRunner, cfg: Any, steps: int) -> float:
 
 
 def _test(runner: SafeRunner, cfg: Any, steps: int) -> float:
-    """Seconds per image of evaluation."""
+    """Return the seconds per image of evaluation."""
     loader = runner.build_dataloader(cfg.test_dataloader, seed=0)
     runner.model.eval()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from compactdet.sweep.job_runner import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser a sweep's options."""
+    """Give the parser a sweep's options."""
     parser.add_argument('grid', nargs='?', type=Path, help='YAML file of the grid')
     parser.add_argument(
         '--out', type=Path, help='folder of the sweep; default: work_dirs/sweep_NAME_OF_THE_GRID_FILE'
@@ -121,7 +121,7 @@ def _root(text: str) -> tuple[str, str]:
 
 
 def settle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Puts the grid of the axes, if they are given, into ``args.content``; ends on bad usage."""
+    """Put the grid of the axes, if they are given, into ``args.content``; ends on bad usage."""
     pretrain = of_axes(
         dataset=args.pretrain, recipe=args.pretrain_recipe, epochs=args.pretrain_epochs,
         size=args.pretrain_size, seed=args.pretrain_seed, data_root=args.pretrain_data_root,

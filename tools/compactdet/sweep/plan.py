@@ -1,4 +1,4 @@
-"""What a grid will take: runs, hours of each and of all, from measured speeds; what of it is done."""
+"""The plan of a grid: runs, finished runs, and estimated hours from measured speeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compactdet.sweep.grid import Job, Pretraining, Run
 from compactdet.sweep.jobs import compose
 from compactdet.sweep.speed import Estimate, Speed, Speeds
 
-# Images to train on (with boxes), to validate on and to test on.
+# Published number of images for training (with boxes), validation and testing.
 IMAGES = {
     'voc07': (5011, 0, 4952),
     'coco': (117_266, 0, 5000),
@@ -32,12 +32,12 @@ IMAGES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a run looks at.
+    """The amount of work of a run.
 
     Attributes:
-        train: Images of training, each counted as often as it is seen.
+        train: Training images, each counted as often as it is used.
         evaluated: Images of every validation and of the test.
-        counted: Whether the data were there to be counted; else the published numbers are taken.
+        counted: Whether the images were counted; otherwise the published numbers are used.
     """
 
     train: int
@@ -45,19 +45,19 @@ class Work:
     counted: bool
 
     def seconds(self, estimate: Estimate) -> float:
-        """How long it takes: training, validation and test evaluation."""
+        """Return the time of training, validation and testing."""
         return self.train * estimate.train_s + self.evaluated * estimate.test_s
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in their seed alone.
+    """The runs that differ only in their seed.
 
     Attributes:
         jobs: They.
-        finished: How many of them have their record.
+        finished: RunOptions many of them have their record.
         work: What each looks at.
-        estimate: How fast; None: not known, and ``why`` gives the reason.
+        estimate: RunOptions fast; None: not known, and ``why`` gives the reason.
     """
 
     jobs: tuple[Job, ...]
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Of one run."""
+        """Seconds of one run."""
         return None if self.estimate is None else self.work.seconds(self.estimate)
 
 
@@ -80,18 +80,18 @@ def plan(
     threads: int = 1,
     measure: int | None = None,
 ) -> list[Row]:
-    """The rows of a plan.
+    """Return the rows of a plan.
 
     Args:
-        folder: The sweep, which need not be there.
-        jobs: Those to plan.
-        speeds: What was measured.
-        hardware: Part of the name of the machine to plan for; None: this one.
-        threads: Of each run on a CPU.
-        measure: Steps to time where nothing is known; None: times nothing.
+        folder: Folder of the sweep, which need not exist.
+        jobs: Jobs to plan.
+        speeds: Measured speeds.
+        hardware: Part of the name of the machine to plan for; None for this one.
+        threads: Threads of each run on a CPU.
+        measure: Number of steps to time where no speed is known; None to time nothing.
 
     Raises:
-        UserError: A job cannot be, or its data cannot be counted.
+        UserError: A job is not possible, or its data cannot be counted.
     """
     here = this_machine(threads)
     groups: dict[Job, list[Job]] = {}
@@ -139,7 +139,7 @@ def _no_seeds(job: Job) -> dict[str, Any]:
 
 
 def this_machine(threads: int) -> Speed:
-    """A stand-in that names this machine."""
+    """Return a `Speed` that identifies this machine."""
     from compactdet.records.environment import hardware
 
     facts = hardware()
@@ -147,7 +147,7 @@ def this_machine(threads: int) -> Speed:
 
 
 def protocol_of(job: Job, cfg: Any) -> dict[str, Any]:
-    """The protocol of a job, without what needs its data."""
+    """Return the protocol of a job, without what depends on its data."""
     if isinstance(job, Run):
         from compactdet.records import protocol
 
@@ -158,10 +158,10 @@ def protocol_of(job: Job, cfg: Any) -> dict[str, Any]:
 
 
 def work_of(job: Job, cfg: Any) -> Work:
-    """What a job looks at.
+    """Return the work of a job.
 
     Raises:
-        UserError: Its data have no published number of images, and are not there or cannot be read.
+        UserError: Its data set has no published number of images, and is missing or cannot be read.
     """
     train, val, test, counted = images_of(job, cfg)
     loop = cfg.train_cfg
@@ -173,14 +173,17 @@ def work_of(job: Job, cfg: Any) -> Work:
     if val:
         begin, interval = loop.get('val_begin', 1), loop.get('val_interval', 1)
         validations = sum(n >= begin and (n % interval == 0 or n == ends) for n in range(1, ends + 1))
-        validations += bool(cfg.default_hooks.checkpoint.get('save_best'))  # the best is validated again
+        validations += bool(
+            cfg.default_hooks.checkpoint.get('save_best')
+        )  # the best checkpoint is validated again
     return Work(seen, validations * val + test, counted)
 
 
 def images_of(job: Job, cfg: Any) -> tuple[int, int, int, bool]:
-    """Images of the three splits, and whether they were counted.
+    """Return the number of images of the three splits, and whether they were counted.
 
-    A set whose folder the grid names is counted if it is there; another is taken to be the published one.
+    A data set whose folder the grid names is counted if it exists; another is assumed to be the published
+    one.
     """
     if job.dataset in IMAGES and (job.data_root is None or not Path(job.data_root).is_dir()):
         train, val, test = IMAGES[job.dataset]
@@ -199,21 +202,23 @@ def images_of(job: Job, cfg: Any) -> tuple[int, int, int, bool]:
 
 
 def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
-    """A detector's speed with the multiply-adds of the form that trains; its record has the test-time's."""
+    """Return a speed with the multiply-adds of the training form; the record has those of the test-time
+    form.
+    """
     from backbones.spec import UnknownArchError
     from compactdet import costs
 
     try:
         if isinstance(job, Pretraining) or not costs.has_two_forms(speed.arch):
             return speed
-    except UnknownArchError:  # of a record made elsewhere
+    except UnknownArchError:  # a record made elsewhere
         return speed
     same = replace(job, arch=speed.arch, init='none', pretraining=None)
     return replace(speed, macs=macs_of(same, compose(same, out), speed.size))
 
 
 def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
-    """Multiply-adds of an image of ``size`` (height, width), in the form that trains."""
+    """Return the multiply-adds of an image of ``size`` (height, width), in the training form."""
     import torch
     from mmengine.registry import MODELS
 

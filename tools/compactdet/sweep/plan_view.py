@@ -1,4 +1,4 @@
-"""A plan on the console and as JSON: its rows, where each figure is from, and the sums."""
+"""A plan on the console and as JSON: its rows, the source of each value, and the sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compactdet.sweep.plan import Row, plan
 
 
 def totals(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
-    """Sums over runs: all and left to do, in hours; what is not known is counted."""
+    """Return sums over runs, all and left, in hours; unknown ones are counted."""
     known = [(row, row.seconds) for row in rows if row.seconds is not None]
     hours = sum(seconds * len(row.jobs) for row, seconds in known) / 3600
     left = [(row, seconds * (len(row.jobs) - row.finished)) for row, seconds in known]
@@ -50,7 +50,7 @@ def totals(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
 
 
 def show(rows: Sequence[Row], jobs: int) -> None:
-    """Prints the plan."""
+    """Print the plan."""
     view = Table(box=box.SIMPLE_HEAD)
     for name in ('network', 'detector', 'data', 'starts from'):
         view.add_column(name, overflow='fold')
@@ -102,7 +102,7 @@ def _sums(total: Mapping[str, Any], jobs: int) -> list[str]:
 
 
 def as_json(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
-    """The plan as JSON."""
+    """Return the plan as JSON."""
     return {
         **totals(rows, jobs),
         'rows': [
@@ -125,10 +125,10 @@ def as_json(rows: Sequence[Row], jobs: int) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace, folder: Folder, jobs: Sequence[Job]) -> int:
-    """Prints the plan of some jobs of a sweep.
+    """Print the plan of some jobs of a sweep.
 
     Raises:
-        UserError: A job cannot be, or its data cannot be counted.
+        UserError: A job is not possible, or its data cannot be counted.
     """
     repo = Path(__file__).parents[3]
     places = args.measured or ['work_dirs', repo / 'work_dirs_template', folder.out]

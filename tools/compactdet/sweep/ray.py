@@ -1,8 +1,9 @@
-"""A sweep on a Ray cluster: one task a run, started again on another node when its own is removed.
+"""A sweep on a Ray cluster: one task per run, started again on another node if its node is removed.
 
-The nodes share the sweep's folder and the installation at the same paths. A task does what a local worker
-does, so locks, retries, resumption and logs are the same; a lock of a node that is gone is taken over (see
-``sweep_lock``).
+The nodes share the folder of the sweep and the installation at the same paths. A task does the same as a
+local
+worker, so locks, retries, resuming and logs are equal; the lock of a removed node is taken over (see
+`compactdet.sweep.lock`).
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from typing import Any
 from compactdet.errors import UserError
 from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
 from compactdet.sweep.grid import Job
-from compactdet.sweep.job_runner import How, run_job
+from compactdet.sweep.job_runner import RunOptions, run_job
 from compactdet.sweep.local import stopping
 from compactdet.sweep.view import View
 
 LOOK_S = 1.0
-LOOK_AGAIN_S = 5.0  # at a job whose lock somebody has
-NODES_LOST = 5  # a run is moved to another node so often
+LOOK_AGAIN_S = 5.0  # seconds between looks at a locked job
+NODES_LOST = 5  # number of moves of a run to another node
 
 
 def connect(address: str) -> Any:
-    """Joins a cluster.
+    """Join a cluster.
 
     Args:
-        address: Its head's ``HOST:PORT``; ``auto``: the one that this machine is part of; ``local``: a new
-            one of this machine alone.
+        address: ``HOST:PORT`` of its head; ``auto`` for the cluster of this machine; ``local`` for a new
+            one on this machine.
 
     Raises:
         UserError: Ray is not installed, or there is no such cluster.
@@ -53,27 +54,27 @@ def connect(address: str) -> Any:
     return ray
 
 
-def work(folder: Folder, job: Job, how: How, here: str) -> str:
-    """A task: runs a job on the node that it is on, from the same place, waiting while another has it."""
+def work(folder: Folder, job: Job, how: RunOptions, here: str) -> str:
+    """Run a job as a task on its node, in the same folder; wait while another process has it."""
     os.chdir(here)
     stop = threading.Event()
     try:
         while (state := run_job(folder, job, how, stop)) == RUNNING:
             time.sleep(LOOK_AGAIN_S)
-    finally:  # Ray cancels a task by an exception in it
+    finally:  # Ray cancels a task by raising an exception in it
         stop.set()
     return state
 
 
 def run(
-    folder: Folder, jobs: Sequence[Job], how: How, address: str, cpus: int, gpus: float
+    folder: Folder, jobs: Sequence[Job], how: RunOptions, address: str, cpus: int, gpus: float
 ) -> dict[str, str]:
-    """Runs jobs on a cluster until none is left or a signal says stop.
+    """Run jobs on a cluster until none is left or a signal to stop arrives.
 
     Args:
         folder: The sweep, whose path is the same on each node.
         jobs: Those of it to run.
-        how: How.
+        how: RunOptions.
         address: As ``connect`` takes it.
         cpus: Cores that each needs.
         gpus: GPUs that each needs.
@@ -82,7 +83,7 @@ def run(
         The state of each job by its name.
 
     Raises:
-        UserError: As ``connect``.
+        UserError: See ``connect``.
     """
     ray = connect(address)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=NODES_LOST)(work)
@@ -119,10 +120,10 @@ def run(
 
 
 def _result(ray: Any, reference: Any, folder: Folder, job: Job) -> str:
-    """How a task ended; one that Ray itself gave up is a failed one."""
+    """Return how a task ended; a task that Ray itself gave up has failed."""
     try:
         state: str = ray.get(reference)
-    except Exception as error:  # whatever the cluster died of
+    except Exception as error:  # any failure of the cluster
         folder.note(
             job, state=FAILED, message=f'Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}'
         )
@@ -131,7 +132,7 @@ def _result(ray: Any, reference: Any, folder: Folder, job: Job) -> str:
 
 
 def _shown(folder: Folder, jobs: Sequence[Job], states: dict[str, str]) -> dict[str, str]:
-    """A task that no node has room for yet is waiting, whatever Ray was told."""
+    """Return the states for display: a task without room on any node is waiting."""
     return {
         job.name: WAITING
         if states[job.name] == RUNNING and not folder.lock(job).path.exists()

@@ -1,9 +1,12 @@
-"""A sweep as Slurm job arrays: one for what needs nothing, one for the runs of each pretraining.
+"""A sweep as Slurm job arrays: one for jobs that need no other, one for the runs of each pretraining.
 
-A task of an array is ``tools/sweep.py --out OUT --only RUN``, so locks, retries, resumption and logs are as
-elsewhere. A run that the time limit or a preemption ends gets SIGTERM a minute before, stops, and is put
-back in the queue, where it resumes from its last checkpoint. Tested with a stand-in for ``sbatch`` and
-``srun`` that runs the tasks in turn, not on a cluster.
+A task of an array is ``tools/sweep.py --out OUT --only RUN``, so locks, retries, resuming and logs are as
+elsewhere.
+A run that reaches the time limit or is preempted gets SIGTERM a minute before, stops, and is queued again,
+where it
+resumes from its last training state. Tested with a replacement for ``sbatch`` and ``srun`` that runs the
+tasks one
+after another, not on a cluster.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from compactdet.files import write_whole
 from compactdet.sweep.folder import Folder
 from compactdet.sweep.grid import Job
 
-ARRAY_SIZE = 1000  # MaxArraySize is 1001 where nobody changed it
+ARRAY_SIZE = 1000  # MaxArraySize is 1001 by default
 REQUEUES = 50
 
 TEMPLATE = """\
@@ -53,9 +56,9 @@ class Array:
     """A job array.
 
     Attributes:
-        name: Of its script.
+        name: Name of its script.
         jobs: One per task, in the order of their indices.
-        after: The array, and the index in it, of what it waits for.
+        after: Array, and index in it, of the job that it waits for.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Array:
 
 
 def arrays(jobs: Sequence[Job]) -> list[Array]:
-    """The arrays of a sweep; each stands behind the one that it waits for."""
+    """Return the arrays of a sweep, each after the one that it waits for."""
     made = [*_cut('first', [job for job in jobs if job.needs is None], None)]
     place = {job.name: (array.name, index) for array in made for index, job in enumerate(array.jobs)}
     waiting: dict[str, list[Job]] = {}
@@ -82,7 +85,7 @@ def _cut(name: str, jobs: Sequence[Job], after: tuple[str, int] | None) -> Itera
 
 
 def script(folder: Folder, array: Array, args: argparse.Namespace) -> str:
-    """The text of an array's batch script."""
+    """Return the batch script of an array."""
     out = folder.out.resolve()
     command = [*folder.suite.sweep_command(), '--out', str(folder.out)]
     command += ['--retries', str(args.retries)]
@@ -99,13 +102,13 @@ def script(folder: Folder, array: Array, args: argparse.Namespace) -> str:
 
 
 def command(array: Array, path: Path, args: argparse.Namespace, ids: dict[str, str]) -> list[str]:
-    """The sbatch command of an array.
+    """Return the sbatch command of an array.
 
     Args:
         array: The array.
         path: Its script.
         args: The command line.
-        ids: Slurm's numbers of the arrays that were submitted before.
+        ids: Slurm's ids of the arrays that were submitted before.
     """
     made = ['sbatch', '--parsable', *shlex.split(args.slurm_options)]
     if array.after is not None:
@@ -115,7 +118,7 @@ def command(array: Array, path: Path, args: argparse.Namespace, ids: dict[str, s
 
 
 def text(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> str:
-    """All scripts with the commands that would submit them."""
+    """Return all scripts with the commands that would submit them."""
     parts = []
     for array in arrays(jobs):
         path = folder.out / 'slurm' / f'{array.name}.sh'
@@ -129,10 +132,10 @@ def _names(jobs: Sequence[Job]) -> list[str]:
 
 
 def submit(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
-    """Writes the scripts of what is not finished, and submits them.
+    """Write the scripts of unfinished jobs and submit them.
 
     Raises:
-        UserError: There is no sbatch, or it refused.
+        UserError: There is no sbatch, or it failed.
     """
     if shutil.which('sbatch') is None:
         raise UserError(

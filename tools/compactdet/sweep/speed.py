@@ -1,8 +1,10 @@
-"""How fast a training is, from measurements: seconds per image, in training and in evaluation.
+"""Measured speed of trainings: seconds per image, in training and in evaluation.
 
-A figure is that of the same network on the same hardware where there is a record of it. Otherwise it is a
-straight line over the networks that there are records of, seconds = a + b x multiply-adds with a and b not
-below 0, through two networks or more. Otherwise there is none: none is ever made up.
+If there is a record of the same network on the same hardware, its speed is used. Otherwise a straight line
+is
+fitted over two or more other networks, seconds = a + b x multiply-adds with a and b at least 0. Otherwise
+there
+is no estimate.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ class Speed:
 
     Attributes:
         arch: The network.
-        key: What else moves the speed: detector, data and its sizes, batch (see ``key_of``).
-        gpu: Its name, or None: the CPU did it.
+        key: Other settings that affect speed: detector, data and sizes, batch size (see ``key_of``).
+        gpu: Name of the GPU; None for a CPU.
         cpu: Name of the processor.
-        threads: Of the CPU.
-        train_s: Seconds per image of training; None where too few steps were timed.
+        threads: Threads of the CPU.
+        train_s: Seconds per image of training; None if too few steps were timed.
         test_s: Seconds per image of evaluation.
         macs: Multiply-adds of an image at ``size``.
         size: Height and width at which the median test image enters the network.
@@ -51,19 +53,19 @@ class Speed:
 
     @property
     def hardware(self) -> str:
-        """The machine, as far as it moves the speed."""
+        """The machine, as far as it affects speed."""
         return hardware_name(self.gpu, self.cpu, self.threads)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an image takes.
+    """Estimated time per image.
 
     Attributes:
         train_s: Seconds per image of training.
         test_s: Seconds per image of evaluation.
         basis: ``measured``, ``fitted`` or ``timed``.
-        words: How it is known.
+        words: RunOptions it is known.
         hardware: On which machine.
         on_gpu: Whether a GPU did it.
         threads: Of the CPU.
@@ -79,12 +81,14 @@ class Estimate:
 
 
 def hardware_name(gpu: str | None, cpu: str, threads: int) -> str:
-    """A GPU by its name; a CPU by its name and the threads that were used."""
+    """Return a GPU by its name, or a CPU by its name and number of threads."""
     return gpu or f'{cpu}, {threads} thread{"s" if threads > 1 else ""}'
 
 
 def key_of(protocol: Mapping[str, Any]) -> str:
-    """What of a protocol moves the speed: all of detector and data but the BN policy, and the batch."""
+    """Return the settings of a protocol that affect speed: detector, data and batch size, not the BN
+    policy.
+    """
     names = ('model', 'train_data', 'test_data', 'batch_size', 'amp')
     if 'train_pipeline' in protocol:  # of a pretraining
         names = ('size', 'train_pipeline', 'test_pipeline', 'batch_size', 'amp')
@@ -99,23 +103,23 @@ def _without_policy(value: Any) -> Any:
 
 @dataclass
 class Speeds:
-    """The measurements at hand.
+    """The available measurements.
 
     Attributes:
-        all: Every one.
-        unreadable: Lines about records that cannot be used.
+        all: All measurements.
+        unreadable: Messages about records that cannot be used.
     """
 
     all: list[Speed] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def hardware(self, key: str) -> list[str]:
-        """The machines that there are measurements of."""
+        """Return the machines with measurements."""
         return sorted({speed.hardware for speed in self.all if speed.key == key})
 
 
 def read(places: Iterable[str | Path]) -> Speeds:
-    """The speeds of the records in folders; a folder that is not there has none."""
+    """Read the speeds of the records in folders; a missing folder has none."""
     found = Speeds()
     for path in dict.fromkeys(path.resolve() for place in map(Path, places) for path in _records(place)):
         kind = record_file.PRETRAINING if record_file.is_pretraining(path) else None
@@ -131,10 +135,10 @@ def _records(place: Path) -> Iterator[Path]:
 
 
 def speed_of(record: Mapping[str, Any]) -> Speed:
-    """The measurement in a record.
+    """Return the measurement in a record.
 
     Raises:
-        UserError: It was made by several processes, whose speed is not that of one.
+        UserError: Several processes were used, whose speed is not that of one.
     """
     training, hardware, costs = record['training'], record['hardware'], record['costs']
     if training.get('processes', 1) != 1:
@@ -160,16 +164,16 @@ def speed_of(record: Mapping[str, Any]) -> Speed:
 def choose(
     speeds: Sequence[Speed], key: str, hardware: str | None, here: Speed | None
 ) -> tuple[list[Speed], str | None]:
-    """The measurements of one machine that a plan goes by.
+    """Return the measurements of one machine for a plan.
 
     Args:
-        speeds: All there are.
-        key: Of the job.
-        hardware: Part of a machine's name; None: this machine.
-        here: A stand-in that names this machine.
+        speeds: All measurements.
+        key: Key of the job.
+        hardware: Part of the name of a machine; None for this machine.
+        here: A `Speed` that identifies this machine.
 
     Returns:
-        They, and why there are none.
+        The measurements, and the reason if there are none.
     """
     groups: dict[str, list[Speed]] = {}
     for speed in speeds:
@@ -203,12 +207,12 @@ def _same_device(speed: Speed, here: Speed) -> bool:
 
 
 def estimate(speeds: Sequence[Speed], arch: str, macs: int | None) -> Estimate | None:
-    """What an image of a network takes, by the measurements of one machine.
+    """Estimate the time per image of a network from the measurements of one machine.
 
     Args:
-        speeds: Of one key and machine.
+        speeds: Measurements of one key and machine.
         arch: The network.
-        macs: Its multiply-adds at their size; None: not known, so that only a record of it counts.
+        macs: Its multiply-adds at their size; None if unknown: then only its own record is used.
     """
     own = [speed for speed in speeds if speed.arch == arch]
     if own:
@@ -237,12 +241,12 @@ def _estimate(times: Sequence[float], basis: str, words: str, speed: Speed) -> E
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """a and b of the least squares of y = a + b x, neither below 0."""
+    """Return a and b of the least-squares line y = a + b x, neither below 0."""
     scale = max(x)
     (a, b), _ = nnls(np.column_stack([np.ones(len(x)), np.asarray(x, float) / scale]), np.asarray(y, float))
     return float(a), float(b) / scale
 
 
 def as_json(value: Estimate | None) -> dict[str, Any] | None:
-    """An estimate for ``--format json``."""
+    """Return an estimate for ``--format json``."""
     return None if value is None else json.loads(json.dumps(vars(value)))

@@ -1,4 +1,4 @@
-"""A sweep on the console: a live table on a terminal, else plain lines; the report of what failed."""
+"""Console output of a sweep: a live table on a terminal, otherwise plain lines; the report of failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STYLES = {
 
 
 class View:
-    """Shows a sweep while it runs, and keeps ``status.json``."""
+    """Display of a running sweep, which also writes ``status.json``."""
 
     def __init__(
         self, folder: Folder, jobs: Sequence[Job], workers: int, console: Console | None = None
@@ -61,10 +61,10 @@ class View:
             self._live.stop()
 
     def update(self, states: Mapping[str, str]) -> None:
-        """Shows how far the jobs are.
+        """Show the state of the jobs.
 
         Args:
-            states: By name.
+            states: States by name.
         """
         rows = status(self._folder, self._jobs, states)
         changed = {name: row['state'] for name, row in rows.items()} != self._said
@@ -99,19 +99,19 @@ class View:
 
 
 def status(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """A row a job: its state, and what is noted and printed of it.
+    """Return one row per job: its state, stored facts and progress.
 
     Args:
-        folder: The sweep.
-        jobs: Those of it to tell of.
-        states: What is known better than the state files say.
+        folder: Folder of the sweep.
+        jobs: Jobs to show.
+        states: States that are more recent than the state files.
     """
     rows = {}
     for job in jobs:
         noted = folder.state(job)
         state = states.get(job.name) or _noted(folder, job, noted)
         if state == WAITING and _noted(folder, job, noted) == RUNNING:
-            state = RUNNING  # another sweep has it
+            state = RUNNING  # another sweep runs it
         keys = (
             'attempts',
             'wall_s',
@@ -132,7 +132,7 @@ def status(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> di
 
 
 def _noted(folder: Folder, job: Job, noted: Mapping[str, Any]) -> str:
-    """A job's state by its files alone."""
+    """Return a job's state from its files only."""
     state = noted.get('state', WAITING)
     if state == RUNNING:
         return RUNNING if folder.lock(job).held() else STOPPED
@@ -143,7 +143,7 @@ def _noted(folder: Folder, job: Job, noted: Mapping[str, Any]) -> str:
 
 
 def progress(log: Path) -> tuple[str | None, float | None]:
-    """The last line of progress in a log, and the seconds that it says are left."""
+    """Return the last line of progress in a log, and the seconds left that it states."""
     try:
         with log.open('rb') as file:
             file.seek(max(0, log.stat().st_size - 8192))
@@ -151,7 +151,7 @@ def progress(log: Path) -> tuple[str | None, float | None]:
     except OSError:
         return None, None
     for line in reversed(lines):
-        if line.startswith('--- '):  # this attempt has said nothing yet
+        if line.startswith('--- '):  # no output of this attempt yet
             break
         if found := PROGRESS.search(line):
             return line.strip(), seconds(found[3]) if found[3] else None
@@ -159,7 +159,7 @@ def progress(log: Path) -> tuple[str | None, float | None]:
 
 
 def seconds(text: str) -> float | None:
-    """``1:20 min`` and ``2 h 05 min`` in seconds."""
+    """Convert ``1:20 min`` or ``2 h 05 min`` to seconds."""
     if found := re.fullmatch(r'(\d+):(\d\d) min', text):
         return 60.0 * int(found[1]) + int(found[2])
     if found := re.fullmatch(r'(\d+) h (\d\d) min', text):
@@ -168,9 +168,9 @@ def seconds(text: str) -> float | None:
 
 
 def time_left(jobs: Sequence[Job], rows: Mapping[str, dict[str, Any]], workers: int) -> float | None:
-    """Seconds until all jobs are through, by the times of finished ones that are most like them.
+    """Return the seconds until all jobs are finished, by the times of the most similar finished ones.
 
-    None where nothing like one of the jobs is known yet.
+    None if no finished job is similar to one of the jobs.
     """
     times: dict[tuple, list[float]] = {}
     for job in jobs:
@@ -196,7 +196,7 @@ def time_left(jobs: Sequence[Job], rows: Mapping[str, dict[str, Any]], workers: 
 
 
 def _likenesses(job: Job) -> list[tuple]:
-    """Which jobs take about as long, the likest first."""
+    """Return keys of jobs that take about as long, most similar first."""
     if isinstance(job, Run):
         kind = (job.detector, job.dataset, job.schedule)
         return [(job.arch, *kind), kind]
@@ -212,7 +212,7 @@ def _elapsed(row: Mapping[str, Any]) -> float | None:
 
 
 def table(rows: Mapping[str, dict[str, Any]]) -> Table:
-    """What is running, what failed, and the last ones that finished; the rest is counted."""
+    """Return a table of running, failed and recently finished jobs; the others are counted."""
     view = Table(box=box.SIMPLE_HEAD)
     view.add_column('run', overflow='fold')
     view.add_column('state', no_wrap=True)
@@ -235,14 +235,16 @@ def table(rows: Mapping[str, dict[str, Any]]) -> Table:
 
 
 def counted(rows: Mapping[str, dict[str, Any]]) -> str:
-    """``3 of 12 finished · 2 running · 7 waiting``."""
+    """Return ``3 of 12 finished · 2 running · 7 waiting``."""
     counts = {state: sum(row['state'] == state for row in rows.values()) for state in STYLES}
     others = [f'{count} {state}' for state, count in counts.items() if count and state != FINISHED]
     return ' · '.join([f'{counts[FINISHED]} of {len(rows)} finished', *others])
 
 
 def report(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> str:
-    """What came of the jobs; of each that failed, why, the end of its log and the command to repeat it."""
+    """Return the result of the jobs; for failed ones the reason, the end of the log and the command to
+    repeat.
+    """
     rows = status(folder, jobs, states)
     folder.write_status(status(folder, folder.jobs, states))
     parts = []

@@ -282,7 +282,7 @@ def image_pipeline(cfg: Config) -> Compose:
 
 
 def parse_resolved(text: str, source: str = 'config') -> Config:
-    """Reads a resolved config's text without executing it.
+    """Read a resolved config's text without executing it.
 
     Only what ``Config.pretty_text`` writes is taken: assignments of plain values, lists, tuples, dicts
     and ``dict(...)``.

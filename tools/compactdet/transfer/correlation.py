@@ -1,11 +1,12 @@
-"""How well one order predicts another, and how sure that is: the estimators of the transfer study.
+"""Estimators of the transfer study: rank correlations and their uncertainty.
 
 Sources: Kendall, "Rank Correlation Methods", 1948 (rho, tau-b, partial rank correlation); Efron, "Better
-Bootstrap Confidence Intervals", JASA 1987 (BCa); Cook & Weisberg, "Residuals and Influence in
-Regression", 1982 (externally studentised residuals, the outlier test).
+Bootstrap
+Confidence Intervals", JASA 1987 (BCa); Cook & Weisberg, "Residuals and Influence in Regression", 1982
+(externally studentized residuals, the outlier test).
 
-Samples are small here (a paper measures four to ten nets), so what cannot be said is said: an estimate
-without interval carries the reason, and no interval is made of fewer than `MIN_NETS` nets.
+Samples are small here (a paper measures four to ten networks): an estimate without an interval states the
+reason, and there is no interval for fewer than `MIN_NETS` networks.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-MIN_NETS = 5  # with four, even a perfect order comes by chance in 1 case of 12 (two-sided)
+MIN_NETS = 5  # with four, a perfect order occurs by chance in 1 of 12 cases (two-sided)
 CONFIDENCE = 0.95
-RESAMPLES = 49_999  # their own error on an end is then below 0.01
-RESAMPLES_OF_MANY = 9999  # of more nets than MANY, whose intervals are smooth and whose samples are large
+RESAMPLES = 49_999  # the error of an end is then below 0.01
+RESAMPLES_OF_MANY = (
+    9999  # of more networks than MANY, whose intervals are smooth and whose samples are large
+)
 MANY = 32
-EXACT_ORDERS = 40320  # 8!: up to 8 nets every order is tried, beyond that so many random ones
-CELLS = 4_000_000  # numbers that a batch of resamples may hold at once
+EXACT_ORDERS = 40320  # 8!: up to 8 networks every order is tried, beyond that so many random ones
+CELLS = 4_000_000  # numbers in a batch of resamples
 
 Array = NDArray[np.float64]
 Statistic = Callable[..., Array]  # (..., n) columns, axis=-1 -> (...); NaN where it is not defined
@@ -34,14 +37,14 @@ Statistic = Callable[..., Array]  # (..., n) columns, axis=-1 -> (...); NaN wher
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval.
+    """A statistic with its interval.
 
     Attributes:
-        value: None where it is not defined.
-        low: Lower end of the interval; None where there is none.
+        value: The value; None if it is not defined.
+        low: Lower end of the interval; None if there is none.
         high: Upper end.
-        n: Number of nets.
-        note: Why there is no value or no interval, or what was left out in making it.
+        n: Number of networks.
+        note: Why there is no value or no interval, or which resamples were excluded.
     """
 
     value: float | None
@@ -52,7 +55,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether there is an interval and 0 lies outside it."""
+        """Return True if there is an interval and 0 lies outside it."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -60,7 +63,7 @@ class Estimate:
 
 
 def _correlate(x: Array, y: Array) -> Array:
-    """Pearson's correlation."""
+    """Return Pearson's correlation."""
     x = x - x.mean(axis=-1, keepdims=True)
     y = y - y.mean(axis=-1, keepdims=True)
     scale = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
@@ -69,12 +72,12 @@ def _correlate(x: Array, y: Array) -> Array:
 
 
 def spearman(x: Array, y: Array, axis: int = -1) -> Array:
-    """Spearman's rho: Pearson's correlation of the ranks; nets that tie share the mean rank."""
+    """Return Spearman's rho: Pearson's correlation of the ranks; ties share the mean rank."""
     return _correlate(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
 
 
 def kendall(x: Array, y: Array, axis: int = -1) -> Array:
-    """Kendall's tau-b: concordant minus discordant pairs, corrected for ties."""
+    """Return Kendall's tau-b: concordant minus discordant pairs, corrected for ties."""
     i, j = np.triu_indices(x.shape[-1], 1)
     dx = np.sign(x[..., i] - x[..., j]).astype(np.float32)  # sums of these are exact up to 2**24 pairs
     dy = np.sign(y[..., i] - y[..., j]).astype(np.float32)
@@ -87,11 +90,13 @@ def kendall(x: Array, y: Array, axis: int = -1) -> Array:
 
 
 def partial_spearman(x: Array, y: Array, given: Array, axis: int = -1) -> Array:
-    """Rank correlation of x and y with what ``given`` explains of both taken out.
+    """Return the rank correlation of x and y controlled for ``given``.
 
-    Where ``given`` orders the nets exactly as x or y does nothing is left to correlate, and the formula is
-    0 / 0: that counts as 0. (With few nets many resamples are such; to leave them out makes four of five
-    intervals exclude 0 where nothing but ``given`` is at work.)
+    If ``given`` orders the networks exactly as x or y, nothing is left to correlate, and the formula 0 / 0
+    is taken as
+    0. (With few networks many resamples are of this kind; excluding them would make four of five intervals
+    exclude
+    0 where only ``given`` has an effect.)
     """
     xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
     left = (1 - xz * xz) * (1 - yz * yz)
@@ -101,7 +106,7 @@ def partial_spearman(x: Array, y: Array, given: Array, axis: int = -1) -> Array:
 
 
 def mean_difference(a: Array, b: Array, axis: int = -1) -> Array:
-    """Mean of a - b over pairs."""
+    """Return the mean of a - b over pairs."""
     return (a - b).mean(axis=-1)
 
 
@@ -109,16 +114,16 @@ def mean_difference(a: Array, b: Array, axis: int = -1) -> Array:
 
 
 def estimate(statistic: Statistic, *columns: ArrayLike, resamples: int | None = None) -> Estimate:
-    """A statistic of nets and its 95 % BCa bootstrap interval; nets are what is drawn.
+    """Return a statistic of networks and its 95 % BCa bootstrap interval over networks.
 
-    Resamples in which the statistic is not defined (one net drawn n times has no order) are left out,
-    and the note says how many there were.
+    Resamples in which the statistic is not defined (one network drawn n times has no order) are excluded,
+    and the note states their number.
 
     Args:
-        statistic: Vectorised over the last axis.
+        statistic: Function, vectorized over the last axis.
         *columns: (n,) each; the i-th entries belong to one net.
-        resamples: How many samples are drawn, the same ones every time; None takes `RESAMPLES`, or of many
-            nets `RESAMPLES_OF_MANY`.
+        resamples: Number of resamples, always the same ones; None for `RESAMPLES`, or of many
+            networks `RESAMPLES_OF_MANY`.
     """
     data = [np.asarray(column, np.float64) for column in columns]
     n = data[0].size
@@ -128,11 +133,11 @@ def estimate(statistic: Statistic, *columns: ArrayLike, resamples: int | None = 
     if math.isnan(value):
         return Estimate(None, None, None, n, _why_undefined(data))
     if n < MIN_NETS:
-        return Estimate(value, None, None, n, f'{n} nets are too few for an interval')
+        return Estimate(value, None, None, n, f'{n} networks are too few for an interval')
 
     def interval(previous: Any = None) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # a degenerate distribution is told by NaN, below
+            warnings.simplefilter('ignore')  # a degenerate distribution gives NaN, handled below
             return stats.bootstrap(
                 data, statistic, paired=True, vectorized=True, axis=-1, confidence_level=CONFIDENCE,
                 n_resamples=0 if previous else resamples, batch=max(1, CELLS // n**2), method='BCa',
@@ -144,7 +149,7 @@ def estimate(statistic: Statistic, *columns: ArrayLike, resamples: int | None = 
     left_out = resamples - values.size
     if left_out and values.size:
         drawn = interval(replace(drawn, bootstrap_distribution=values))
-    note = f'{left_out} of {resamples} resamples have no order and are left out' if left_out else ''
+    note = f'{left_out} of {resamples} resamples have no order and are excluded' if left_out else ''
     low, high = map(float, drawn.confidence_interval)
     if not math.isnan(low + high):
         return Estimate(value, low, high, n, note)
@@ -152,15 +157,15 @@ def estimate(statistic: Statistic, *columns: ArrayLike, resamples: int | None = 
         return Estimate(value, None, None, n, 'no interval: every resample gives the same')
     left = [statistic(*(np.delete(column, i) for column in data)) for i in range(n)]
     if not np.isfinite(left).all():
-        return Estimate(value, None, None, n, 'no interval: without one of the nets there is no order')
+        return Estimate(value, None, None, n, 'no interval: without one of the networks there is no order')
     low, high = _bias_corrected(value, values)
     return Estimate(
-        value, low, high, n, 'leaving out any one net changes nothing: BCa without acceleration'
+        value, low, high, n, 'leaving out any one network changes nothing: BCa without acceleration'
     )
 
 
 def _bias_corrected(value: float, drawn: Array) -> tuple[float, float]:
-    """BCa's interval with its acceleration, 0 / 0 where the jackknife gives one value, taken as 0."""
+    """Return the BCa interval with acceleration 0, for a jackknife with a single value."""
     below = np.mean(drawn < value) + np.mean(drawn == value) / 2
     tail = stats.norm.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     low, high = np.quantile(drawn, stats.norm.cdf(2 * stats.norm.ppf(below) + tail))
@@ -168,13 +173,15 @@ def _bias_corrected(value: float, drawn: Array) -> tuple[float, float]:
 
 
 def _why_undefined(data: Sequence[Array]) -> str:
-    return 'one net has no order' if data[0].size < 2 else 'all nets are equal in one of the columns'
+    return (
+        'one network has no order' if data[0].size < 2 else 'all networks are equal in one of the columns'
+    )
 
 
 def chance(x: ArrayLike, y: ArrayLike) -> float | None:
-    """How often a random order of x gives a Spearman's rho as far from 0 (two-sided p value).
+    """Return the probability that a random order of x gives a rho as far from 0 (two-sided p value).
 
-    Exact up to 8 nets; beyond that from random orders, the observed one counted among them.
+    Exact up to 8 networks; beyond that from random orders, including the observed one.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -187,17 +194,17 @@ def chance(x: ArrayLike, y: ArrayLike) -> float | None:
     return float(result.pvalue)
 
 
-# Pairs of nets: what orders have in common, over several settings
+# Pairs of networks: what orders have in common, over several settings
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of nets that were measured in one setting, by whether two orders agree on them.
+    """Pairs of networks measured in one setting, by whether two orders agree on them.
 
     Attributes:
-        agree: How many pairs both order alike.
-        total: How many pairs both order (ties are in neither).
-        share: ``agree / total`` with its interval, for which nets are drawn, each with all its pairs.
+        agree: Number of pairs that both orders order alike.
+        total: Number of pairs without ties.
+        share: ``agree / total`` with its interval over networks, each with all its pairs.
     """
 
     agree: int
@@ -208,10 +215,10 @@ class Pairs:
 def count_pairs(
     settings: Sequence[Sequence[tuple[str, float, float, float | None]]], ratio: float
 ) -> Pairs:
-    """Counts pairs within settings; no pair spans two settings.
+    """Count pairs within settings; no pair spans two settings.
 
     Args:
-        settings: Of each the nets: (name, x, y, cost). A name may stand in several settings.
+        settings: Of each the networks: (name, x, y, cost). A name may occur in several settings.
         ratio: Only pairs whose costs differ by at most this factor count; infinity for all pairs.
     """
     names = sorted({net[0] for nets in settings for net in nets})
@@ -233,7 +240,7 @@ def count_pairs(
         with np.errstate(invalid='ignore'):
             return np.where(total > 0, agree[rows, columns].sum(axis=(-2, -1)) / total, np.nan)
 
-    met = np.flatnonzero(both.sum(axis=0))  # a net without a pair says nothing
+    met = np.flatnonzero(both.sum(axis=0))  # a network without a pair has no information
     return Pairs(int(agree.sum()) // 2, int(both.sum()) // 2, estimate(share, met))
 
 
@@ -248,14 +255,14 @@ def _near(a: float | None, b: float | None, ratio: float) -> bool:
 
 @dataclass(frozen=True)
 class Fit:
-    """A least-squares line or plane, and how far each net lies from it.
+    """A least-squares line or plane with its residuals.
 
     Attributes:
         coefficients: Constant first, then one for each predictor.
         residuals: (n,) observed minus fitted.
-        studentised: (n,) each residual in units of its standard error, which the fit without that net
-            gives; None where the net alone decides its own fitted value.
-        p: (n,) two-sided p values of these under Student's t, times n (Bonferroni: n nets are looked
+        studentised: (n,) each residual in units of its standard error in the fit without the network; None
+            if the network alone determines its fitted value.
+        p: (n,) two-sided p values of these under Student's t, times n (Bonferroni: n networks are looked
             at), at most 1.
     """
 
@@ -266,7 +273,7 @@ class Fit:
 
 
 def fit_residuals(y: ArrayLike, *predictors: ArrayLike) -> Fit | None:
-    """Fits y by least squares; None with too few nets or predictors that do not vary freely.
+    """Fit y by least squares; None with too few networks or linearly dependent predictors.
 
     Args:
         y: (n,).
@@ -276,7 +283,7 @@ def fit_residuals(y: ArrayLike, *predictors: ArrayLike) -> Fit | None:
     n = observed.size
     columns = [np.asarray(predictor, np.float64) for predictor in predictors]
     parameters = 1 + len(columns)
-    freedom = n - parameters - 1  # of the fit without one net
+    freedom = n - parameters - 1  # of the fit without one network
     if n < MIN_NETS or freedom < 2:
         return None
     centerd = [column - column.mean() for column in columns]
@@ -290,13 +297,13 @@ def fit_residuals(y: ArrayLike, *predictors: ArrayLike) -> Fit | None:
     free = 1 - (orthonormal**2).sum(axis=1)  # 1 - leverage
     squares = float(residuals @ residuals)
     slopes = np.linalg.lstsq(np.column_stack([np.ones(n), *columns]), observed, rcond=None)[0]
-    rounding = 1e-12 * max(1.0, float(observed @ observed))  # where the others fit exactly
+    rounding = 1e-12 * max(1.0, float(observed @ observed))  # if the others fit exactly
     studentised: list[float | None] = []
     for residual, share in zip(residuals, free, strict=True):
         if share < 1e-9:
             studentised.append(None)
             continue
-        variance = max((squares - residual**2 / share) / freedom, rounding)  # without this net
+        variance = max((squares - residual**2 / share) / freedom, rounding)  # without this network
         studentised.append(float(residual / math.sqrt(variance * share)))
     p = tuple(
         None if t is None else min(1.0, n * float(2 * stats.t.sf(abs(t), freedom))) for t in studentised

@@ -1,4 +1,4 @@
-"""Accuracy against AP, a picture a setting, with every net named where there is room."""
+"""Plots of accuracy against AP, one per setting, with labels where there is space."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from matplotlib.transforms import Bbox
 from compactdet.leaderboard.board import FIGURES
 from compactdet.transfer.study import SettingStudy
 
-INK = '#1b1b1c'  # becomes the page's own text color in the page
+INK = '#1b1b1c'  # replaced by the text color of the page
 GRID = '#8a8a8a'
-# Okabe and Ito's colors for color-blind readers, without black and the yellow that white swallows.
+# Colors of Okabe and Ito for color-blind readers, without black and yellow.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')  # 7 and 6 have no common factor: 42 unlike pairs
-SIZE = (5.2, 3.9)  # inches: small, so that its letters stay legible on a telephone
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')  # 7 and 6 have no common factor: 42 different pairs
+SIZE = (5.2, 3.9)  # inches; small, so that text stays legible on a phone
 FONT = 8
 FRAME = (0.12, 0.115, 0.855, 0.79)  # left, bottom, width, height; two lines of title fit above
-TITLE_WIDTH = 88  # letters in a line
+TITLE_WIDTH = 88  # characters in a line
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 DISTANCES = (5, 12, 20, 32)  # points
 SIDES = {1: 'left', -1: 'right', 0: 'center'}
@@ -48,18 +48,18 @@ STYLE: dict[Any, Any] = {
 
 
 def scatter(study: SettingStudy) -> dict[str, bytes]:
-    """Draws a setting.
+    """Draw the plot of a setting.
 
     Returns:
         The picture as 'png' and as 'svg', the same bytes for the same study.
     """
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Glyph .* missing')  # drawn as a box; the tables have the name
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # drawn as a box; the tables contain the name
         figure = Figure(figsize=SIZE)
         FigureCanvasAgg(figure)
         axes = figure.add_axes(FRAME)
         _draw(axes, study)
-        axes.autoscale_view()  # from here on there are pixels to keep apart
+        axes.autoscale_view()  # pixel positions are known from here on
         _place_labels(axes, study)
         pictures = {}
         for kind, metadata in (('png', {'Software': None}), ('svg', {'Date': None, 'Creator': None})):
@@ -71,11 +71,11 @@ def scatter(study: SettingStudy) -> dict[str, bytes]:
 
 
 def inline(svg: bytes, label: str) -> str:
-    """An SVG file as part of a page: in the page's font and text color, and without names for its groups.
+    """Return an SVG file as part of a page: in the page's font and text color, without ids of groups.
 
     Args:
-        svg: As `scatter` makes it.
-        label: What a screen reader says.
+        svg: A picture from `scatter`.
+        label: Text for screen readers.
     """
     text = svg.decode()
     text = text[text.index('<svg') :]
@@ -90,7 +90,7 @@ def inline(svg: bytes, label: str) -> str:
 
 
 def styles(study: SettingStudy) -> Mapping[str, tuple[str, str]]:
-    """Color and marker of each family."""
+    """Return color and marker of each family."""
     families = sorted({net.family for net in study.nets})
     return {
         family: (COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(families)
@@ -119,7 +119,7 @@ def _draw(axes: Axes, study: SettingStudy) -> None:
 
 
 def _line(study: SettingStudy, count: int) -> list[tuple[float, float]]:
-    """Points along the fitted line, from the lowest accuracy to the highest."""
+    """Return the points along the fitted line, from the lowest accuracy to the highest."""
     if study.line is None:
         return []
     constant, slope = study.line.coefficients
@@ -129,12 +129,14 @@ def _line(study: SettingStudy, count: int) -> list[tuple[float, float]]:
 
 
 def _plain(text: str) -> str:
-    """A text that holds no formula and fits in an SVG file, whoever wrote it."""
+    """Return a text without formulas and without characters that SVG does not allow."""
     return ''.join(letter if letter.isprintable() else ' ' for letter in text).replace('$', r'\$')
 
 
 def _place_labels(axes: Axes, study: SettingStudy) -> None:
-    """Names the nets, the best first, where they cover least; one that would cover a name is left out."""
+    """Label the networks, best first, where the labels cover least; labels that would cover another are
+    omitted.
+    """
     points = [axes.transData.transform((net.accuracy or 0.0, net.ap)) for net in study.nets]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
     lines = [
@@ -160,7 +162,9 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
         for index, (distance, (dx, dy)) in enumerate(places):
             box = _beside(points[i], size, dx, dy, distance * pixels)
             covered = box.count_overlaps(others) + _outside(box, frame)
-            far = distance > DISTANCES[1]  # whose name it is matters more than a line through it
+            far = (
+                distance > DISTANCES[1]
+            )  # a line through a label is better than a label far from its point
             scores.append((covered, far, box.count_overlaps(lines) > 0, index))
         covered, *_, index = min(scores)
         if covered:
@@ -177,7 +181,7 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
 
 
 def _beside(point: np.ndarray, size: Bbox, dx: int, dy: int, distance: float) -> Bbox:
-    """The pixels of a label that lies at a distance from its point, to the left (-1) and so on."""
+    """Return the pixels of a label at a distance from its point, to the left (-1) or right (1), and so on."""
     left = point[0] + dx * distance - (1 - dx) / 2 * size.width
     bottom = point[1] + dy * distance - (1 - dy) / 2 * size.height
     return Bbox.from_bounds(left, bottom, size.width, size.height)

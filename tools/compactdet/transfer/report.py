@@ -20,20 +20,20 @@ from compactdet.transfer.sources import Net
 from compactdet.transfer.study import SettingStudy, Study
 
 METHOD = (
-    'A setting is everything that must be equal for two results to be compared: of own runs the protocol '
-    "and the pretraining's data, of published figures the paper and its table's setting. Settings are "
-    'never pooled: a pair of nets counts within its setting only.',
+    'A setting is everything that must be equal for two results to be compared: for own runs the protocol '
+    "and the data set of the pretraining, for published results the paper and the setting of its table. Settings are "
+    'never pooled: a pair of networks counts within its setting only.',
     'ρ is Spearman\'s rank correlation, τ is Kendall\'s τ-b; ρ given the multiply-adds is the rank partial '
-    'correlation, 0 where cost orders the nets exactly as AP or accuracy does. In brackets: 95 % BCa '
-    f'bootstrap intervals from {RESAMPLES:,} resamples of the nets ({RESAMPLES_OF_MANY:,} of more than '
-    f'{MANY}); none below {MIN_NETS} nets. They say '
-    'how far the figure depends on which nets were measured, not on seeds.',
-    'How often a random order is as clear: counted over all orders of up to 8 nets, over '
+    'correlation, 0 where cost orders the networks exactly as AP or accuracy does. In brackets: 95 % BCa '
+    f'bootstrap intervals from {RESAMPLES:,} resamples of the networks ({RESAMPLES_OF_MANY:,} of more than '
+    f'{MANY}); none below {MIN_NETS} networks. They say '
+    'how far the figure depends on which networks were measured, not on seeds.',
+    'How often a random order gives a ρ as far from 0: counted over all orders of up to 8 networks, over '
     f'{EXACT_ORDERS:,} random ones beyond.',
     'Deviations from what accuracy (and the logarithm of the multiply-adds) predicts: least squares, '
-    't = externally studentised residual; a net stands out where p < 0.05 after multiplying by the number '
-    'of nets (Bonferroni).',
-    'A net is one network and one recipe of pretraining. Runs that differ in the seed, and weights that '
+    't = externally studentised residual; a network is named where p < 0.05 after multiplying by the number '
+    'of networks (Bonferroni).',
+    'A network is one network and one recipe of pretraining. Runs that differ in the seed, and weights that '
     'differ in the seed, are averaged; ± is the standard deviation over runs.',
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ CONTRASTS = {'pretraining': 'Pretrained against random weights', 'freezing': 'Fi
 
 @dataclass(frozen=True)
 class Links:
-    """A table's cell that points to files: (label, path relative to the report)."""
+    """A table cell with links to files: (label, path relative to the report)."""
 
     links: tuple[tuple[str, str], ...]
 
@@ -53,7 +53,7 @@ Cell = str | Links
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of the report: 'heading', 'text', 'list', 'table' or 'picture'."""
+    """A part of the report: 'heading', 'text', 'list', 'table' or 'picture'."""
 
     kind: str
     text: str = ''
@@ -66,7 +66,7 @@ class Block:
 
 
 def write(study: Study, folder: Path) -> list[Path]:
-    """Writes the report's files into a folder, which is made if need be; all places are tried first.
+    """Write the report's files into a folder, which is created if necessary; all paths are tried first.
 
     Returns:
         The files, report.html first.
@@ -87,21 +87,21 @@ def write(study: Study, folder: Path) -> list[Path]:
     for file in files:
         check_writable(folder / file)
     for file, content in files.items():
-        if isinstance(content, str):  # a record may hold half a character, which no file takes
+        if isinstance(content, str):  # a lone surrogate cannot be encoded
             content = content.encode(errors='replace')
         write_whole(folder / file, content)
     return [folder / file for file in files]
 
 
 def make_blocks(study: Study, svgs: dict[str, bytes], folder: Path) -> list[Block]:
-    """The report's content.
+    """Return the blocks of the report.
 
     Args:
         study: The study.
-        svgs: A picture for each setting, by file name without extension, in the settings' order.
-        folder: Where the report will lie; links to records start there.
+        svgs: One picture per setting, by file name without suffix, in the order of the settings.
+        folder: Folder of the report, to which links are relative.
     """
-    blocks = [Block('heading', 'Does classification accuracy carry over to detection?', level=1)]
+    blocks = [Block('heading', 'Does classification accuracy predict detection AP?', level=1)]
     found = findings.pair_sentences(study)
     if found:
         blocks.append(Block('list', items=tuple(found)))
@@ -136,7 +136,7 @@ def _setting(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Bl
     if len(part.nets) >= findings.LEAST:
         blocks.append(Block('picture', f'Accuracy against AP: {part.setting.title}', picture=name, svg=svg))
     blocks.append(_nets(part, folder))
-    off = ' Off: points of AP above (+) or below (-) the fit.' if part.line else ''
+    off = ' Residual: points of AP above (+) or below (-) the fit.' if part.line else ''
     blocks.append(Block('text', f'Cost: {part.setting.cost}.{off}'))
     if remarks:
         blocks.append(Block('list', items=tuple(remarks)))
@@ -155,11 +155,11 @@ def _setting(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Bl
 
 
 def _nets(part: SettingStudy, folder: Path) -> Block:
-    """The nets by AP, best first."""
+    """Return the table of networks by AP, best first."""
     plane = part.cost.plane if part.cost else None
     ap = FIGURES.get(part.setting.figure, part.setting.figure)
     head = ['net', 'family', 'top-1, %', f'{ap}, %', 'multiply-adds, M']
-    head += ['off accuracy', 'off accuracy and cost'] if part.line else []
+    head += ['residual, accuracy', 'residual, accuracy and cost'] if part.line else []
     rows = []
     for i, net in sorted(enumerate(part.nets), key=lambda item: (-item[1].ap, item[1].name)):
         cost = '-' if net.cost is None else f'{net.cost:,.0f}'
@@ -178,7 +178,7 @@ def _residual(fit: Fit | None, index: int) -> str:
 
 
 def _source(net: Net, folder: Path) -> Cell:
-    """Links to records by seed; a table's name as it is."""
+    """Return links to records by seed; the name of a table unchanged."""
     if not net.seeds:
         return ', '.join(net.sources)
     paths = (Path(os.path.relpath(source, folder)).as_posix() for source in net.sources)
@@ -189,7 +189,7 @@ def _source(net: Net, folder: Path) -> Cell:
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """The report in Markdown."""
+    """Return the report in Markdown."""
     parts = []
     for block in blocks:
         if block.kind == 'heading':
@@ -208,7 +208,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 def _escape(text: str) -> str:
-    """A text without Markdown or HTML in it, on one line."""
+    """Return a text without Markdown or HTML in it, on one line."""
     return re.sub(r'([\\`*_\[\]<>|#])', r'\\\1', ' '.join(text.split()))
 
 
@@ -245,7 +245,7 @@ body { margin: 0; background: var(--paper); }
 
 
 def to_page(blocks: Sequence[Block]) -> str:
-    """The report as one page that needs nothing else; links to records apart."""
+    """Return the report as one page without external resources, except links to records."""
     title = html.escape(blocks[0].text)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -255,7 +255,7 @@ def to_page(blocks: Sequence[Block]) -> str:
 
 
 def to_section(blocks: Sequence[Block]) -> str:
-    """The report as a part of a page that has ``CSS`` in it."""
+    """Return the report as a part of a page that contains ``CSS``."""
     parts = []
     for block in blocks:
         text = html.escape(block.text)

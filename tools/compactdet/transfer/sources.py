@@ -1,8 +1,9 @@
-"""What the transfer study compares: nets within settings, from records and from the papers' figures.
+"""Input of the transfer study: networks within settings, from records and from published results.
 
-A setting is all that must be equal for two results to be compared. For records it is the protocol and the
-pretraining's data; for published figures the paper and the setting that its table states. Nothing is
-compared across settings but the order of the nets.
+A setting is everything that must be equal for two results to be compared: for records the protocol and the
+data
+set of the pretraining, for published results the paper and the setting of its table. Only the orders of the
+networks are compared between settings.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ class Net:
     """One network in one setting.
 
     Attributes:
-        name: The network's; numbered where a setting has it with two recipes of pretraining.
-        arch: The network's.
+        name: Name of the network; numbered if a setting has it with two pretraining recipes.
+        arch: Its arch.
         family: Networks of one family are left out together.
-        accuracy: Top-1 in percent of the weights that it started from, or None.
-        ap: In percent, the mean over runs.
+        accuracy: Top-1 accuracy in percent of its initial weights, or None.
+        ap: AP in percent, the mean over runs.
         spread: Standard deviation over runs (n - 1), or None for one run.
         cost: Millions of multiply-adds, or None.
-        seeds: Seeds of the runs; none for a published figure.
-        weights: Number of weights files that the runs started from, whose accuracies are averaged.
+        seeds: Seeds of the runs; empty for a published result.
+        weights: Number of initial weights files, whose accuracies are averaged.
         sources: Records, or tables of a paper.
-        note: What the source says of the figures.
+        note: Remark of the source.
     """
 
     name: str
@@ -56,19 +57,19 @@ class Net:
 
 @dataclass(frozen=True)
 class Setting:
-    """Nets that may be compared with each other.
+    """Networks that may be compared with each other.
 
     Attributes:
-        key: Unlike that of any other setting.
-        title: In words.
+        key: Unique key.
+        title: Title in words.
         data: Data set of the detection task.
         detector: Detector.
-        start: What the nets started from: data of the pretraining, or 'none'.
+        start: What the networks started from: data of the pretraining, or 'none'.
         frozen: Frozen stages, -1 for none, None where it is not known.
         figure: Which AP.
         cost: What the multiply-adds count.
         base: Equal for settings that differ in nothing but ``start`` and ``frozen``; None if not known.
-        nets: The nets, by name.
+        networks: The networks, by name.
     """
 
     key: str
@@ -85,7 +86,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A result that the study cannot use, and why."""
+    """A result that the study cannot use, and the reason."""
 
     what: str
     why: str
@@ -95,14 +96,14 @@ class LeftOut:
 
 
 def from_records(paths: Sequence[Path], figure: str) -> tuple[list[Setting], list[LeftOut]]:
-    """Reads records; runs that differ in their seed or in the weights' seed alone are one net.
+    """Read records. Runs that differ only in their seed or the seed of their weights are one network.
 
     Args:
         paths: ``record.json`` files.
-        figure: Name of a test figure in the records, such as 'coco/ap'.
+        figure: Name of a test metric in the records, such as 'coco/ap'.
 
     Raises:
-        UserError: A record is not valid, two are one run, or no record has the figure.
+        UserError: A record is not valid, two are of the same run, or no record has the metric.
     """
     settings: dict[tuple[str, str], list[tuple[Path, record_file.Record]]] = {}
     left_out = []
@@ -113,11 +114,11 @@ def from_records(paths: Sequence[Path], figure: str) -> tuple[list[Setting], lis
         protocol = record['keys']['protocol']
         run = (protocol, record['arch'], record['init']['sha256'], record['seed'])
         if run in seen:
-            raise UserError(f'{seen[run]}, {path}: two runs of one seed would count twice; leave one out')
+            raise UserError(f'{seen[run]}, {path}: two runs have the same seed; leave one out')
         seen[run] = path
         figures |= record['metrics']['test'].keys()
         if record['metrics']['test'].get(figure) is None:
-            left_out.append(LeftOut(str(path), f'no figure {figure} on its test split'))
+            left_out.append(LeftOut(str(path), f'no metric {figure} on its test split'))
             continue
         if record['init']['class'] != SCRATCH and _accuracy(record) is None:
             left_out.append(LeftOut(str(path), _no_accuracy(record)))  # its AP may still be compared
@@ -134,7 +135,7 @@ def _start(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any]) -> float | None:
-    """Top-1 in percent of the weights that a run started from; None where it is not stated so."""
+    """Return the top-1 accuracy in percent of the initial weights; None if it is not stated in percent."""
     top1 = (record['init']['pretraining'] or {}).get('top1')
     return top1 if top1 is not None and 1 < top1 <= 100 else None
 
@@ -143,7 +144,7 @@ def _no_accuracy(record: Mapping[str, Any]) -> str:
     top1 = (record['init']['pretraining'] or {}).get('top1')
     if top1 is None:
         return f'its weights ({record["init"]["file"]}) state no top-1 accuracy'
-    return f'top-1 accuracy {top1:g} of its weights is not a percent figure above 1'
+    return f'top-1 accuracy {top1:g} of its weights is not a percentage above 1'
 
 
 def _setting(
@@ -195,7 +196,7 @@ def _frozen(protocol: Mapping[str, Any]) -> int | None:
 
 
 def _base(record: Mapping[str, Any]) -> str:
-    """Key of the protocol without what a contrast varies."""
+    """Return the key of the protocol without what a contrast varies."""
     protocol = copy.deepcopy(record['protocol'])
     protocol.pop('init', None)
     _backbone(protocol).pop('frozen_stages', None)
@@ -227,11 +228,11 @@ def _net(name: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str
     )
 
 
-# The papers' figures
+# Published results
 
 
 def from_published() -> tuple[list[Setting], list[LeftOut]]:
-    """The detection tables of the papers, each net with the accuracy that the same paper prints for it."""
+    """Return the detection tables of the papers, each network with the accuracy that the same paper prints."""
     data = published.load()
     groups: dict[tuple[str, str], list[published.Row]] = {}
     for row in data.results('detection'):
@@ -281,6 +282,6 @@ def _published_net(row: published.Row) -> Net:
 
 
 def family_of(arch: str) -> str:
-    """What stands in a network's name before its size: 'sfr_shufflenetv2' of 'sfr_shufflenetv2_1.5x'."""
+    """Return the part of a network's name before its size: 'sfr_shufflenetv2' of 'sfr_shufflenetv2_1.5x'."""
     match = re.match(r'(?:sfr_)?[^_]+', arch)
     return match[0] if match else arch

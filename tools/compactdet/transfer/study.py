@@ -1,8 +1,10 @@
-"""The transfer study: does a backbone's classification accuracy, at its cost, carry over to detection?
+"""The transfer study: does the classification accuracy of a backbone predict detection AP, also at equal
+cost?
 
-Made from settings (`compactdet.transfer.sources`), each studied by itself: nets of two settings are
-never put on one scale. What is said over several settings compares pairs of nets *within* each, or the
-order of the nets that two have in common.
+Each setting (`compactdet.transfer.sources`) is studied separately; networks of different settings are never
+put on
+one scale. Statements about several settings compare pairs of networks *within* each, or the orders of the
+networks that two settings share.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from compactdet.transfer import correlation
 from compactdet.transfer.correlation import Estimate, Fit, Pairs
 from compactdet.transfer.sources import SCRATCH, LeftOut, Net, Setting
 
-NEAR = 1.25  # factor within which two costs are called similar
-IN_COMMON = 3  # nets that two settings must share before their orders are compared
+NEAR = 1.25  # factor within which two costs count as similar
+IN_COMMON = 3  # networks that two settings must share before their orders are compared
 
 
 @dataclass(frozen=True)
 class WithoutFamily:
-    """Spearman's rho when a family is left out."""
+    """Spearman's rho without a family."""
 
     family: str
     rho: Estimate
@@ -33,13 +35,13 @@ class WithoutFamily:
 
 @dataclass(frozen=True)
 class CostStudy:
-    """Multiply-adds as the confounder: what is more expensive tends to be better at both.
+    """Multiply-adds as a confounder: more expensive networks tend to be better at both.
 
     Attributes:
         partial: Spearman's rho of accuracy and AP given the logarithm of the multiply-adds.
         ap: Spearman's rho of multiply-adds and AP.
         accuracy: Spearman's rho of multiply-adds and accuracy.
-        plane: AP fitted on accuracy and the logarithm of the multiply-adds; None with too few nets.
+        plane: AP fitted on accuracy and the logarithm of the multiply-adds; None with too few networks.
     """
 
     partial: Estimate
@@ -50,17 +52,17 @@ class CostStudy:
 
 @dataclass(frozen=True)
 class SettingStudy:
-    """What one setting shows.
+    """Results for one setting.
 
     Attributes:
         setting: The setting.
-        nets: Its nets that have an accuracy.
-        spearman: Of accuracy and AP.
-        kendall: Of accuracy and AP.
-        chance: How often a random order gives a rho as far from 0.
-        cost: What cost has to do with it; None where a net's is not known.
-        without: One for each family, where there are two or more.
-        line: AP fitted on accuracy; None where there are too few nets.
+        networks: Its networks that have an accuracy.
+        spearman: Spearman's rho of accuracy and AP.
+        kendall: Kendall's tau of accuracy and AP.
+        chance: Probability that a random order gives a rho as far from 0.
+        cost: Effect of cost; None if the cost of a network is unknown.
+        without: One entry per family, if there are two or more.
+        line: AP fitted on accuracy; None with too few networks.
     """
 
     setting: Setting
@@ -75,13 +77,13 @@ class SettingStudy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two settings order the nets that they have in common.
+    """How similarly two settings order their common networks.
 
     Attributes:
         a: Title of the first.
         b: Title of the second.
         differ: In what: 'data', 'detector', both, or 'protocol'.
-        nets: In common.
+        networks: In common.
         spearman: Of the two APs.
         kendall: Of the two APs.
         chance: How often a random order gives a rho as far from 0.
@@ -98,17 +100,17 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two settings that differ in one thing alone, on the nets that both have.
+    """Two settings that differ in only one respect, on their common networks.
 
     Attributes:
         kind: 'pretraining' (b starts from random weights) or 'freezing' (b has more frozen).
         a: Title of the first.
         b: Title of the second.
-        nets: (name, AP in a, AP in b), by name.
+        networks: (name, AP in a, AP in b), by name.
         gain: Mean of AP in a minus AP in b, in points.
-        spearman: Of the two APs.
+        spearman: Spearman's rho of the two APs.
         rho_a: Spearman's rho of accuracy and AP in a.
-        rho_b: Spearman's rho of the same accuracy and AP in b; None where the accuracies are not known.
+        rho_b: Spearman's rho of the same accuracy and AP in b; None if the accuracies are unknown.
     """
 
     kind: str
@@ -126,12 +128,12 @@ class Study:
     """The whole study.
 
     Attributes:
-        settings: One for each setting with two nets or more that have an accuracy.
-        pairs: Pairs of nets within those settings: does the higher accuracy have the higher AP?
-        near_pairs: The same of pairs whose costs differ by at most the factor ``NEAR``.
-        agreements: Between settings that start from the same pretraining.
+        settings: One entry per setting with at least two networks with an accuracy.
+        pairs: Pairs of networks within those settings in which the higher accuracy has the higher AP.
+        near_pairs: The same for pairs whose costs differ by at most the factor ``NEAR``.
+        agreements: Agreements of settings with the same pretraining.
         contrasts: Random weights against pretrained, frozen against fine-tuned.
-        left_out: What could not be used.
+        left_out: Results that cannot be used.
     """
 
     settings: tuple[SettingStudy, ...]
@@ -142,15 +144,15 @@ class Study:
     left_out: tuple[LeftOut, ...]
 
     def to_json(self) -> dict:
-        """Plain values, every figure unrounded."""
+        """Return plain values, unrounded."""
         return asdict(self)
 
 
 def make_study(settings: Sequence[Setting], left_out: Sequence[LeftOut]) -> Study:
-    """Studies settings.
+    """Study settings.
 
     Raises:
-        UserError: There is one net only, or no two of them can be compared.
+        UserError: There is only one network, or no two can be compared.
     """
     studies, alone = [], []
     for setting in settings:
@@ -158,7 +160,7 @@ def make_study(settings: Sequence[Setting], left_out: Sequence[LeftOut]) -> Stud
         if len(nets) > 1:
             studies.append(study_setting(setting, nets))
         elif nets:
-            alone.append(LeftOut(setting.title, f'{nets[0].name} is alone; an order takes two nets'))
+            alone.append(LeftOut(setting.title, f'{nets[0].name} is the only network; an order needs two'))
     agreements, contrasts = _compare_settings(settings)
     names = sorted({net.name for setting in settings for net in setting.nets})
     if len(names) < 2 or not (studies or agreements or contrasts):
@@ -180,17 +182,17 @@ def _nothing(nets: Sequence[str], left_out: Sequence[LeftOut]) -> str:
     why = f'; left out: {left_out[0].what}: {left_out[0].why}' if left_out else ''
     more = f' (and {len(left_out) - 1} more)' if len(left_out) > 1 else ''
     if len(nets) == 1:
-        return f'one net only ({nets[0]}): a study compares nets, {correlation.MIN_NETS} or more{why}{more}'
+        return f'one network only ({nets[0]}): a study compares networks, {correlation.MIN_NETS} or more{why}{more}'
     if not nets:
         return f'no run that can be studied{why}{more}'
     return (
-        f'no two of the {len(nets)} nets share a setting in which their accuracy is known: train them by '
+        f'no two of the {len(nets)} networks share a setting in which their accuracy is known: train them by '
         f'one config from weights that state their top-1 (one setting is one protocol){why}{more}'
     )
 
 
 def study_setting(setting: Setting, nets: tuple[Net, ...]) -> SettingStudy:
-    """Studies one setting's nets, which have an accuracy each."""
+    """Study the networks of one setting, which all have an accuracy."""
     accuracy = np.array([net.accuracy for net in nets], float)
     ap = np.array([net.ap for net in nets])
     estimate, spearman = correlation.estimate, correlation.spearman
@@ -238,7 +240,7 @@ def _compare_settings(settings: Sequence[Setting]) -> tuple[list[Agreement], lis
 
 
 def _contrast_kind(a: Setting, b: Setting) -> str | None:
-    """What alone two settings differ in, if it is one of the two things that are contrasted."""
+    """Return the only respect in which two settings differ, if it is one of the two contrasts."""
     if a.base is None or a.base != b.base:
         return None
     if a.frozen == b.frozen and SCRATCH in (a.start, b.start) and a.start != b.start:
@@ -249,7 +251,7 @@ def _contrast_kind(a: Setting, b: Setting) -> str | None:
 
 
 def _is_control(a: Setting, b: Setting) -> bool:
-    """Whether ``a`` is the one with less trained: random weights, or more frozen."""
+    """Return True if ``a`` is the setting with less training: random weights, or more frozen."""
     return a.start == SCRATCH if a.start != b.start else _depth_frozen(a) > _depth_frozen(b)
 
 
@@ -258,7 +260,7 @@ def _depth_frozen(setting: Setting) -> int:
 
 
 def _common(a: Setting, b: Setting) -> list[tuple[Net, Net]]:
-    """Nets of both settings, by name; random weights have no recipe, so there the arch is the name."""
+    """Return the networks of both settings, by name; random weights have no recipe, so by arch then."""
     other = {net.name: net for net in b.nets} | {net.arch: net for net in b.nets if b.start == SCRATCH}
     return [
         (net, other.get(net.name) or other[net.arch])

@@ -1,9 +1,9 @@
-"""What the networks' authors call their layers: ``{their name: ours}`` for each of their files' formats."""
+"""Names of layers in the authors' weights files: ``{their name: ours}`` for each format."""
 
 from backbones import Arch
 from compactdet.weights.layer_names import NUMBERS, own_layers, pairs, units_of
 
-# Layers of an ME module: the authors' names and ours.
+# Layers of an ME module: the authors' names and the suite's.
 ME_MODULE = {
     'compress': 'reduce.conv',
     'bn_compress': 'reduce.bn',
@@ -21,7 +21,7 @@ ME_MODULE = {
 
 
 def menet(arch: Arch) -> dict[str, str]:
-    """``features.stage_S_N``, both from 1."""
+    """Names ``features.stage_S_N``, both counted from 1."""
     layers = {'features.init.conv': 'stem.0.conv', 'features.init.bn': 'stem.0.bn'}
     for number, stage in enumerate(arch.stages, 1):
         for i in range(stage.depth):
@@ -31,7 +31,7 @@ def menet(arch: Arch) -> dict[str, str]:
 
 
 def keras_mobilenet(arch: Arch) -> dict[str, str]:
-    """Keras counts the blocks from 1 to 13."""
+    """Names of Keras, with blocks 1 to 13."""
     layers = pairs('features.conv1', 'stem') | {'fc': 'head.fc'}
     for number, unit in enumerate(units_of(arch), 1):
         layers |= pairs(f'features.conv_dw_{number}', f'{unit}.depthwise')
@@ -40,7 +40,7 @@ def keras_mobilenet(arch: Arch) -> dict[str, str]:
 
 
 def tflite_mobilenetv2(arch: Arch) -> dict[str, str]:
-    """TensorFlow's names; blocks count from 0, which is not written."""
+    """TensorFlow's names; blocks count from 0, and the 0 is omitted."""
     blocks = {'Conv': 'stem', 'Conv_1': 'head.conv'}
     for number, unit in enumerate(units_of(arch)):
         for part in ('expand', 'depthwise', 'project')[number == 0 :]:
@@ -51,7 +51,7 @@ def tflite_mobilenetv2(arch: Arch) -> dict[str, str]:
     return layers
 
 
-# Of a branch's modules the convolutions' and BN's numbers, as ShuffleNetV2's authors have them in a row.
+# Numbers of the convolutions and BN in a branch of ShuffleNetV2's authors.
 MEGVII_MAIN = {'reduce': ('0', '1'), 'depthwise': ('3', '4'), 'expand': ('5', '6')}
 MEGVII_PROJ = {'depthwise': ('0', '1'), 'pointwise': ('2', '3')}
 MEGVII_XCEPTION = {
@@ -63,7 +63,7 @@ MEGVII_SE = {'1': 'reduce', '2': 'bn', '4': 'expand'}
 
 
 def _megvii_units(arch: Arch, blocks: list[str]) -> dict[str, str]:
-    """Units, whose names there are given in order."""
+    """Names of units that are given in order."""
     layers: dict[str, str] = {}
     own = own_layers(arch)
     for block, unit in zip(blocks, units_of(arch), strict=True):
@@ -78,20 +78,20 @@ def _megvii_units(arch: Arch, blocks: list[str]) -> dict[str, str]:
 
 
 def megvii_shufflenetv2(arch: Arch) -> dict[str, str]:
-    """They count all units from 0."""
+    """Names with all units counted from 0."""
     layers = pairs('first_conv', 'stem.0', NUMBERS) | pairs('conv_last', 'head.conv', NUMBERS)
     blocks = [f'features.{i}' for i in range(len(units_of(arch)))]
     return layers | _megvii_units(arch, blocks) | {'classifier.0': 'head.fc'}
 
 
 def shufflenetv2_trunk(arch: Arch) -> dict[str, str]:
-    """A trunk alone, its units under stage2 to stage4."""
+    """Names of a backbone without classifier, with units in stage2 to stage4."""
     blocks = [f'stage{n}.{i}' for n, stage in enumerate(arch.stages, 2) for i in range(stage.depth)]
     return pairs('first_conv', 'stem.0', NUMBERS) | _megvii_units(arch, blocks)
 
 
 def megvii_shufflenetv2plus(arch: Arch) -> dict[str, str]:
-    """As ShuffleNetV2's; branches may be Xception's, and there are two attentions more."""
+    """Names as of ShuffleNetV2; a branch may be an Xception branch, and there are two more attentions."""
     layers = pairs('first_conv', 'stem', NUMBERS) | pairs('conv_last', 'head.conv', NUMBERS)
     layers |= {f'LastSE.SE_opr.{number}': f'head.se.{part}' for number, part in MEGVII_SE.items()}
     layers |= {'fc.0': 'head.hidden', 'classifier.0': 'head.fc'}
@@ -99,7 +99,7 @@ def megvii_shufflenetv2plus(arch: Arch) -> dict[str, str]:
 
 
 def megvii_shufflenet(arch: Arch) -> dict[str, str]:
-    """ShuffleNet v1: a branch in two halves, with the shuffle between them."""
+    """Names of ShuffleNet v1: a branch in two parts with the shuffle between them."""
     layers = pairs('first_conv', 'stem.0', NUMBERS) | {'classifier.0': 'head.fc'}
     for i, unit in enumerate(units_of(arch)):
         layers |= pairs(f'features.{i}.branch_main_1', f'{unit}.reduce', ('0', '1'))
@@ -109,7 +109,7 @@ def megvii_shufflenet(arch: Arch) -> dict[str, str]:
 
 
 def ghostnet(arch: Arch) -> dict[str, str]:
-    """``blocks.GROUP.N``; a stage's first unit is a group of its own. timm has the same names."""
+    """Names ``blocks.GROUP.N``; the first unit of a stage is a separate group. timm uses the same names."""
     layers = pairs('', 'stem', ('conv_stem', 'bn1')) | {
         'conv_head': 'head.hidden',
         'classifier': 'head.fc',
@@ -131,7 +131,7 @@ def ghostnet(arch: Arch) -> dict[str, str]:
 
 
 def condensenet(arch: Arch) -> dict[str, str]:
-    """``features.denseblock_B.denselayer_N``, both from 1; the networks of both papers, in both forms."""
+    """Names ``features.denseblock_B.denselayer_N``, both counted from 1, of both papers and both forms."""
     last = f'stage{arch.stages[-1].stride}'
     layers = {'features.init_conv': 'stem', 'features.norm_last': f'{last}.norm.bn'}
     for number, stage in enumerate(arch.stages, 1):

@@ -1,8 +1,10 @@
-"""Every known file of published weights, a row each: whose, where, how accurate, under which licence.
+"""Catalog of published weights: publisher, address, accuracy, license.
 
-The authors' are in ``known_weights.json``, as their repositories state them. Those of torchvision, timm,
-pytorchcv and mmpretrain are read from the installed library's own tables, so that no figure or address is
-typed here; of a library that is not installed nothing is listed.
+The authors' files are listed in ``catalog.json``, as their repositories state them. Those of torchvision,
+timm,
+pytorchcv and mmpretrain are read from the tables of the installed library; a library that is not installed
+is
+skipped.
 """
 
 import contextlib
@@ -35,24 +37,24 @@ SPDX = {
 
 @dataclass(frozen=True, kw_only=True)
 class KnownWeights:
-    """A published file.
+    """A published weights file.
 
     Attributes:
         arch: The network.
         publisher: 'authors', or ``LIBRARY.NAME`` of the weights.
-        file: The file's name, where it is known.
-        url: Where it can be downloaded; None if only by hand.
-        page: The page that links to it.
-        by_hand: What kind of page that is, where a program cannot download from it.
+        file: File name, if known.
+        url: Address of the file; None if it must be downloaded manually.
+        page: Page with the link.
+        by_hand: Kind of the page, if only a browser can download from it.
         licence: SPDX name, None if none is stated.
         top1: Validation accuracy in percent as stated, or None.
         top5: The same for top-5.
-        sha256: Of the file, or its first 8 digits, where that is published.
-        sha1: Of the PyTorch file in a zip archive.
-        size: Bytes, where they are published.
-        preprocessing: How its images were presented, where it is not as in the file's format.
-        tensorflow: TensorFlow trained them: its padding and its epsilon.
-        source: Where all this is stated.
+        sha256: Published SHA-256 of the file, or its first 8 digits.
+        sha1: SHA-1 of the PyTorch file in a zip archive.
+        size: Published size in bytes.
+        preprocessing: Preprocessing of its images, if it differs from that of the file format.
+        tensorflow: Whether TensorFlow trained them, with its padding and epsilon.
+        source: Source of these facts.
     """
 
     arch: str
@@ -73,15 +75,15 @@ class KnownWeights:
 
     @property
     def name(self) -> str:
-        """What ``get`` calls it: ``ARCH@PUBLISHER``."""
+        """Name for ``get``: ``ARCH@PUBLISHER``."""
         return f'{self.arch}@{self.publisher}'
 
 
 def known_weights(more: Path | None = None) -> Iterator[KnownWeights]:
-    """Every known file: the user's own, the authors', then each library's, which is imported for it.
+    """Return all known files: the user's own, the authors', then those of each library, which is imported.
 
     Args:
-        more: A JSON file with a list of the user's own rows; fields as in ``KnownWeights``.
+        more: JSON file with a list of the user's own rows; fields as in ``KnownWeights``.
 
     Raises:
         UserError: ``more`` cannot be read or is not such a list.
@@ -115,17 +117,17 @@ def _rows(path: Path) -> list[KnownWeights]:
 
 
 def select(rows: Iterable[KnownWeights], pattern: str) -> list[KnownWeights]:
-    """The rows whose arch, publisher or name matches a shell pattern."""
+    """Return the rows whose arch, publisher or name matches a shell pattern."""
     return [
         row for row in rows if any(fnmatchcase(n, pattern) for n in (row.arch, row.publisher, row.name))
     ]
 
 
 def find(rows: Iterable[KnownWeights], name: str) -> KnownWeights:
-    """The row of a name; of an arch's several the first that a program can download.
+    """Return the row of a name; for an arch the first that a program can download.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such row.
     """
     by_hand = None
     for row in rows:
@@ -139,7 +141,7 @@ def find(rows: Iterable[KnownWeights], name: str) -> KnownWeights:
 
 
 def as_json(row: KnownWeights, folder: Path) -> dict[str, Any]:
-    """A row for people and programs: ``licence`` and the rest in words, and what is in ``folder`` of it."""
+    """Return a row in JSON types, with the license in words and the state of the file in ``folder``."""
     path = folder / f'{row.arch}.safetensors'
     there = None
     with contextlib.suppress(WeightsError):
@@ -165,7 +167,7 @@ def as_json(row: KnownWeights, folder: Path) -> dict[str, Any]:
     }
 
 
-# --- libraries ------------------------------------------------------------------------------------------
+# Libraries
 
 
 def _named(url: str) -> str:
@@ -173,7 +175,7 @@ def _named(url: str) -> str:
 
 
 def _sha256_in(name: str) -> str | None:
-    """The first 8 digits of the SHA-256, which torch.hub's and OpenMMLab's files have in their name."""
+    """Return the first 8 digits of the SHA-256, which file names of torch.hub and OpenMMLab contain."""
     match = re.search(r'[-_]([0-9a-f]{8})\.pth$', name)
     return match[1] if match else None
 
@@ -184,7 +186,7 @@ def _torchvision(arch: str, name: str) -> Iterator[KnownWeights]:
         meta = weights.meta
         metrics = meta.get('_metrics', {}).get('ImageNet-1K', {})
         if len(meta.get('categories') or ()) != 1000 or not metrics:
-            continue  # features without a classifier
+            continue  # backbone without a classifier
         yield KnownWeights(
             arch=arch,
             publisher=f'torchvision.{weights.name}',

@@ -1,8 +1,8 @@
-"""Published weights files -> this suite's weights files.
+"""Convert published weights files to weights files of the suite.
 
-What is read is in one of ``FORMATS``. Every entry of a file must be used and every
-entry of the network be there with its shape; a file that does not fit is refused with the list of what
-does not.
+Files are in one of ``FORMATS``. Every entry of a file must be used, and every entry of the network must
+exist with
+its shape; otherwise the file is not converted and the message lists the differences.
 """
 
 import re
@@ -35,13 +35,13 @@ from compactdet.weights.layer_names import own_layers
 from compactdet.weights.library_formats import library_format
 from compactdet.weights.published_file import Published, read_published, stated_inputs
 
-# How networks are shown images, by the names of `convert --images-as`: x is a pixel's value, 0 to 255.
+# Preprocessing by the names of `convert --images-as`; x is the value of a pixel, 0 to 255.
 IMAGES_AS = {
-    'imagenet': Preprocessing(),  # RGB, the data set's mean and standard deviation
+    'imagenet': Preprocessing(),  # RGB, mean and standard deviation of the data set
     'halves': HALVES,  # RGB, x / 127.5 - 1
     'raw-bgr': RAW_BGR,  # BGR, x
 }
-# Top-1 and top-5 as published, by the file's sha256: a format does not prove who trained the weights.
+# Published top-1 and top-5 by the SHA-256 of the file: a format does not identify the weights.
 PUBLISHED_ACCURACY = {
     # 108-MENet-8x1-group-3.pth.tar
     '4dacc47de3d5ae6eefc7a93e5e6b1dbd59d5bb9dc49ae320f947ace5a226eb94': (56.08, 79.24),
@@ -72,23 +72,23 @@ def convert(
     preprocessing: Preprocessing | None = None,
     conventions: Conventions | None = None,
 ) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """Reads a published file as the weights of a network, under this suite's names.
+    """Read a published file as the weights of a network, under the suite's names.
 
-    The classifier may have any number of classes. A detector's backbone is taken without one.
+    The classifier may have any number of classes. The backbone of a detector has none.
 
     Args:
         file: A PyTorch file in one of ``FORMATS``, or the state dict of an adapted network as its library
             saves it (also as safetensors); no code in it is executed.
-        arch_name: The network it holds.
-        top1: Validation accuracy in percent as published, where this module does not know it.
+        arch_name: Name of its network.
+        top1: Published validation accuracy in percent, if this module does not contain it.
         top5: The same for top-5.
-        data: What it was trained on, where the format does not say it.
+        data: Data set of the training, if the format does not imply it.
         licence: SPDX name.
-        preprocessing: How its images were presented, where it is not as in the format.
-        conventions: The same of what its network computes.
+        preprocessing: Preprocessing of its images, if it differs from that of the format.
+        conventions: Conventions of its network, if they differ from those of the format.
 
     Raises:
-        UserError: The file cannot be read, is in no known format, or does not fit the network.
+        UserError: The file cannot be read, has no known format, or does not match the network.
     """
     try:
         arch = get_arch(arch_name)
@@ -135,10 +135,10 @@ def convert(
 
 
 def convert_file(file: str | Path, arch_name: str, out: str | Path, **stated: object) -> WeightsInfo:
-    """Converts a published file and writes the result; what is ``stated`` are ``convert``'s keywords.
+    """Convert a published file and write the result; ``stated`` are keywords of ``convert``.
 
     Raises:
-        UserError: As for ``convert``; or the result cannot be written.
+        UserError: See ``convert``; or the result cannot be written.
     """
     state_dict, info = convert(file, arch_name, **stated)  # type: ignore[arg-type]
     if Path(out).exists() and Path(out).samefile(file):
@@ -151,10 +151,10 @@ def convert_file(file: str | Path, arch_name: str, out: str | Path, **stated: ob
 
 
 def find_format(published: Published, arch: Arch, file: str | Path) -> tuple[str, Format]:
-    """The format of a file that is to be a network's, by its marker.
+    """Return the format of a file for a network, by its marker.
 
     Raises:
-        UserError: It is in none that is known, or in another family's.
+        UserError: It has no known format, or that of another family.
     """
     theirs = published.entries
     if any(re.match(OWN_DETECTOR.marker, key) for key in theirs):
@@ -179,10 +179,10 @@ def find_format(published: Published, arch: Arch, file: str | Path) -> tuple[str
 
 
 def _fitting(published: Published, fmt: Format) -> list[str]:
-    """The networks that a file fits."""
+    """Return the networks whose entries match a file."""
     fits = []
     for name in list_archs():
-        if name in ALIASES:  # a library's, whose row is measured
+        if name in ALIASES:  # a network of a library, whose row is measured
             continue
         arch = get_arch(name)
         try:
@@ -194,10 +194,10 @@ def _fitting(published: Published, fmt: Format) -> list[str]:
 
 
 def fit(published: Published, arch: Arch, fmt: Format) -> tuple[dict[str, Tensor], str]:
-    """A file's entries under this suite's names, and what does not fit (empty if all does).
+    """Return the entries of a file under the suite's names, and the differences to the network.
 
     Raises:
-        UserError: What the format has to rearrange cannot be.
+        UserError: The entries cannot be rearranged as the format requires.
     """
     theirs = fmt.prepare(published.entries, arch) if fmt.prepare else published.entries
     sparsity = fmt.conventions_of(arch).sparsity
@@ -220,11 +220,11 @@ def fit(published: Published, arch: Arch, fmt: Format) -> tuple[dict[str, Tensor
         else:
             unused.append(key)
     own = _as_large(own, state_dict, arch, fmt, sparsity)
-    for key, value in state_dict.items():  # a 1x1 convolution may be a fully connected layer there
+    for key, value in state_dict.items():  # a 1x1 convolution may be a fully connected layer in the file
         shape = own[key].shape
         if value.shape != shape and _without_ones(value.shape) == _without_ones(shape):
             state_dict[key] = value.reshape(shape)
-    missing_there = fmt.finish is not None  # a bias of zeros may be made
+    missing_there = fmt.finish is not None  # a missing bias may be zero
     misshapen = misfits(own, state_dict)
     if fmt.finish and not misshapen:
         state_dict = fmt.finish(state_dict, arch)
@@ -246,7 +246,7 @@ def fit(published: Published, arch: Arch, fmt: Format) -> tuple[dict[str, Tensor
         'unused': unused,
         'misshapen': misshapen,
         'no numbers with a point': [k for k, v in floats.items() if not v.is_floating_point()],
-        # one of another shape may be too large to look through
+        # a tensor of another shape may be too large to search
         'not finite': [] if misshapen else [k for k, v in floats.items() if not v.isfinite().all()],
     }
     if misshapen:
@@ -257,12 +257,12 @@ def fit(published: Published, arch: Arch, fmt: Format) -> tuple[dict[str, Tensor
 def _as_large(
     own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], arch: Arch, fmt: Format, sparsity: str
 ) -> Mapping[str, Tensor]:
-    """The network's entries with as many classes, and inputs of its classifier, as the file's."""
+    """Return the network's entries with the number of classes, and of classifier inputs, of the file."""
     num_classes = fmt.num_classes or num_classes_of(state_dict, arch.name)
     if num_classes not in (None, arch.num_classes):
         own = classifier_shapes(arch.name, num_classes, sparsity)
     index = state_dict.get('head.index')
-    if index is not None:  # CondenseNet's classifier takes the form of what it loads
+    if index is not None:  # CondenseNet's classifier adapts to the loaded weights
         rows = len(own['head.fc.weight'])
         own = {**own, 'head.index': index, 'head.fc.weight': torch.empty(rows, len(index), device='meta')}
     elif 'head.index' in own and 'head.fc.weight' in state_dict:
@@ -279,7 +279,7 @@ def _layers_of(entries: Mapping[str, Tensor]) -> list[str]:
 
 
 def _without_ones(shape: torch.Size) -> tuple[int, ...]:
-    """A shape without the ones at its end, of three dimensions and more."""
+    """Return a shape of three or more dimensions without trailing ones."""
     sizes = [*shape]
     while len(sizes) > 2 and sizes[-1] == 1:
         sizes.pop()
@@ -287,5 +287,5 @@ def _without_ones(shape: torch.Size) -> tuple[int, ...]:
 
 
 def _as_stored(state_dict: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Entries in the network's types: half precision becomes single."""
+    """Return the entries in the types of the network: half precision becomes single."""
     return {key: value.to(own[key].dtype) if key in own else value for key, value in state_dict.items()}

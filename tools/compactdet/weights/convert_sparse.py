@@ -1,4 +1,4 @@
-"""Files with weights in the training form of learned sparsity -> the test-time form."""
+"""Convert weights from the training form of learned sparsity to the test-time form."""
 
 import io
 from dataclasses import replace
@@ -21,17 +21,17 @@ MASKED, CONVERTED = "sparsity='masked'", "sparsity='converted'"
 
 
 def convert_file(file: str | Path, out: str | Path, *, half_classifier: bool = False) -> str:
-    """Converts a classifier's weights file or a detector's checkpoint; returns what it was.
+    """Convert the weights file of a classifier or the checkpoint of a detector; return what it was.
 
     Args:
-        file: One of this suite's weights files (.safetensors), or a PyTorch checkpoint, of which weights
-            and meta data are kept and the training's state is not: it does not fit the other form.
+        file: A weights file of the suite (.safetensors), or a PyTorch checkpoint, of which weights and
+            metadata are kept; the training state does not match the other form.
         out: The file to write, of the same kind.
-        half_classifier: Leaves only the stronger half of the inputs of a CondenseNet's classifier, which
-            changes its function, so that no accuracy is handed on.
+        half_classifier: Whether only the stronger half of the inputs of a CondenseNet's classifier is kept.
+            This changes its outputs, so the accuracy is not copied.
 
     Raises:
-        WeightsError: The file cannot be read; its condensing is unfinished; it is in no masked form.
+        WeightsError: The file cannot be read, is not in the training form, or has unfinished condensing.
         UserError: The result cannot be written, or there is no classifier to halve.
     """
     if Path(out).exists() and Path(out).samefile(file):

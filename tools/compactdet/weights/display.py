@@ -1,4 +1,4 @@
-"""What ``tools/weights.py`` shows: the list of published weights, what a weights file holds."""
+"""Output of ``tools/weights.py``: the list of published weights, the content of a weights file."""
 
 import sys
 from dataclasses import asdict
@@ -15,11 +15,11 @@ NO_PARAMETERS = ('.running_mean', '.running_var', '.num_batches_tracked', '_mask
 
 
 def inspect_file(file: str) -> dict[str, Any]:
-    """What a weights file says of itself and what it holds.
+    """Return the metadata and the content of a weights file.
 
     Raises:
-        WeightsError: It cannot be read.
-        UserError: It is of a network that is not known here.
+        WeightsError: The file cannot be read.
+        UserError: Its network is unknown.
     """
     state_dict, info = read_weights(file)
     try:
@@ -35,7 +35,7 @@ def inspect_file(file: str) -> dict[str, Any]:
 
 
 def show_known(rows: list[dict[str, Any]]) -> None:
-    """Prints published weights as a table; ``rows`` are ``compactdet.weights.catalog.as_json``'s."""
+    """Print published weights as a table; ``rows`` come from ``compactdet.weights.catalog.as_json``."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column('arch@publisher', overflow='fold')
     for heading in ('top-1', 'top-5', 'MB'):

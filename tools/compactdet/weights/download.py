@@ -1,4 +1,4 @@
-"""Published weights, downloaded and converted."""
+"""Download published weights and convert them."""
 
 import contextlib
 import os
@@ -15,16 +15,17 @@ from compactdet.weights.catalog import KnownWeights
 from compactdet.weights.convert import convert_file
 from compactdet.weights.formats import TENSORFLOW
 
-LARGEST = 2_000_000_000  # bytes of a file in an archive; the largest network here has a tenth
+LARGEST = 2_000_000_000  # largest size of a file in an archive; the largest network has a tenth of it
 
 
 def get(row: KnownWeights, out: Path, *, keep: bool = False, fetch: Callable[..., Path] = fetch) -> str:
-    """Downloads a file and converts it to ``out``; returns the SHA-256 of what was downloaded.
+    """Download a file and convert it to ``out``; return the SHA-256 of the download.
 
-    What has come of it stays in ``out``'s folder ``downloads`` until it is whole, and is gone on from.
+    A partial download stays in the folder ``downloads`` beside ``out`` and is continued.
 
     Raises:
-        UserError: It can be had by hand only, cannot be downloaded, is another file, or does not convert.
+        UserError: It must be downloaded manually, cannot be downloaded, is another file, or cannot be
+            converted.
     """
     convert_by_hand = f'python tools/weights.py convert FILE --arch {row.arch} --out {out}'
     if row.url is None:
@@ -70,10 +71,10 @@ def get(row: KnownWeights, out: Path, *, keep: bool = False, fetch: Callable[...
 
 
 def _unzipped(archive: Path, row: KnownWeights) -> Path:
-    """The one file in an archive, checked.
+    """Return the only file in an archive, checked.
 
     Raises:
-        UserError: There is none or more, it is too large, or not the published one.
+        UserError: There is not exactly one, it is too large, or not the published one.
     """
     target = archive.with_name(row.file or archive.stem)
     part = target.with_name(f'.{target.name}.{os.getpid()}.part')

@@ -1,7 +1,8 @@
-"""The formats of published weights files: a row each.
+"""The formats of published weights files, one row per format.
 
-A row says how a file is recognized, whose networks it holds, the name of each of its layers in this
-suite, and what its weights were trained with.
+A row states how a file is recognized, the families of its networks, the suite's name of each layer, and how
+the
+weights were trained.
 """
 
 import functools
@@ -36,22 +37,21 @@ class Format:
     """A published file format.
 
     Attributes:
-        families: The registered classes that build its networks.
-        marker: Regular expression for the beginning of entries that only this format has among those of
-            its families.
-        layers: Every layer of a network: ``{their name: ours}``. None: they come in the order of this
-            suite's own, whatever their layer_names.
-        source: Where such weights come from, in a line.
-        recipe: How they were trained, where it is known.
-        preprocessing: What they were trained with.
-        conventions: The same.
-        other_conventions: Those of single networks, by name.
-        prepare: Makes such a file's entries, under its names, those of a network like this suite's, where
-            they are not.
-        finish: The same, of entries under this suite's layer_names.
-        trunk_only: The files have no classifier.
-        num_classes: Classes that such a file has, if that is fixed.
-        data: What the weights were trained on.
+        families: Registered classes of its networks.
+        marker: Regular expression for the start of entries that only this format has, among the formats
+            of its families.
+        layers: Function from a network to ``{their name: ours}``. None: the entries have the order of the
+            suite's network, with any names.
+        source: Source of such weights, in one line.
+        recipe: Recipe of the training, if known.
+        preprocessing: Preprocessing of the training.
+        conventions: Conventions of the training.
+        other_conventions: Conventions of single networks, by name.
+        prepare: Function that rearranges the entries under their names, if necessary.
+        finish: Function that rearranges the entries under the suite's names, if necessary.
+        trunk_only: Whether the files have no classifier.
+        num_classes: Number of classes of such a file, if it is fixed.
+        data: Data set of the training.
     """
 
     families: tuple[str, ...]
@@ -69,7 +69,7 @@ class Format:
     data: str = IMAGENET
 
     def conventions_of(self, arch: Arch) -> Conventions:
-        """What a network has to compute for the weights of such a file."""
+        """Return the conventions of the network for the weights of such a file."""
         return self.other_conventions.get(arch.name, self.conventions)
 
 
@@ -81,7 +81,7 @@ FORMATS = {
         source="the MENet authors' format (clavichord93/MENet, arXiv:1803.09127)",
         recipe='as published: SGD, 120 epochs, batch 256, rate 0.1, divided by 10 each 30, decay 4e-5',
     ),
-    # Keras left out TensorFlow's class 0, the background; a classifier of 1001 classes is refused.
+    # Keras omits TensorFlow's class 0, the background; a classifier of 1001 classes is an error.
     "Keras' MobileNet as a PyTorch file": Format(
         families=('MobileNet',),
         marker=r'features\.conv_dw_\d+\.conv\.',
@@ -123,7 +123,7 @@ FORMATS = {
         source='a ShuffleNetV2 trunk without classifier',
         preprocessing=Preprocessing('bgr', (0, 0, 0), (255, 255, 255)),
         trunk_only=True,
-        data=NOT_STATED,  # such files do not say, and without a classifier nobody can measure
+        data=NOT_STATED,  # not stated, and not measurable without a classifier
     ),
     "the ShuffleNetV2+ authors' PyTorch files": Format(
         families=('ShuffleNetV2Plus',),

@@ -1,6 +1,6 @@
-"""What libraries call the layers of the networks: ``{their name: ours}`` for each of their files' formats.
+"""Names of layers in the weights files of libraries: ``{their name: ours}`` for each format.
 
-One function a library serves several families, from what this suite's own network has (``unit_parts``).
+One function per library serves several families, by the layers of the suite's own network (``unit_parts``).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ from backbones.weights import classifier_shapes
 Layers = Callable[[Arch], dict[str, str]]
 CONV_BN = ('conv', 'bn')
 
-# --- what this suite's networks have -------------------------------------------------------------------
+# The suite's networks
 
 
 def own_layers(arch: Arch) -> list[str]:
-    """Names of the layers with entries, in the order of registration."""
+    """Return the names of the layers with entries, in the order of registration."""
     return [*dict.fromkeys(key.rpartition('.')[0] for key in classifier_shapes(arch))]
 
 
 def units_of(arch: Arch) -> list[str]:
-    """Names of the units in their order: ``stage8.0``."""
+    """Return the names of the units in their order: ``stage8.0``."""
     return [f'stage{stage.stride}.{i}' for stage in arch.stages for i in range(stage.depth)]
 
 
 def unit_parts(arch: Arch) -> dict[str, list[str]]:
-    """The parts of each unit, in order: ``{'stage4.0': ['expand', 'depthwise', 'se', 'project'], ...}``."""
+    """Return the parts of each unit in order: ``{'stage4.0': ['expand', 'depthwise', 'se', 'project']}``."""
     parts: dict[str, dict[str, None]] = {unit: {} for unit in units_of(arch)}
     for layer in own_layers(arch):
         stage, *rest = layer.split('.')
@@ -36,7 +36,7 @@ def unit_parts(arch: Arch) -> dict[str, list[str]]:
 
 
 def grouped_units(arch: Arch) -> Iterator[tuple[str, int, int]]:
-    """The units, each with the numbers of its group and in it; a group has one width."""
+    """Return the units with their group number and number in the group; a group has one width."""
     units, before, group, index = iter(units_of(arch)), None, -1, 0
     for stage in arch.stages:
         widths = [u.channels for u in stage.units] if isinstance(stage, UnitStage) else None
@@ -47,7 +47,7 @@ def grouped_units(arch: Arch) -> Iterator[tuple[str, int, int]]:
 
 
 def pairs(theirs: str, ours: str, leaves: tuple[str, str] = CONV_BN) -> dict[str, str]:
-    """A convolution and its BN: ``{'theirs.0': 'ours.conv', 'theirs.1': 'ours.bn'}``."""
+    """Return the names of a convolution and its BN: ``{'theirs.0': 'ours.conv', 'theirs.1': 'ours.bn'}``."""
     return {
         f'{theirs}.{leaf}'.lstrip('.'): f'{ours}.{own}' for leaf, own in zip(leaves, CONV_BN, strict=True)
     }
@@ -55,11 +55,11 @@ def pairs(theirs: str, ours: str, leaves: tuple[str, str] = CONV_BN) -> dict[str
 
 NUMBERS = ('0', '1')
 
-# --- libraries -----------------------------------------------------------------------------------------
+# Libraries
 
 
 def torchvision_mobilenetv2(arch: Arch) -> dict[str, str]:
-    """``features.N.conv.M``: of a unit's three parts the last one is not in a module of its own."""
+    """Names ``features.N.conv.M``; the last of the three parts of a unit has no module of its own."""
     layers = pairs('features.0', 'stem', NUMBERS) | {'classifier.1': 'head.fc'}
     for number, (unit, parts) in enumerate(unit_parts(arch).items(), 1):
         last = len(parts) - 1
@@ -83,7 +83,7 @@ def _torchvision_block(block: str, unit: str, parts: list[str]) -> dict[str, str
 
 
 def torchvision_mobilenetv3(arch: Arch) -> dict[str, str]:
-    """``features.N.block.M``."""
+    """Names ``features.N.block.M``."""
     layers = pairs('features.0', 'stem', NUMBERS)
     for number, (unit, parts) in enumerate(unit_parts(arch).items(), 1):
         layers |= _torchvision_block(f'features.{number}.block', unit, parts)
@@ -92,7 +92,7 @@ def torchvision_mobilenetv3(arch: Arch) -> dict[str, str]:
 
 
 def torchvision_efficientnet(arch: Arch) -> dict[str, str]:
-    """``features.GROUP.N.block.M``."""
+    """Names ``features.GROUP.N.block.M``."""
     layers, parts = pairs('features.0', 'stem', NUMBERS), unit_parts(arch)
     for unit, group, i in grouped_units(arch):
         layers |= _torchvision_block(f'features.{group + 1}.{i}.block', unit, parts[unit])
@@ -101,7 +101,7 @@ def torchvision_efficientnet(arch: Arch) -> dict[str, str]:
 
 
 def timm_efficientnet(arch: Arch) -> dict[str, str]:
-    """``blocks.GROUP.N``, of MobileNet, V2, V3 and EfficientNet alike."""
+    """Names ``blocks.GROUP.N`` of MobileNet V1, V2, V3 and EfficientNet."""
     layers = {'conv_stem': 'stem.conv', 'bn1': 'stem.bn', 'classifier': 'head.fc'}
     own, unit_of_parts = own_layers(arch), unit_parts(arch)
     for unit, group, i in grouped_units(arch):
@@ -132,7 +132,7 @@ def _openmmlab_unit(block: str, unit: str, parts: list[str]) -> dict[str, str]:
 
 
 def openmmlab_mobilenetv2(arch: Arch) -> dict[str, str]:
-    """``backbone.layerGROUP.N.conv.M``."""
+    """Names ``backbone.layerGROUP.N.conv.M``."""
     layers = pairs('backbone.conv1', 'stem') | pairs('backbone.conv2', 'head.conv')
     parts = unit_parts(arch)
     for unit, group, i in grouped_units(arch):
@@ -142,7 +142,7 @@ def openmmlab_mobilenetv2(arch: Arch) -> dict[str, str]:
 
 
 def openmmlab_mobilenetv3(arch: Arch) -> dict[str, str]:
-    """``backbone.layerN``."""
+    """Names ``backbone.layerN``."""
     layers = pairs('backbone.layer0', 'stem')
     for number, (unit, parts) in enumerate(unit_parts(arch).items(), 1):
         layers |= _openmmlab_unit(f'backbone.layer{number}', unit, parts)
@@ -151,7 +151,7 @@ def openmmlab_mobilenetv3(arch: Arch) -> dict[str, str]:
 
 
 def openmmlab_efficientnet(arch: Arch) -> dict[str, str]:
-    """``backbone.layers.STAGE.N``."""
+    """Names ``backbone.layers.STAGE.N``."""
     layers, parts = pairs('backbone.layers.0', 'stem'), unit_parts(arch)
     for number, stage in enumerate(arch.stages, 1):
         for i in range(stage.depth):
@@ -161,7 +161,7 @@ def openmmlab_efficientnet(arch: Arch) -> dict[str, str]:
 
 
 def openmmlab_shufflenet(arch: Arch) -> dict[str, str]:
-    """``backbone.layers.STAGE.N``."""
+    """Names ``backbone.layers.STAGE.N``."""
     names = {
         'g_conv_1x1_compress': 'reduce',
         'depthwise_conv3x3_bn': 'depthwise',

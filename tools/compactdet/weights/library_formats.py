@@ -8,10 +8,10 @@ from backbones import Arch
 from backbones.libraries.adapter import AdaptedArch, adapted_entries
 from compactdet.weights.formats import Format
 
-# mmpretrain's VGG-16 counts a convolution and its ReLU as one module, torchvision as two.
+# In VGG-16, mmpretrain counts a convolution and its ReLU as one module, torchvision as two.
 _VGG_POOLS = (2, 5, 9, 13)
 _VGG_NUMBERS = {i: 2 * i - sum(pool < i for pool in _VGG_POOLS) for i in range(17) if i not in _VGG_POOLS}
-# What mmpretrain and MMDetection call the layers, as substitutions that lead to the library's name.
+# Substitutions from the layer names of mmpretrain and MMDetection to those of the library.
 OPENMMLAB: dict[str, tuple[tuple[str, str], ...]] = {
     'torchvision:resnet101': ((r'^backbone\.', ''), (r'^head\.fc\.', 'fc.')),
     'torchvision:vgg16': (
@@ -33,12 +33,12 @@ OPENMMLAB: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def _block_from_one(name: str) -> str:
-    """RegNet's blocks count from 0 in mmpretrain, from 1 in timm."""
+    """Return a RegNet block's number in timm (from 1) for that in mmpretrain (from 0)."""
     return re.sub(r'^backbone\.layer(\d)\.(\d+)\.', lambda m: f's{m[1]}.b{int(m[2]) + 1}.', name)
 
 
 def library_format(arch: AdaptedArch, theirs: dict[str, Tensor]) -> tuple[str, Format]:
-    """The format of a network's file: the library's own state dict, or mmpretrain's of the same network."""
+    """Return the format for a network of a library: the library's own state dict, or mmpretrain's."""
     entries = adapted_entries(arch)
     library, _, name = arch.source.partition(':')
     openmmlab = arch.source in OPENMMLAB and any(key.startswith('backbone.') for key in theirs)

@@ -1,6 +1,6 @@
-"""What a published PyTorch or safetensors file holds: its named tensors and what it says of itself.
+"""Read a published PyTorch or safetensors file: its named tensors and its metadata.
 
-Nothing of a file is executed: configs that checkpoints carry as text are searched for their literals only.
+No code in a file is executed; configs that checkpoints contain as text are only searched for literals.
 """
 
 import ast
@@ -18,9 +18,9 @@ from backbones import Conventions, Preprocessing
 from backbones.weights import check_file, listing, load_pickle_safely
 from compactdet.errors import UserError
 
-# Where the tensors are in a file, the best first: a moving average is what its authors evaluate.
+# Keys of the tensors in a file, the best first: authors evaluate the moving average.
 STATE_DICTS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
-# What only a detector has.
+# Only detectors have these.
 DETECTOR = ('rpn_head.', 'roi_head.', 'bbox_head.', 'neck.')
 
 
@@ -29,10 +29,11 @@ class Published:
     """A published file.
 
     Attributes:
-        entries: Its named tensors, without ``DataParallel``'s prefix; of a detector those of its backbone.
-        meta: What else it says, as it was stored.
+        entries: Its named tensors without the prefix of ``DataParallel``; of a detector those of the
+            backbone.
+        meta: The other content.
         detector: Whether it is a detector.
-        ordered: Whether the entries come in the order in which their network registered them.
+        ordered: Whether the entries have the order of registration.
     """
 
     entries: dict[str, Tensor]
@@ -42,14 +43,14 @@ class Published:
 
 
 def read_published(file: str | Path) -> Published:
-    """Reads a file, whatever it holds, without executing code from it.
+    """Read a file without executing code from it.
 
     Raises:
         WeightsError: A PyTorch file that cannot be read.
-        UserError: Any other that cannot; there are no named tensors, or something else is among them.
+        UserError: Another file cannot be read, there are no named tensors, or not only tensors.
     """
     check_file(file)
-    ordered = Path(file).suffix != '.safetensors'  # that format sorts its entries
+    ordered = Path(file).suffix != '.safetensors'  # safetensors sorts its entries
     try:
         content = load_pickle_safely(file) if ordered else load_file(file)
     except (OSError, SafetensorError) as error:
@@ -72,10 +73,10 @@ def read_published(file: str | Path) -> Published:
 
 
 def find_state_dict(content: object, file: str | Path) -> dict[str, Tensor]:
-    """The named tensors in what a file held, without ``DataParallel``'s prefix.
+    """Return the named tensors of a file's content, without the prefix of ``DataParallel``.
 
     Raises:
-        UserError: There are none, or something else is among them.
+        UserError: There are none, or not only tensors.
     """
     for name in STATE_DICTS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -91,10 +92,11 @@ def find_state_dict(content: object, file: str | Path) -> dict[str, Tensor]:
 
 
 def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] | None:
-    """How a checkpoint says that its network saw images, or None where it does not.
+    """Return the preprocessing that a checkpoint states, or None.
 
-    This suite's checkpoints say it in words (``inputs``); MMDetection's and mmpretrain's in the text of
-    their config (``cfg``), as a ``data_preprocessor`` or an older ``img_norm_cfg``.
+    Checkpoints of the suite state it in words (``inputs``); those of MMDetection and mmpretrain in the text
+    of their
+    config (``cfg``), as a ``data_preprocessor`` or an older ``img_norm_cfg``.
     """
     if isinstance(meta.get('inputs'), str):
         calls = _calls(f'({meta["inputs"]})')
@@ -115,7 +117,7 @@ def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] 
 
 
 def _literals(call: ast.Call) -> dict[str, Any]:
-    """Those keyword arguments of a call that are literals."""
+    """Return the keyword arguments of a call that are literals."""
     fields = {}
     for keyword in call.keywords:
         try:
@@ -133,7 +135,7 @@ def _parsed(text: str) -> list[ast.AST]:
 
 
 def _calls(text: str) -> dict[str, dict[str, Any]]:
-    """The calls in a text, by what is called."""
+    """Return the calls in a text by the name of the callee."""
     return {
         node.func.id: _literals(node)
         for node in _parsed(text)
@@ -142,7 +144,7 @@ def _calls(text: str) -> dict[str, dict[str, Any]]:
 
 
 def _assigned(text: str, name: str) -> dict[str, Any]:
-    """The arguments of the first ``name = dict(...)`` in a text, as a statement or as an argument."""
+    """Return the arguments of the first ``name = dict(...)`` in a text, as a statement or an argument."""
     for node in _parsed(text):
         if isinstance(node, ast.keyword) and node.arg == name:
             value: ast.AST = node.value

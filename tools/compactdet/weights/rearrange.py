@@ -1,4 +1,4 @@
-"""What of published weights has to be computed, not only renamed: BN, masks, the order of channels."""
+"""Rearrangement of published weights that cannot only be renamed: BN, masks, the order of channels."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from backbones.networks.condensenetv2 import CondenseNetV2Arch
 from backbones.networks.shufflenet import ShuffleNetArch
 from compactdet.errors import UserError
 
-TENSORFLOW_EPS = 1e-3  # of its batch normalization
+TENSORFLOW_EPS = 1e-3  # of the batch normalization
 
 
 def unfold_bn(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """A TFLite file's entries, whose convolutions hold their BN, as a network that has BN.
+    """Return the entries of a TFLite file, with BN folded into convolutions, as those of a network with BN.
 
-    The BN passes on what it gets and adds the bias: its scale undoes its epsilon. An operation's name
-    there is two names, ``FUSED;LAYER``. The logits are a 1x1 convolution with a class 0, the background.
+    The BN is the identity plus the bias: its scale compensates its epsilon. An operation has two names,
+    ``FUSED;LAYER``. The logits are a 1x1 convolution with a class 0, the background.
     """
     entries = {}
     for name, value in theirs.items():
@@ -35,7 +35,8 @@ def unfold_bn(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
 
 
 def masks_by_group(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """CondenseNet's training form: a mask of a weight's size becomes one of a row for each group.
+    """Return CondenseNet's training form with masks of one row per group instead of the size of the
+    weights.
 
     Raises:
         UserError: The rows of a group do not have the same mask.
@@ -55,13 +56,13 @@ def masks_by_group(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
             entries[f'{layer}.conv.{leaf}'] = dealt[0]
             dropped = (~dealt[0]).sum(1).max() * groups // mask.shape[1]
             entries[f'{layer}.conv.drops'] = torch.tensor([int(dropped), groups - 1])
-        elif leaf not in ('_count', '_stage'):  # the mask says it all
+        elif leaf not in ('_count', '_stage'):  # the mask is sufficient
             entries[name] = value
     return entries
 
 
 def indices_by_channel(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """CondenseNet's test-time form: a 0/1 matrix that adds channels up becomes an index.
+    """Return CondenseNet's test-time form with an index instead of a 0/1 matrix.
 
     Raises:
         UserError: A row of a matrix is not one 1 among 0.
@@ -80,21 +81,23 @@ def indices_by_channel(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tenso
 def reversed_channels(
     state_dict: dict[str, Tensor], arch: Arch, *, inverse_shuffle: bool
 ) -> dict[str, Tensor]:
-    """ShuffleNet whose downsampling units give [pooled, residual], as one that gives [residual, pooled].
+    """Return a ShuffleNet whose downsampling units give [pooled, residual] as one that gives [residual,
+    pooled].
 
-    All channels in reverse: a concatenation then has the other order, the blocks that group convolutions
-    work on stay blocks, and a shuffle stays a shuffle. What is left is the shuffle itself, which is here
-    before the depthwise convolution and there after it: within what one group made and one group takes,
-    channels may change places.
+    All channels are reversed: a concatenation then has the other order, the blocks of group convolutions
+    stay blocks,
+    and a shuffle stays a shuffle. The shuffle itself must also move, from after the depthwise convolution
+    to before
+    it: channels from one group to one group may be exchanged.
 
     Args:
-        state_dict: Entries under this suite's names.
+        state_dict: Entries under the suite's names.
         arch: The network.
-        inverse_shuffle: Theirs reads its channels as (channels / groups, groups), not the reverse.
+        inverse_shuffle: Whether their shuffle reads channels as (channels / groups, groups).
 
     Raises:
-        UserError: The network has no shuffle; or (4 and 8 groups, whose channels are no multiple of them,
-            with the inverse shuffle) its groups share channels in other numbers.
+        UserError: The network has no shuffle, or its groups share channels in other numbers (4 and 8 groups
+            with the inverse shuffle, whose channels are not multiples of them).
     """
     assert isinstance(arch, ShuffleNetArch)
     if not arch.shuffle:
@@ -114,20 +117,20 @@ def reversed_channels(
 
 
 def with_bias(state_dict: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """A classifier without bias as one whose bias is zero."""
+    """Return a classifier without bias as one with zero bias."""
     if 'head.fc.weight' not in state_dict:
         return state_dict
     return {'head.fc.bias': torch.zeros(len(state_dict['head.fc.weight'])), **state_dict}
 
 
 def _move_shuffle(entries: dict[str, Tensor], unit: str, groups: int, inverse: bool) -> None:
-    """Changes one unit's entries from a shuffle after the depthwise convolution to one before it."""
+    """Move the shuffle of a unit's entries from after the depthwise convolution to before it."""
     weight = entries[f'{unit}.expand.conv.weight']
     width = len(entries[f'{unit}.reduce.conv.weight'])
     if width % groups or weight.shape[1] * groups != width or len(weight) % groups:
-        return  # of another size than the network's, which the check of shapes says better
+        return  # another size than the network's, which the check of shapes reports
     block = width // groups
-    ungrouped = unit == 'stage8.0'  # the network's first pointwise convolution
+    ungrouped = unit == 'stage8.0'  # first pointwise convolution of the network
     ours = channel_shuffle(torch.arange(width).view(1, -1, 1, 1), groups).flatten()  # [place] = source
     theirs = ours.argsort() if inverse else ours
 

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a weights file on a folder of labeled images."""
+"""Measure top-1 and top-5 accuracy of a weights file on a folder of labeled images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ from compactdet.classification.archives import SUFFIXES, decode, images_in, is_h
 from compactdet.classification.dataset import SETS
 from compactdet.errors import UserError
 
-# Sets of small images, which their networks get whole.
+# Data sets of small images, which are not cropped.
 SMALL = {kind.title for kind in SETS.values() if kind.size}
 
 
 def read_class_index(path: str | Path) -> dict[str, int]:
-    """The classes of a list with lines ``NUMBER NAME``, by name and by WordNet id.
+    """Read a list of classes with lines ``NUMBER NAME``; return them by name and by WordNet id.
 
     In a line such as ``0 n01440764_tench`` both ``n01440764_tench`` and ``n01440764`` are names.
 
     Raises:
-        UserError: The file is absent or a line is not of that form.
+        UserError: The file is missing or a line is not of that form.
     """
     try:
         lines = Path(path).read_text(encoding='utf-8').splitlines()
@@ -42,11 +42,13 @@ def read_class_index(path: str | Path) -> dict[str, int]:
 
 
 def find_images(folder: str | Path, class_index: str | Path | None = None) -> list[tuple[Path, int]]:
-    """The images of a folder and their classes.
+    """Return the images of a folder and their classes.
 
-    An image is named for its class (``n01440764_tench.JPEG``) or lies in a folder that is
-    (``n01440764/1.jpg``). The numbers of the classes stand in ``class_index``; by default in the
-    folder's own ``class_index*.txt``, and without one the sub-folders are counted in order of name.
+    The class is in the file name (``n01440764_tench.JPEG``) or the folder name (``n01440764/1.jpg``). The
+    class numbers
+    are those of ``class_index``, by default of ``class_index*.txt`` in the folder; without one the
+    subfolders are
+    numbered in order of their names.
 
     Raises:
         UserError: There is no such folder, no image, or an image's class is not in the list.
@@ -81,13 +83,14 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
 
 
 def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole: bool = False) -> Tensor:
-    """An image as a network was trained with: (3, size, size).
+    """Read an image as in training: (3, size, size).
 
-    The shorter side is scaled to size / 224 * 256 (bilinear) and the center is cut out. Or the ``whole``
-    image is scaled, after the preprocessing. So does ``tools/pretrain.py`` too.
+    The shorter side is resized to size / 224 * 256 (bilinear) and the center is cropped. With ``whole`` the
+    image is
+    resized completely, after the preprocessing. ``tools/pretrain.py`` does the same.
 
     Raises:
-        UserError: It cannot be decoded.
+        UserError: The image cannot be decoded.
     """
     try:
         values = decode(path.read_bytes())
@@ -110,13 +113,13 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole:
 def ranks(
     weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32, size: int | None = None
 ) -> Iterator[Tensor]:
-    """For each batch of images the rank of the right class, 0 the best: (N,) each.
+    """Yield for each batch of images the rank of the correct class, 0 for the best: (N,) each.
 
-    ``size`` is what the network gets (see ``load_image``); None: as the file says.
+    ``size`` is the input size (see ``load_image``); None for that of the weights file.
 
     Raises:
         WeightsError: The weights cannot be read.
-        UserError: They do not fit their network, or an image's class is beyond its classes.
+        UserError: They do not match their network, or an image has a class that it does not have.
     """
     state_dict, info = read_weights(weights)
     size, whole = size or info.pretraining.size or 224, info.pretraining.data in SMALL
@@ -145,15 +148,15 @@ def ranks(
         if not logits.isfinite().all():
             raise UserError(f'{weights} gives no finite logits for {batch[0][0]} or those after it')
         right = logits.gather(1, torch.tensor([[number] for _, number in batch]))
-        yield (logits >= right).sum(1) - 1  # a tie counts against the right class
+        yield (logits >= right).sum(1) - 1  # a tie counts against the correct class
 
 
 def accuracy(weights: str | Path, images: list[tuple[Path, int]]) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent, and the number of images.
+    """Return top-1 and top-5 accuracy in percent, and the number of images.
 
     Raises:
-        WeightsError: As for ``ranks``.
-        UserError: As for ``ranks``.
+        WeightsError: See ``ranks``.
+        UserError: See ``ranks``.
     """
     rank = torch.cat([*ranks(weights, images)])
     return {
