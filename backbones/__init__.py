@@ -1,4 +1,4 @@
-"""Compact CNNs as MMDetection backbones. Importing it registers every network.
+"""Compact CNNs as MMDetection backbones. Importing this package registers every network.
 
 >>> from backbones import build_backbone
 >>> maps = build_backbone('menet_228_12x1_g3', out_strides=(8, 16, 32))(images)

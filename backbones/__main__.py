@@ -1,10 +1,10 @@
-"""Runs a Python program with mmcv's ops in place: ``python -m backbones PROGRAM ARGS``.
+"""Run a Python program with mmcv's operators provided: ``python -m backbones PROGRAM ARGS``.
 
 usage: python -m backbones PROGRAM.py [ARGS ...]
        python -m backbones -m MODULE [ARGS ...]
 
-For programs that import MMDetection before they read a config, such as its own tools (MMDET is
-its folder):
+For programs that import MMDetection before they read a config, such as its own tools (MMDET is its
+folder):
 
     python -m backbones MMDET/.mim/tools/test.py det_configs/menet_frcnn_voc.py CHECKPOINT
 """
@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
     """Run the program that ``argv`` names, as ``python`` itself would.
 
     Returns:
-        Exit status: 2 on bad usage, 1 where there is no such program, else 0 (unless the program
-        itself ends the process with another one).
+        Exit status: 2 on bad usage, 1 if there is no such program, otherwise 0 (unless the program itself
+        ends the process with another one).
     """
     usage = (__doc__ or '').partition('\n\n')[2].rstrip()
     if argv[:1] in (['-h'], ['--help']):
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     if is_module:
         runpy.run_module(program, run_name='__main__', alter_sys=True)
     else:
-        # `python -m` has put the working directory first; a script sees its own folder there.
+        # `python -m` puts the working directory first; a script has its own folder there.
         sys.path[0] = os.path.realpath(Path(program).parent)
         runpy.run_path(program, run_name='__main__')
     return 0

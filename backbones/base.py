@@ -1,9 +1,10 @@
-"""The generic pair that turns any row of data into a detector's two halves: trunk and stage head.
+"""The two halves of a network in a detector, for every row of data: backbone and stage head.
 
-``CompactBackbone(arch, out_strides=(16,))`` is the network up to stride 16. ``StageHead(arch)`` is the
-stage after it with every stride 1, which Faster R-CNN C4 runs on each RoI. Both use the parameter names
-of the whole classification network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification
-checkpoint initializes both.
+``CompactBackbone(arch, out_strides=(16,))`` is the network up to stride 16. ``StageHead(arch)`` is the next
+stage with
+stride 1, which Faster R-CNN C4 applies to each RoI. Both use the parameter names of the whole
+classification
+network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification checkpoint initializes both.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from backbones.layers import LinearHead
-from backbones.spec import Arch, Conventions, Stage, get_arch, register_archs
+from backbones.spec import Arch, Conventions, Stage, UnitStage, get_arch, register_archs
 
 BN_POLICIES = {
     'train': 'batch statistics, affine trained',
@@ -27,7 +28,7 @@ BN_POLICIES = {
 
 
 class _Half(BaseModule):
-    """What trunk and stage head have in common: the arch's row, BN policy and freezing."""
+    """Common base of backbone and stage head: row, BN policy, freezing."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class _Half(BaseModule):
         self._frozen: list[nn.Module] = []
 
     def _finish(self, frozen: Sequence[nn.Module]) -> None:
-        """Initialize the parameters, then freezes what is to be frozen."""
+        """Initialize the parameters, then freeze modules."""
         initialize(self)
         self._frozen = list(frozen)
         for module in self._frozen:
@@ -63,13 +64,15 @@ class _Half(BaseModule):
         self.train()
 
     def _pretrained_bns(self) -> Iterator[nn.BatchNorm2d]:
-        """Return every BN but those of normalized taps, whose statistics no pretraining has measured."""
+        """Return every BN except those of normalized feature maps, for which there are no pretrained
+        statistics.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.BatchNorm2d) and not name.startswith('taps.'):
                 yield module
 
     def train(self, mode: bool = True) -> _Half:
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -81,31 +84,32 @@ class _Half(BaseModule):
 
 @MODELS.register_module()
 class CompactBackbone(_Half):
-    """A network's trunk: (N, 3, H, W) -> one map (N, C_s, H/s, W/s) for each asked stride s.
+    """The backbone of a network: (N, 3, H, W) -> one map (N, C_s, H/s, W/s) for each requested stride s.
 
-    It is built up to the last stride asked for, no further: no parameter is left without a gradient.
-    Each family subclasses it with its table and its three ``make_*`` functions; this class itself
-    builds any arch, and serves where MMDetection owns a family's name (``type='CompactBackbone'``).
+    It is built only up to the last requested stride, so every parameter gets a gradient. Each family
+    subclasses it with its table and its three ``make_*`` functions. This class itself builds any arch, and is
+    used if MMDetection has a class with the family's name (``type='CompactBackbone'``).
 
     Args:
         arch: A name from ``list_archs()``, or a row.
-        out_strides: Strides of the maps to return, rising.
+        out_strides: Strides of the maps to return, increasing.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
-        bn_policy: 'train', 'eval' (running statistics are kept) or 'frozen' (affine too).
-        normalise_taps: Adds BN and ReLU to each returned map but the network's last. For families with
-            ``preactivation``, whose maps inside the network are sums that nothing has normalized. These
-            BN are always trained: a classifier's weights have none for them.
+        bn_policy: 'train', 'eval' (running statistics fixed) or 'frozen' (affine parameters too).
+        normalise_taps: Whether each returned map except the network's last gets BN and ReLU. For families
+            with ``preactivation``, whose maps inside the network are sums without normalization. These BN
+            are always trained, since a classifier has no weights for them.
         conventions: Fields of ``Conventions`` that weights from another framework need.
-        init_cfg: MMEngine's; ``dict(type='ClassifierWeights', checkpoint=...)`` loads a classifier's.
+        init_cfg: MMEngine's initialization; ``dict(type='ClassifierWeights', checkpoint=...)`` loads the
+            weights of a classifier.
 
     Raises:
-        UnknownArchError: No such arch.
-        ValueError: The arch has no map at a stride, or an argument is not one of its values.
+        UnknownArchError: There is no such network.
+        ValueError: The network has no map at a stride, or an argument is not valid.
     """
 
     is_family = False
-    takes_conventions: frozenset[str] = frozenset()  # the fields of Conventions that a family honours
-    preactivation = False  # True where a stage ends before its BN and ReLU: a pyramid normalizes its taps
+    takes_conventions: frozenset[str] = frozenset()  # supported fields of Conventions
+    preactivation = False  # True if stages end before BN and ReLU
 
     def __init_subclass__(
         cls, archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]] | None = None, **kwargs: Any
@@ -156,10 +160,10 @@ class CompactBackbone(_Half):
         self._finish(parts[: frozen_stages + 1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> a map for each of ``out_strides``, in that order.
+        """Compute the feature maps: (N, 3, H, W) -> a map for each of ``out_strides``, in that order.
 
-        What one part hands to the next is its map, or a tuple that begins with it where the next part
-        needs more (ESPNetV2's image, NASNet's map before).
+        The output of a part is its map, or a tuple that begins with it if the next part needs more
+        (ESPNetV2's image, NASNet's previous map).
 
         Raises:
             ValueError: The image is smaller than the last of the strides.
@@ -180,22 +184,22 @@ class CompactBackbone(_Half):
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
-        """Return the family's stem: (N, 3, H, W) -> (N, stem_channels, H/stem_stride, W/stem_stride)."""
+        """Build the stem: (N, 3, H, W) -> (N, stem_channels, H/stem_stride, W/stem_stride)."""
         raise TypeError(f'{arch.name}: its family builds it')
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """Return a stage whose first unit has ``stride``: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
+        """Build a stage whose first unit has ``stride``: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
         raise TypeError(f'{arch.name}: its family builds it')
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:
-        """Return the classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
+        """Build the classifier after the last stage: (N, C, H, W) -> (N, num_classes)."""
         return LinearHead(arch.stages[-1].channels, num_classes)
 
 
 class Classifier(CompactBackbone):
-    """The paper's whole network: (N, 3, H, W) -> logits (N, num_classes)."""
+    """The whole classification network: (N, 3, H, W) -> logits (N, num_classes)."""
 
     def __init__(
         self,
@@ -210,7 +214,7 @@ class Classifier(CompactBackbone):
         initialize(self.head)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, 3, H, W) -> (N, num_classes), before the softmax."""
+        """Compute the logits: (N, 3, H, W) -> (N, num_classes)."""
         return self.head(super().forward(x)[-1])
 
 
@@ -218,21 +222,21 @@ class Classifier(CompactBackbone):
 class StageHead(_Half):
     """The stage after ``in_stride``, as Faster R-CNN C4's ``shared_head``.
 
-    (N, C, H, W) -> (N, C_out, H/stride, W/stride). With ``stride=1`` (the papers' R-CNN subnet) every
-    stride of the stage is 1 and the size of the RoI map is kept; with the network's own stride it
-    continues the trunk exactly.
+    (N, C, H, W) -> (N, C_out, H/stride, W/stride). With ``stride=1`` (the papers' R-CNN subnet) every stride of
+    the stage is 1 and the RoI map keeps its size; with the network's own stride it continues the backbone
+    exactly.
 
     Args:
         arch: A name from ``list_archs()``, or a row.
-        in_stride: Stride at which the trunk ends.
-        stride: Stride of the stage's first unit; None is the network's own.
-        bn_policy: As for ``CompactBackbone``.
-        conventions: As for ``CompactBackbone``.
-        init_cfg: As for ``CompactBackbone``.
+        in_stride: Stride of the backbone's last map.
+        stride: Stride of the stage's first unit; None for the network's own.
+        bn_policy: See ``CompactBackbone``.
+        conventions: See ``CompactBackbone``.
+        init_cfg: See ``CompactBackbone``.
 
     Raises:
-        UnknownArchError: No such arch.
-        ValueError: The arch has no stage after ``in_stride``.
+        UnknownArchError: There is no such network.
+        ValueError: The network has no stage after ``in_stride``.
     """
 
     def __init__(
@@ -254,37 +258,58 @@ class StageHead(_Half):
         self._finish([])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
+        """Compute the map: (N, C, H, W) -> (N, C_out, H/stride, W/stride)."""
         return first(getattr(self, self._name)(x))
 
 
 def first(carry: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return the map in what one part hands to the next."""
+    """Return the feature map in the output of a part."""
     return carry if isinstance(carry, Tensor) else carry[0]
 
 
 def native_stride(arch: Arch, stage: Stage) -> int:
-    """Return the stride of a stage's first unit in the network itself."""
+    """Return the stride of a stage's first unit in the whole network."""
     return stage.stride // arch.stride_before(stage)
 
 
 def keeps_size(arch: Arch, stage: Stage, index: int) -> bool:
-    """Return True if a stage's unit keeps the map's size in the network itself.
+    """Return True if a unit of a stage keeps the map size in the whole network.
 
-    A unit that does not has no identity there, so it has none where a ``StageHead`` gives it stride 1.
+    A unit that does not has no identity connection there, and so none in a ``StageHead`` with stride 1.
     """
     return index > 0 or native_stride(arch, stage) == 1
 
 
-def initialize(module: nn.Module) -> None:
-    """Random weights: He's normal by fan-out for convolutions, ones and zeros for BN, 0.01 for linear.
+def unit_stage(arch: Arch, stage: Stage, stride: int, make_unit: Callable[..., nn.Module]) -> nn.Sequential:
+    """Build a stage of a family whose units have a row each (`UnitStage`).
 
-    MENet's authors use He's initialization by fan-out; here the fan-out of a grouped convolution counts
-    one group's outputs (PyTorch's own counts all, which leaves depthwise weights near zero).
+    Args:
+        arch: The network.
+        stage: The stage.
+        stride: Stride of its first unit; the others have stride 1.
+        make_unit: Called with input channels, row, ``stride`` and ``identity``: whether the unit keeps size
+            and width in the whole network, and so has an identity connection.
+    """
+    assert isinstance(stage, UnitStage)
+    channels, units = arch.channels_before(stage), []
+    for i, unit in enumerate(stage.units):
+        identity = channels == unit.channels and keeps_size(arch, stage, i)
+        units.append(make_unit(channels, unit, stride=1 if i else stride, identity=identity))
+        channels = unit.channels
+    return nn.Sequential(*units)
+
+
+def initialize(module: nn.Module) -> None:
+    """Initialize randomly: He's normal by fan-out for convolutions, ones and zeros for BN, 0.01 for linear
+    layers.
+
+    MENet's authors use He's initialization by fan-out. Here the fan-out of a grouped convolution is that of
+    one group
+    (PyTorch counts all outputs, which makes depthwise weights nearly zero).
     """
     for layer in module.modules():
         if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
-            continue  # nothing to fill
+            continue  # nothing to initialize
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
             nn.init.normal_(layer.weight, 0, math.sqrt(2 / fan_out))
@@ -310,30 +335,31 @@ def family_of(arch: Arch) -> type[CompactBackbone]:
 def build_backbone(
     name: str | Arch, out_strides: Sequence[int] = (4, 8, 16, 32), **kwargs: Any
 ) -> CompactBackbone:
-    """Return the trunk of a network; ``kwargs`` are ``CompactBackbone``'s.
+    """Build the backbone of a network; ``kwargs`` are those of ``CompactBackbone``.
 
     Raises:
-        UnknownArchError: No such arch.
-        ValueError: The arch has no map at a stride.
+        UnknownArchError: There is no such network.
+        ValueError: The network has no map at a stride.
     """
     arch = get_arch(name)
     return family_of(arch)(arch, out_strides=out_strides, **kwargs)
 
 
 def config_type(arch: Arch) -> str:
-    """Return the ``type`` that names a network's class in a config.
+    """Return the ``type`` of a network's class in a config.
 
-    A family's own name, or ``CompactBackbone`` where MMDetection has a class of that name itself.
+    It is the name of the family, or ``CompactBackbone`` if MMDetection has a class of that name.
     """
     return arch.family if MODELS.get(arch.family) is family_of(arch) else 'CompactBackbone'
 
 
 def build_classifier(name: str | Arch, num_classes: int | None = None, **kwargs: Any) -> Classifier:
-    """Return the paper's whole network, with the paper's number of classes (1000 for ImageNet) or another.
+    """Build the whole classification network, by default with the published number of classes (1000 for
+    ImageNet).
 
-    ``kwargs`` are ``Classifier``'s.
+    ``kwargs`` are those of ``Classifier``.
 
     Raises:
-        UnknownArchError: No such arch.
+        UnknownArchError: There is no such network.
     """
     return Classifier(name, num_classes, **kwargs)

@@ -1,4 +1,4 @@
-"""Leaves that the families share: each exists once. A paper's own block lives in its family's file."""
+"""Layers that several families share. A paper's own block is in the file of its family."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ GATES: dict[str, type[nn.Module]] = {'sigmoid': nn.Sigmoid, 'hsigmoid': nn.Hards
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """Return the nearest multiple of ``divisor``, at least one, and not below 90 % of ``channels``.
 
-    The rule of the MobileNet authors' code, which the MobileNetV2, V3, GhostNet and EfficientNet papers'
-    widths follow.
+    The rule of the MobileNet authors' code, used for the widths of MobileNetV2, V3, GhostNet and
+    EfficientNet.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
@@ -28,8 +28,8 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's 'SAME' padding: output size = ceil(input size / stride).
 
-    (N, C, H, W) -> (N, C_out, ceil(H/s), ceil(W/s)). Where the padding is odd, the extra row and column
-    go to the bottom and the right.
+    (N, C, H, W) -> (N, C_out, ceil(H/s), ceil(W/s)). With odd padding, the extra row and column are at the
+    bottom and the right.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ class SameConv2d(nn.Conv2d):
 class ConvBN(nn.Sequential):
     """Convolution without bias, batch normalization, optional activation.
 
-    (N, C, H, W) -> (N, C_out, H/s, W/s), odd sizes rounded up. ``act``: False is none, True the ReLU of
-    ``conventions``, a name from ``ACTIVATIONS`` that one.
+    (N, C, H, W) -> (N, C_out, H/s, W/s), odd sizes rounded up. ``act`` is False for none, True for the
+    ReLU of ``conventions``, or a name from ``ACTIVATIONS``.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class SqueezeExcite(nn.Module):
     (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        channels: C.
+        channels: Input channels C.
         squeezed: Channels between the two convolutions.
         act: A name from ``ACTIVATIONS``.
         gate: 'sigmoid' or 'hsigmoid' (clamp(x + 3, 0, 6) / 6).
-        bias: Of both convolutions.
-        bn: Batch normalization after the first convolution.
+        bias: Whether both convolutions have a bias.
+        bn: Whether batch normalization follows the first convolution.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     (N, C, H, W) -> (N, C, H, W): reshape C to (groups, C/groups), transpose, flatten.
 
     Raises:
-        ValueError: C is no multiple of ``groups``.
+        ValueError: C is not a multiple of ``groups``.
     """
     n, channels, height, width = x.shape
     if channels % groups:
@@ -152,14 +152,14 @@ class ConvHead(nn.Sequential):
     (N, C, H, W) -> (N, num_classes).
 
     Args:
-        in_channels: C.
-        channels: Of the convolution.
-        num_classes: Of the classifier.
-        hidden_channels: Of a fully connected layer between pool and classifier; 0: there is none.
+        in_channels: Input channels C.
+        channels: Channels of the convolution.
+        num_classes: Number of classes.
+        hidden_channels: Channels of a fully connected layer before the classifier; 0 for no such layer.
         act: A name from ``ACTIVATIONS``.
-        dropout: Before the classifier.
-        bias: Of the classifier.
-        conventions: As ``ConvBN``'s.
+        dropout: Dropout before the classifier.
+        bias: Whether the classifier has a bias.
+        conventions: See ``ConvBN``.
     """
 
     def __init__(

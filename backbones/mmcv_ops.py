@@ -1,20 +1,24 @@
-"""mmcv's compiled ops, served by torchvision where mmcv has no compiled extension.
+"""mmcv's compiled operators, provided by torchvision if mmcv has no compiled extension.
 
-MMDetection imports ``mmcv.ops``, and that imports the extension ``mmcv._ext``. mmcv publishes no
-compiled extension for current PyTorch, so :func:`install` puts a module of that name in its place,
-which must happen before ``mmdet.models`` is imported. Its functions have the calling convention of
-mmcv's own C++ functions: the caller allocates the outputs and they are filled in place.
+MMDetection imports ``mmcv.ops``, which imports the extension ``mmcv._ext``. mmcv publishes no compiled
+extension for
+current PyTorch, so :func:`install` replaces it by a module of that name, before ``mmdet.models`` is
+imported. Its
+functions have the calling convention of mmcv's C++ functions: the caller allocates the outputs, and they
+are filled in
+place. An operator that is not provided raises ``NotImplementedError`` when it is called, not at import.
 
-An op that is not served here raises ``NotImplementedError`` when it is called, never at import.
+Half precision (float16, bfloat16) is computed in float32 and rounded once into the output, as torchvision
+does under
+autocast.
 
-Half precision (float16, bfloat16) is computed in float32 and rounded once into the caller's output,
-as torchvision does under autocast.
-
-Deviations from mmcv's kernels: the focal loss stays exact for large logits, where mmcv's float32
-logarithm is cut off (from about 17); a class weight does not apply to rows of the background class
-(mmcv reads past the end of the weights there); RoIPool and the focal loss, which mmcv has for CUDA
-only, run on the CPU too; soft-NMS takes the first of equal scores, knows float64 as well, and gives
-boxes without area an overlap of 0.
+Deviations from mmcv's kernels: the focal loss stays exact for large logits, where mmcv's float32 logarithm
+is clipped
+(from about 17); a class weight does not apply to rows of the background class (mmcv reads past the end of
+the weights
+there); RoIPool and the focal loss, which mmcv has only for CUDA, also run on the CPU; soft-NMS takes the
+first of equal
+scores, supports float64, and gives boxes without area an overlap of 0.
 """
 
 import functools
@@ -37,18 +41,18 @@ _KERNELS = torch.ops.torchvision
 
 
 def install() -> None:
-    """Put the served ops in place of ``mmcv._ext``; does nothing where mmcv has the real one."""
+    """Replace ``mmcv._ext`` by this module; do nothing if mmcv has its extension."""
     if _EXTENSION in sys.modules or importlib.util.find_spec(_EXTENSION) is not None:
         return
     module = ModuleType(_EXTENSION, __doc__)
-    # MMEngine asks importlib for this module's spec, MMEngine 0.10.7 for its loader too.
+    # MMEngine needs the spec of this module, MMEngine 0.10.7 also its loader.
     module.__spec__ = ModuleSpec(_EXTENSION, Loader(), origin=__name__)
     module.__dict__.update({op.__name__: op for op in SERVED}, __getattr__=_unserved)
     sys.modules[_EXTENSION] = module
 
 
 def _unserved(name: str) -> Callable[..., NoReturn]:
-    """Return a function that raises when called: mmcv looks up all of its ops at import."""
+    """Return a function that raises when it is called; mmcv looks up all its operators at import."""
     if name.startswith('__'):
         raise AttributeError(f'module {_EXTENSION!r} has no attribute {name!r}')
     return functools.partial(_refuse, name)
@@ -63,22 +67,22 @@ def _refuse(name: str, *_args: Any, **_kwargs: Any) -> NoReturn:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Half precision as float32 (not every kernel knows it), anything else unchanged."""
+    """Convert half precision to float32, which not every kernel supports otherwise."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy NMS: indices of the kept boxes, (K,), by falling score.
+    """Return the indices of the boxes kept by greedy NMS, (K,), by descending score.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2.
         scores: (N,).
-        iou_threshold: a box that overlaps a kept one by more is dropped.
+        iou_threshold: a box that overlaps a kept one by more than this is dropped.
         offset: 0 or 1, added to every width and height.
     """
     boxes = _wide(boxes)
     if offset:
-        # Moving x2 and y2 adds the offset to every width and height, an intersection's too:
+        # Moving x2 and y2 adds the offset to every width and height, also of an intersection:
         # min(a + 1, b + 1) - x = min(a, b) - x + 1.
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     return _KERNELS.nms(boxes, scores.to(boxes.dtype), iou_threshold)
@@ -88,22 +92,22 @@ def softnms(
     boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float,
     min_score: float, method: int, offset: int
 ) -> Tensor:  # fmt: skip
-    """Soft-NMS (Bodla et al. 2017, arXiv:1704.04503): indices of the kept boxes, (K,).
+    """Return the indices of the boxes kept by soft-NMS (Bodla et al. 2017, arXiv:1704.04503), (K,).
 
-    Fills the first K rows of ``dets``, (N, 5), with x1 y1 x2 y2 and the lowered score. All tensors
-    are on the CPU, where mmcv always sends them.
+    The first K rows of ``dets``, (N, 5), become x1 y1 x2 y2 and the reduced score. All tensors are on the CPU,
+    to which mmcv always moves them.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2.
         scores: (N,).
         dets: filled.
-        iou_threshold: least overlap that lowers a score (``gaussian`` lowers every one).
+        iou_threshold: lowest overlap that reduces a score (``gaussian`` reduces every one).
         sigma: width of ``gaussian``.
-        min_score: a box whose lowered score falls below it is dropped.
+        min_score: a box whose reduced score is below it is dropped.
         method: 0 naive (to zero), 1 linear, 2 gaussian.
         offset: 0 or 1, added to every width and height.
     """
-    corners = _wide(boxes.detach()).numpy().T  # numpy, whose overhead per step is the lower one
+    corners = _wide(boxes.detach()).numpy().T  # NumPy has less overhead per step
     left = _wide(scores.detach()).numpy()
     index: np.ndarray = np.arange(len(left))
     kept: list[int] = []
@@ -141,7 +145,7 @@ def roi_align_forward(
     aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
     pool_mode: int, aligned: bool
 ) -> None:  # fmt: skip
-    """RoIAlign of ``input`` into ``output``; the argmax buffers belong to max pooling.
+    """Compute RoIAlign of ``input`` into ``output``; the argmax buffers belong to max pooling.
 
     Raises:
         NotImplementedError: ``pool_mode`` is 0 (max; 1 is the mean), which torchvision lacks.
@@ -158,7 +162,7 @@ def roi_align_backward(
     aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
     pool_mode: int, aligned: bool
 ) -> None:  # fmt: skip
-    """Gradient of :func:`roi_align_forward` into ``grad_input``."""
+    """Compute the gradient of :func:`roi_align_forward` into ``grad_input``."""
     grad = _wide(grad_output)
     bins = (spatial_scale, aligned_height, aligned_width)
     rest = (*grad_input.shape, sampling_ratio, aligned)
@@ -169,12 +173,13 @@ def roi_pool_forward(
     input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, pooled_height: int,
     pooled_width: int, spatial_scale: float
 ) -> None:  # fmt: skip
-    """RoIPool of ``input`` into ``output``, and the positions y * W + x of the maxima.
+    """Compute RoIPool of ``input`` into ``output``, and the positions y * W + x of the maxima.
 
-    mmcv's bins are not torchvision's, which rounds the RoI first: mmcv's cover every pixel that
-    they touch of [x1, x2 + 1) x [y1, y2 + 1), scaled and not rounded. So the bins are computed
-    here, and torchvision pools each as an RoI of whole pixels. A bin without pixels gives 0 and
-    position -1.
+    mmcv's bins differ from torchvision's, which rounds the RoI first: mmcv's cover every pixel that they
+    touch of
+    [x1, x2 + 1) x [y1, y2 + 1), scaled and not rounded. So the bins are computed here, and torchvision
+    pools each as an RoI
+    of whole pixels. A bin without pixels gives 0 and position -1.
     """
     features = _wide(input)
     rois = rois.to(features.dtype)
@@ -182,7 +187,7 @@ def roi_pool_forward(
     size = (rois[:, 3:5] + 1) * spatial_scale - start
 
     def edges(axis: int, bins: int) -> tuple[Tensor, Tensor]:
-        """First pixel of each bin and the one after its last, (K, bins), along x (0) or y (1)."""
+        """Return the first pixel of each bin and the one after its last, (K, bins), along x (0) or y (1)."""
         steps = torch.arange(bins + 1, device=rois.device, dtype=rois.dtype)
         borders = steps * (size[:, axis, None] / bins) + start[:, axis, None]
         length = input.shape[3 - axis]
@@ -191,7 +196,7 @@ def roi_pool_forward(
     x1, x2 = (edge[:, None, :] for edge in edges(0, pooled_width))
     y1, y2 = (edge[:, :, None] for edge in edges(1, pooled_height))
     empty = (x2 <= x1) | (y2 <= y1) | (size <= 0).any(dim=1)[:, None, None]
-    # torchvision counts the far corner's pixel in.
+    # torchvision includes the pixel of the far corner.
     corners = torch.broadcast_tensors(rois[:, 0, None, None], x1, y1, x2 - 1, y2 - 1)
     bins = torch.stack(corners, dim=-1).reshape(-1, 5)
     shape = (len(rois), pooled_height, pooled_width, input.shape[1])
@@ -206,7 +211,7 @@ def roi_pool_backward(
     grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, pooled_height: int,
     pooled_width: int, spatial_scale: float
 ) -> None:  # fmt: skip
-    """Gradient of :func:`roi_pool_forward` into ``grad_input``."""
+    """Compute the gradient of :func:`roi_pool_forward` into ``grad_input``."""
     grad = _wide(grad_output)
     bins = (spatial_scale, pooled_height, pooled_width, *grad_input.shape)
     grad_input.copy_(_KERNELS._roi_pool_backward(grad, rois.to(grad.dtype), argmax, *bins))
@@ -219,7 +224,9 @@ def roi_pool_backward(
 def _focal_terms(
     input: Tensor, target: Tensor, weight: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sign of each label (1 or -1), logit in favour of the label, and its factor, each (N, C)."""
+    """Return the sign of each label (1 or -1), the logit in favor of the label, and its factor, each (N,
+    C).
+    """
     input = _wide(input)
     num_classes = input.shape[1]
     positive = target[:, None] == torch.arange(num_classes, device=input.device)
@@ -235,7 +242,9 @@ def _focal_terms(
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """The loss of every logit into ``output``, (N, C); positives weigh alpha, others 1 - alpha."""
+    """Compute the loss of every logit into ``output``, (N, C); positives have weight alpha, others 1 -
+    alpha.
+    """
     _, logit, factor = _focal_terms(input, target, weight, alpha)
     output.copy_(-factor * torch.sigmoid(-logit) ** gamma * F.logsigmoid(logit))
 
@@ -243,7 +252,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each loss by its logit into ``grad_input``, (N, C)."""
+    """Compute the derivative of each loss by its logit into ``grad_input``, (N, C)."""
     sign, logit, factor = _focal_terms(input, target, weight, alpha)
     p, miss = torch.sigmoid(logit), torch.sigmoid(-logit)
     grad_input.copy_(-sign * factor * miss**gamma * (miss - gamma * p * F.logsigmoid(logit)))
@@ -269,7 +278,7 @@ def _operands(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> list[Tensor]:
-    """Return the kernel's operands: it wants a mask and a bias even where there is none."""
+    """Return the operands of the kernel, which requires a mask and a bias even if there is none."""
     if mask is None:
         mask = input.new_zeros(len(input), 1)
     if bias is None or not bias.numel():
@@ -281,7 +290,7 @@ def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor,
     **geometry: int
 ) -> None:  # fmt: skip
-    """v1 of ``input`` into ``output``, (N, C_out, H_out, W_out)."""
+    """Compute v1 of ``input`` into ``output``, (N, C_out, H_out, W_out)."""
     sizes = [geometry[key] for key in GEOMETRY_V1]
     output.copy_(_KERNELS.deform_conv2d(*_operands(input, weight, offset), *sizes, False))
 
@@ -289,7 +298,7 @@ def deform_conv_forward(
 def _grads_v1(
     grad_output: Tensor, input: Tensor, weight: Tensor, offset: Tensor, geometry: dict[str, int]
 ) -> tuple[Tensor, ...]:
-    """v1's gradients of the five operands."""
+    """Return the gradients of the five operands of v1."""
     operands = _operands(input, weight, offset)
     sizes = [geometry[key] for key in GEOMETRY_V1]
     return _KERNELS._deform_conv2d_backward(_wide(grad_output), *operands, *sizes, False)
@@ -299,7 +308,7 @@ def deform_conv_backward_input(
     input: Tensor, offset: Tensor, grad_output: Tensor, grad_input: Tensor, grad_offset: Tensor,
     weight: Tensor, columns: Tensor, **geometry: int
 ) -> None:  # fmt: skip
-    """v1's gradients into ``grad_input`` and ``grad_offset``."""
+    """Compute the gradients of v1 into ``grad_input`` and ``grad_offset``."""
     grads = _grads_v1(grad_output, input, weight, offset, geometry)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
@@ -310,7 +319,7 @@ def deform_conv_backward_parameters(
     ones: Tensor, scale: float, **geometry: int
 ) -> None:  # fmt: skip
     """Add ``scale`` times v1's gradient to ``grad_weight``."""
-    # The weight's values are not asked for here, only its shape.
+    # Only the shape of the weight is needed here.
     grads = _grads_v1(grad_output, input, torch.zeros_like(grad_weight), offset, geometry)
     grad_weight.add_(grads[1], alpha=scale)
 
@@ -319,7 +328,7 @@ def modulated_deform_conv_forward(
     input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor, mask: Tensor,
     output: Tensor, columns: Tensor, **geometry: int
 ) -> None:  # fmt: skip
-    """v2 of ``input`` into ``output``; ``bias`` is empty where there is none."""
+    """Compute v2 of ``input`` into ``output``; ``bias`` is empty if there is none."""
     operands = _operands(input, weight, offset, mask, bias)
     sizes = [geometry[key] for key in GEOMETRY_V2]
     output.copy_(_KERNELS.deform_conv2d(*operands, *sizes, True))
@@ -330,7 +339,7 @@ def modulated_deform_conv_backward(
     columns: Tensor, grad_input: Tensor, grad_weight: Tensor, grad_bias: Tensor,
     grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor, **geometry: int
 ) -> None:  # fmt: skip
-    """v2's gradients into the five ``grad_`` tensors; ``grad_bias`` is empty without a bias."""
+    """Compute the gradients of v2 into the five ``grad_`` tensors; ``grad_bias`` is empty without a bias."""
     operands = _operands(input, weight, offset, mask, bias)
     sizes = [geometry[key] for key in GEOMETRY_V2]
     grads = _KERNELS._deform_conv2d_backward(_wide(grad_output), *operands, *sizes, True)
@@ -341,12 +350,12 @@ def modulated_deform_conv_backward(
 
 
 def get_compiler_version() -> str:
-    """What MMEngine's and mmcv's reports of the environment print as mmcv's compiler."""
+    """Return the text that MMEngine and mmcv print as mmcv's compiler."""
     return f'none (ops served by torchvision {torchvision.__version__})'
 
 
 def get_compiling_cuda_version() -> str:
-    """What they print as the CUDA version of mmcv's ops."""
+    """Return the text that they print as the CUDA version of mmcv's operators."""
     return get_compiler_version()
 
 

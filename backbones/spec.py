@@ -1,7 +1,8 @@
-"""What a network is: a row of data.
+"""The rows that define networks, and their registry.
 
-A family's file holds one table, ``ARCHS``, whose rows a reader compares with the paper's by eye. This
-module defines what a row may say and is the only reader of those tables.
+The file of a family contains one table, ``ARCHS``, whose rows can be compared with the paper's table. This
+module
+defines the fields of a row and is the only reader of the tables.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Stage:
-    """All units of a network that work at one output stride.
+    """All units of a network at one output stride.
 
     Attributes:
         stride: Input pixels per output pixel, counted from the image.
@@ -33,14 +34,14 @@ class UnitStage(Stage):
     """A stage whose units differ.
 
     Attributes:
-        units: What each unit is: rows of the family's own kind.
+        units: One row per unit, of the family's own class.
     """
 
     units: tuple[Any, ...] = ()
 
 
 class UnitRow(Protocol):
-    """What one unit is. Families have columns of their own; all have the output channels."""
+    """A row for one unit. Families have their own columns; all have the output channels."""
 
     @property
     def channels(self) -> int:
@@ -48,7 +49,7 @@ class UnitRow(Protocol):
 
 
 def stages_of(units: Iterable[tuple[int, UnitRow]]) -> tuple[UnitStage, ...]:
-    """Units, each with its output stride, in the order of a paper's table: one stage a stride."""
+    """Return one stage per stride for units with their output strides, in the order of a paper's table."""
     stages: dict[int, list[UnitRow]] = {}
     for stride, unit in units:
         stages.setdefault(stride, []).append(unit)
@@ -59,12 +60,12 @@ def stages_of(units: Iterable[tuple[int, UnitRow]]) -> tuple[UnitStage, ...]:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images were presented to the network that a set of weights was trained with.
+    """Preprocessing of the images with which a set of weights was trained.
 
     Attributes:
         channel_order: 'rgb' or 'bgr'.
-        mean: Subtracted from each channel, in the units of 8-bit images (0 to 255).
-        std: What each channel is divided by, after the mean.
+        mean: Mean of each channel that is subtracted, for pixels from 0 to 255.
+        std: Standard deviation of each channel by which the result is divided.
     """
 
     channel_order: str = 'rgb'
@@ -82,12 +83,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Conventions:
-    """What the framework that trained a set of weights computes differently from PyTorch's defaults.
+    """Differences between PyTorch's defaults and the framework that trained a set of weights.
 
     Attributes:
         padding: 'symmetric' (PyTorch) or 'same' (TensorFlow: pads so that the output is the input
             divided by the stride, rounded up; with stride 2 on an even size that is right and bottom only).
-        activation: 'relu' or 'relu6': what stands where the paper says ReLU.
+        activation: 'relu' or 'relu6', in place of the paper's ReLU.
         bn_eps: Epsilon of every batch normalization.
         sparsity: 'masked' (training form of learned sparsity: full weights times masks) or 'converted'
             (test-time form: index and standard group convolution).
@@ -96,7 +97,7 @@ class Conventions:
     padding: str = 'symmetric'
     activation: str = 'relu'
     bn_eps: float = 1e-5
-    sparsity: str = field(default='masked', repr=False)  # not an input's matter, and names tell it
+    sparsity: str = field(default='masked', repr=False)  # does not concern the input
 
     def __post_init__(self) -> None:
         if self.padding not in ('symmetric', 'same'):
@@ -111,7 +112,7 @@ class Conventions:
         return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
 
 
-# What papers count as a network's multiply-adds ("FLOPs"); BN is free in all of them.
+# Operations that papers count as multiply-adds ("FLOPs"); none counts BN.
 COUNTING_CONVENTIONS = {
     'conv+fc': 'convolutions and fully connected layers',
     'conv+fc+elementwise': 'also ReLU inputs, the elements in average-pool windows, 2 a sigmoid input',
@@ -123,22 +124,21 @@ class Arch:
     """One network: a row of its family's table.
 
     Attributes:
-        paper: Where the network is defined: arXiv id and table.
+        paper: Source of the network: arXiv id and table.
         stem_channels: Channels after the stem.
         stem_stride: Stride after the stem (its pooling included).
         stages: The stages, in order of stride.
-        paper_mflops: Millions of multiply-adds at ``input_size`` as printed in the paper, if it is.
-        paper_params_m: Millions of parameters as printed, if they are.
-        paper_convention: What the printed multiply-adds count, where it is not convolutions and fully
-            connected layers alone: a name from ``COUNTING_CONVENTIONS``.
-        input_size: Pixels of the square image that the costs are for.
-        num_classes: Classes of the paper's classifier.
-        cost_note: Why the measured cost differs from the printed one, where it does.
-        preprocessing: What the authors' weights were trained with.
-        split_strides: Strides at which the rest of the network takes nothing but the map there, as the
-            stage head of Faster R-CNN C4 has to; None: all.
-        name: Set by the table reader.
-        family: Set by the table reader: the registered class.
+        paper_mflops: Published millions of multiply-adds at ``input_size``, or None.
+        paper_params_m: Published millions of parameters, or None.
+        paper_convention: Operations in the published multiply-adds: a name from ``COUNTING_CONVENTIONS``.
+        input_size: Side of the square image for the costs, in pixels.
+        num_classes: Number of classes of the published classifier.
+        cost_note: Reason of a difference between measured and published cost.
+        preprocessing: Preprocessing of the authors' weights.
+        split_strides: Strides after which the rest of the network needs only the map there, as required
+            for the stage head of Faster R-CNN C4; None for all.
+        name: Name, set on registration.
+        family: Name of the registered class, set on registration.
     """
 
     paper: str
@@ -164,7 +164,7 @@ class Arch:
 
     @property
     def strides(self) -> dict[int, int]:
-        """Every tap: ``{stride: channels}``. A stage hides the stem where both have one stride."""
+        """All feature maps: ``{stride: channels}``. A stage replaces the stem if both have the same stride."""
         return {self.stem_stride: self.stem_channels} | {s.stride: s.channels for s in self.stages}
 
     def channels(self, stride: int) -> int:
@@ -178,10 +178,10 @@ class Arch:
         return self.strides[stride]
 
     def stage_after(self, stride: int) -> Stage:
-        """Return the first stage beyond a stride, which has to be one that needs that map only.
+        """Return the first stage beyond a stride, if it needs only the map at that stride.
 
         Raises:
-            ValueError: There is none, or nothing ends at that stride, or the stage needs more.
+            ValueError: There is no such stage, no stage ends at that stride, or the next one needs more.
         """
         self.channels(stride)
         if self.split_strides is not None and stride not in self.split_strides:
@@ -206,7 +206,7 @@ class Arch:
 
 
 class UnknownArchError(KeyError):
-    """No network of that name; says which names come near."""
+    """No network has this name. The message lists similar names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -217,7 +217,7 @@ _LIBRARIES: dict[str, Callable[[str], Arch]] = {}
 
 
 def register_library(library: str, measure: Callable[[str], Arch]) -> None:
-    """Make ``LIBRARY:NAME`` an arch for every name; ``measure`` gives the row of the whole string."""
+    """Make ``LIBRARY:NAME`` an arch for every name; ``measure`` returns the row of the whole string."""
     _LIBRARIES[library] = measure
 
 
@@ -240,17 +240,15 @@ def register_archs(family: str, archs: Mapping[str, Arch] | Mapping[str, Callabl
 
 
 def list_archs(pattern: str = '*') -> list[str]:
-    """Return the names of the registered networks that match a shell pattern, by family in the tables'
-    order.
-    """
+    """Return the names of the registered networks that match a shell pattern, in the order of the tables."""
     return [name for name in _ARCHS if fnmatch.fnmatchcase(name, pattern)]
 
 
 def get_arch(name: str | Arch) -> Arch:
-    """Return the row of a network; an ``Arch`` passes through.
+    """Return the row of a network. An ``Arch`` is returned unchanged.
 
     Raises:
-        UnknownArchError: No such name; the message lists near matches.
+        UnknownArchError: There is no such name. The message lists similar names.
     """
     if isinstance(name, Arch):
         return name

@@ -1,7 +1,8 @@
-"""Joins a network and a detector: every width is derived from the network's row, none is typed twice.
+"""Connect a network and a detector: every width is derived from the row of the network.
 
-Each function returns the part of MMDetection's ``model`` that depends on the network; the rest (anchors,
-losses, sampling, NMS) stands in ``det_configs/_base_/detectors``, which a leaf config merges it with::
+Each function returns the part of MMDetection's ``model`` that depends on the network. The rest (anchors,
+losses,
+sampling, NMS) is in ``det_configs/_base_/detectors``, with which a leaf config merges it::
 
     model = frcnn_c4('menet_352_12x1_g8', num_classes=20)
 """
@@ -19,25 +20,25 @@ from backbones.weights import WeightsError, read_info
 
 DEFAULT_INIT = 'weights/{arch}.safetensors'
 
-# The strides whose maps each detector takes. Faster R-CNN C4 needs a stage after its, too.
+# Strides of the maps that each detector uses. Faster R-CNN C4 also needs the next stage.
 TAPS = {'frcnn_c4': (16,), 'frcnn_fpn': (4, 8, 16, 32), 'retinanet_fpn': (8, 16, 32)}
 
 
 def detectors(arch: str | Arch) -> tuple[str, ...]:
-    """Return the detectors that a network can be the backbone of, by the names of the functions below.
+    """Return the detectors that a network can be the backbone of: names of the functions below.
 
     Raises:
-        UnknownArchError: No such arch.
+        UnknownArchError: There is no such network.
     """
     row = get_arch(arch)
     return tuple(detector for detector in TAPS if not _lacks(row, detector))
 
 
 def check_able(arch: str | Arch, detector: str) -> Arch:
-    """Return the row of a network that can be a detector's backbone.
+    """Return the row of a network; raise ValueError if it cannot be the backbone of a detector.
 
     Raises:
-        UnknownArchError: No such arch.
+        UnknownArchError: There is no such network.
         ValueError: The detector needs a map or a stage that the network does not have.
     """
     row = get_arch(arch)
@@ -51,7 +52,7 @@ def check_able(arch: str | Arch, detector: str) -> Arch:
 
 
 def _lacks(row: Arch, detector: str) -> str:
-    """What a network does not have that a detector needs; '' where it has all."""
+    """Return what a network lacks for a detector; an empty text if nothing."""
     missing = [str(stride) for stride in TAPS[detector] if stride not in row.strides]
     if missing:
         return f'no map at stride {" or ".join(missing)}'
@@ -71,19 +72,19 @@ def frcnn_c4(
     bn_policy: str | None = None,
     frozen_stages: int = -1,
 ) -> dict[str, Any]:
-    """Faster R-CNN C4: the trunk up to stride 16, the stage after it on each RoI.
+    """Return Faster R-CNN C4: the backbone up to stride 16, the next stage on each RoI.
 
     Args:
         arch: A name from ``list_archs()``.
-        num_classes: Object classes, background not counted.
-        init: Classification weights of both halves; None trains from random weights.
-        bn_policy: Of both halves; None is 'frozen' with weights and 'train' without.
-        frozen_stages: As for ``CompactBackbone``.
+        num_classes: Number of object classes, without the background.
+        init: Classification weights of both halves; None for random weights.
+        bn_policy: BN policy of both halves; None for 'frozen' with weights and 'train' without.
+        frozen_stages: See ``CompactBackbone``.
 
     Raises:
-        UnknownArchError: No such arch.
-        ValueError: The arch has no map at a stride that the detector needs, or no stage after it.
-        WeightsError: The weights file exists but is not this arch's.
+        UnknownArchError: There is no such network.
+        ValueError: The network has no map at a required stride, or no stage after it.
+        WeightsError: The weights file is of another network.
     """
     row = check_able(arch, 'frcnn_c4')
     half = dict(arch=row.name, bn_policy=bn_policy or ('frozen' if init else 'train'))
@@ -111,9 +112,9 @@ def frcnn_fpn(
     bn_policy: str | None = None,
     frozen_stages: int = -1,
 ) -> dict[str, Any]:
-    """Faster R-CNN with a feature pyramid on the maps at strides 4, 8, 16 and 32.
+    """Return Faster R-CNN with a feature pyramid on the maps at strides 4, 8, 16 and 32.
 
-    Arguments and errors are ``frcnn_c4``'s.
+    For arguments and errors see ``frcnn_c4``.
     """
     model = _pyramid(arch, 'frcnn_fpn', init, bn_policy, frozen_stages)
     model['roi_head'] = dict(bbox_head=dict(num_classes=num_classes))
@@ -128,9 +129,9 @@ def retinanet_fpn(
     bn_policy: str | None = None,
     frozen_stages: int = -1,
 ) -> dict[str, Any]:
-    """RetinaNet on a feature pyramid of the maps at strides 8, 16 and 32 and two extra levels.
+    """Return RetinaNet on a feature pyramid of the maps at strides 8, 16 and 32 and two extra levels.
 
-    Arguments and errors are ``frcnn_c4``'s.
+    For arguments and errors see ``frcnn_c4``.
     """
     model = _pyramid(arch, 'retinanet_fpn', init, bn_policy, frozen_stages)
     model['bbox_head'] = dict(num_classes=num_classes)
@@ -157,9 +158,7 @@ def _pyramid(
 
 
 def halves(model: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]]:
-    """Return the parts of a detector's config that hold a network's weights: backbone and, in C4, shared
-    head.
-    """
+    """Return the parts of a detector's config with a network's weights: backbone and, in C4, stage head."""
     yield model['backbone']
     shared_head = model.get('roi_head', {}).get('shared_head')
     if shared_head:
@@ -167,15 +166,17 @@ def halves(model: MutableMapping[str, Any]) -> Iterator[MutableMapping[str, Any]
 
 
 def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
-    """Start a detector from a classification checkpoint, or from random weights (``init=None``).
+    """Set the initial weights of a detector: a classification checkpoint, or random weights
+    (``init=None``).
 
-    What the weights were trained with goes with them: the data preprocessor gets their preprocessing and
-    both halves their conventions. Random weights get the row's, and BN that is trained: statistics that
-    nothing has measured cannot be frozen. A file that is not there yet is wired as if its weights were
-    like the row's; loading it is an error until it is there.
+    The data preprocessor gets the preprocessing of the weights, and both halves their conventions. Random
+    weights get
+    those of the row, and BN that is trained, since unmeasured statistics cannot be frozen. If the file does
+    not exist yet,
+    the config is made as if its weights were like the row's; loading it is then an error.
 
     Raises:
-        WeightsError: The file is there, but cannot be read or holds another arch.
+        WeightsError: The file exists, but cannot be read or is of another network.
     """
     row = get_arch(model['backbone']['arch'])
     preprocessing, conventions = row.preprocessing, Conventions()
@@ -193,7 +194,7 @@ def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
 
 
 def data_preprocessor(preprocessing: Preprocessing) -> dict[str, Any]:
-    """MMDetection's preprocessor for images that are loaded as BGR, as MMCV does."""
+    """Return MMDetection's preprocessor for images that are loaded as BGR, as MMCV does."""
     return dict(
         type='DetDataPreprocessor',
         mean=list(preprocessing.mean),

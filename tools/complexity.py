@@ -20,8 +20,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from backbones.spec import COUNTING_CONVENTIONS
-from compactdet.costs import CONV_FC, arch_costs, select
 from compactdet.errors import run_main
 
 MILLION = 1e6
@@ -65,6 +63,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             '' if printed is None else f'{row["difference_percent"]:+.1f}%',
             '; '.join(_taps(row)),
         )
+    from backbones.spec import COUNTING_CONVENTIONS  # here: --help starts without loading PyTorch
+    from compactdet.costs import CONV_FC
+
     console = Console(width=None if sys.stdout.isatty() else 172)
     console.print(table)
     console.print('measured: counted at the input size and in the convention of the paper:')
@@ -104,6 +105,8 @@ def print_csv(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Compute and print the costs."""
     args = parse_args()
+    from compactdet.costs import arch_costs, select  # here: --help starts without loading PyTorch
+
     rows = [arch_costs(name, args.size) for name in select(args.patterns)]
     if args.format == 'json':
         print(json.dumps(rows, indent=1))

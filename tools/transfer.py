@@ -12,9 +12,8 @@ import argparse
 from pathlib import Path
 
 from compactdet.errors import run_main
-from compactdet.records import results_table
-from compactdet.transfer import findings, report, sources
-from compactdet.transfer import study as transfer
+
+DEFAULT_FIGURE = 'coco/ap'
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the report')
     parser.add_argument(
         '--figure',
-        default=sources.DEFAULT_FIGURE,
+        default=DEFAULT_FIGURE,
         help='test metric of own runs that is used as AP (default: %(default)s)',
     )
     args = parser.parse_args()
@@ -41,6 +40,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the report and print the findings."""
     args = parse_args()
+    from compactdet.records import results_table  # here: --help starts without loading SciPy
+    from compactdet.transfer import findings, report, sources
+    from compactdet.transfer import study as transfer
+
     settings, left_out = sources.from_published() if args.published else ([], [])
     if args.runs:
         own, unusable = sources.from_records(results_table.find_records(args.runs), args.figure)

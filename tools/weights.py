@@ -20,14 +20,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.weights import WeightsError, file_sha256
-from compactdet.errors import UserError, run_main
-from compactdet.weights.catalog import as_json, find, known_weights, select
-from compactdet.weights.convert import IMAGES_AS, convert_file
-from compactdet.weights.display import inspect_file, show_known
-from compactdet.weights.download import get
-from compactdet.weights.formats import TENSORFLOW
-from compactdet.weights.verify import accuracy, find_images
+from compactdet.errors import run_main
+
+# Names of compactdet.weights.convert.IMAGES_AS, repeated here so that --help starts without loading PyTorch.
+IMAGES_AS = ('imagenet', 'halves', 'raw-bgr')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,46 +35,62 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     known = argparse.ArgumentParser(add_help=False)
     known.add_argument(
-        '--known', type=Path, metavar='FILE', help='a JSON list of more published weights: your own'
+        '--known', type=Path, metavar='FILE', help='JSON list of your own rows of published weights'
     )
-    listed = verbs.add_parser('list', help='published weights: whose, how accurate, where', parents=[known])
-    listed.add_argument('pattern', nargs='?', default='*', help='of the arch or the publisher')
+    listed = verbs.add_parser(
+        'list', help='published weights with publisher, accuracy and address', parents=[known]
+    )
+    listed.add_argument('pattern', nargs='?', default='*', help='pattern of the arch or the publisher')
     listed.add_argument('--format', choices=('table', 'json'), default='table')
-    listed.add_argument('--dir', type=Path, default=Path('weights'), help='where yours are')
+    listed.add_argument('--dir', type=Path, default=Path('weights'), help='folder of your weights files')
 
     fetch = verbs.add_parser('get', help='download published weights and convert them', parents=[known])
-    fetch.add_argument('name', help='a name that `list` shows, or an arch: then the first that can be had')
+    fetch.add_argument(
+        'name', help='a name that `list` shows, or an arch: then the first that can be downloaded'
+    )
     fetch.add_argument('--out', type=Path, metavar='DIR', default=Path('weights'))
     fetch.add_argument('--keep', action='store_true', help='keep the downloaded file in DIR/downloads')
 
-    convert = verbs.add_parser('convert', help='a published PyTorch file -> a weights file of this suite')
+    convert = verbs.add_parser(
+        'convert', help='convert a published PyTorch file to a weights file of the suite'
+    )
     convert.add_argument('file', help='the published file')
-    convert.add_argument('--arch', required=True, help='the network it holds')
-    convert.add_argument('--out', required=True, help='the file to write, .safetensors')
-    convert.add_argument('--top1', type=float, help='its published accuracy in percent, to be recorded')
+    convert.add_argument('--arch', required=True, help='its network')
+    convert.add_argument('--out', required=True, help='output file, .safetensors')
+    convert.add_argument('--top1', type=float, help='its published accuracy in percent')
     convert.add_argument('--top5', type=float, help='the same for top-5')
-    convert.add_argument('--data', help='what it was trained on, if that is not what its authors published')
+    convert.add_argument('--data', help='data set of its training, if it differs from the published one')
     convert.add_argument(
-        '--tensorflow', action='store_true', help="TensorFlow trained it (timm's tf_...): padding, epsilon"
+        '--tensorflow',
+        action='store_true',
+        help="it was trained with TensorFlow (timm's tf_...): padding, epsilon",
     )
     convert.add_argument(
-        '--images-as', choices=IMAGES_AS, help='how it saw images, where the file and its format err'
+        '--images-as', choices=IMAGES_AS, help='preprocessing, if that of the file and its format is wrong'
     )
 
-    inspect = verbs.add_parser('inspect', help='what a weights file holds')
+    inspect = verbs.add_parser('inspect', help='content of a weights file')
     inspect.add_argument('file')
 
     verify = verbs.add_parser('verify', help='top-1 and top-5 accuracy on a folder of images')
     verify.add_argument('file')
     verify.add_argument('--images', required=True, metavar='FOLDER')
     verify.add_argument(
-        '--class-index', metavar='FILE', help='lines of `NUMBER NAME` (default: class_index*.txt there)'
+        '--class-index', metavar='FILE', help='lines of `NUMBER NAME` (default: class_index*.txt in FOLDER)'
     )
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run a command."""
+    from backbones.weights import file_sha256  # here: --help starts without loading PyTorch
+    from compactdet.weights.catalog import as_json, find, known_weights, select
+    from compactdet.weights.convert import IMAGES_AS, convert_file
+    from compactdet.weights.display import inspect_file, show_known
+    from compactdet.weights.download import get
+    from compactdet.weights.formats import TENSORFLOW
+    from compactdet.weights.verify import accuracy, find_images
+
     if args.verb == 'list':
         rows = [as_json(row, args.dir) for row in select(known_weights(args.known), args.pattern)]
         print(json.dumps(rows, indent=1)) if args.format == 'json' else show_known(rows)
@@ -108,10 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    try:
-        run(parse_args(argv))
-    except WeightsError as error:
-        raise UserError(str(error)) from error
+    run(parse_args(argv))
 
 
 if __name__ == '__main__':

@@ -1,18 +1,21 @@
 """Any classification network of torchvision, timm or pytorchcv as a backbone: ``timm:regnetx_002``.
 
 ``get_arch('LIBRARY:NAME')`` builds the network on the meta device, records its forward pass, and measures
-where its stages end (``backbones.libraries.graphs``). Stem, stages and classifier keep the library's layers
-and the library's parameter names, after the suite's prefix (``stage8.layer2.0.conv1.weight``), so that
-its weights fit (``adapted_entries``). The networks of the papers' comparisons have plain names too:
-``ALIASES``.
+where its
+stages end (`backbones.libraries.graphs`). Stem, stages and classifier keep the library's layers and
+parameter names,
+with the suite's prefix (``stage8.layer2.0.conv1.weight``), so that the library's weights can be used
+(``adapted_entries``). The networks with which the papers compare also have plain names: ``ALIASES``.
 
 timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
 
-Deviations from the libraries: stochastic depth is left out; an average pool over the whole map of the
-native image size pools the whole map of any size; classifiers used in training only (GoogLeNet's) are left
-out. Weights start as the suite's do, but for what the libraries set otherwise (layer scales, position
-tables, filters). Sizes of maps are the library's: of an odd image some networks round down, and NASNet-A
-takes sides that are multiples of 32 only (which detectors pad to).
+Deviations from the libraries: no stochastic depth; an average pool over the whole map of the native image
+size pools
+the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as in the suite's
+networks,
+except what the libraries set otherwise (layer scales, position tables, filters). Map sizes are the
+library's: for odd
+images some networks round down, and NASNet-A needs sides that are multiples of 32 (to which detectors pad).
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ HALVES = Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 @dataclass(frozen=True)
 class Library:
-    """How to use a library.
+    """Functions to use a library.
 
     Attributes:
-        names: Of its classification networks; raises ImportError where it is not installed.
-        build: A network by name, with the given number of classes or, for None, its own.
-        describe: The side of the square image that a network is made for, its number of classes, and
-            how the library's weights want their images.
+        names: Returns the names of its classification networks; raises ImportError if it is not installed.
+        build: Builds a network by name, with a number of classes or, for None, its own.
+        describe: Returns the side of the network's native image, its number of classes, and the
+            preprocessing of the library's weights.
     """
 
     names: Callable[[], list[str]]
@@ -60,14 +63,14 @@ def _torchvision() -> Any:
 
 
 def _build_torchvision(name: str, num_classes: int | None) -> nn.Module:
-    # these two would draw their weights slowly, and warn that they do
+    # these two initialize slowly, with a warning
     options = {'init_weights': False} if name in ('googlenet', 'inception_v3') else {}
     return _torchvision().get_model(name, weights=None, num_classes=num_classes or 1000, **options)
 
 
 def _describe_torchvision(name: str, network: nn.Module) -> tuple[int, int, Preprocessing]:
     size = 299 if name == 'inception_v3' else 224
-    # their published weights are TensorFlow's; torchvision changes the image inside (transform_input)
+    # the published weights are TensorFlow's; torchvision transforms the image inside (transform_input)
     return size, 1000, HALVES if name in ('googlenet', 'inception_v3') else Preprocessing()
 
 
@@ -112,7 +115,7 @@ LIBRARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedArch(Arch):
-    """A row that was measured.
+    """A measured row.
 
     Attributes:
         source: Library and name of the network: ``'timm:regnetx_002'``.
@@ -123,7 +126,7 @@ class AdaptedArch(Arch):
 
 @dataclass(frozen=True)
 class Alias:
-    """A network of the papers' comparisons; fields as in ``Arch``."""
+    """A network with which the papers compare; fields as in ``Arch``."""
 
     source: str
     paper: str
@@ -166,7 +169,7 @@ ALIASES = {
 
 
 def _library(source: str) -> tuple[Library, str]:
-    """Return the library and the name in it.
+    """Return the library, and the name of the network in it.
 
     Raises:
         UnknownArchError: The library is not installed, or has no such network.
@@ -179,7 +182,7 @@ def _library(source: str) -> tuple[Library, str]:
         raise UnknownArchError(
             f"arch {source!r} needs {key}, which is not installed: pip install 'compactdet[{key}]'"
         ) from error
-    if name.partition('.')[0] not in names:  # timm's names may end in a tag of weights
+    if name.partition('.')[0] not in names:  # names of timm may end with a tag of weights
         near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f'near: {", ".join(f"{key}:{n}" for n in near)}' if near else f'{key} lists its own'
         raise UnknownArchError(f'unknown arch {source!r}; {hint}')
@@ -188,18 +191,20 @@ def _library(source: str) -> tuple[Library, str]:
 
 @functools.lru_cache(maxsize=8)
 def _on_meta(source: str, num_classes: int | None) -> nn.Module:
-    """Return a library's network without values."""
+    """Build a library's network on the meta device."""
     library, name = _library(source)
     try:
         with torch.device('meta'):
             return library.build(name, num_classes).eval()
-    except (NotImplementedError, RuntimeError):  # it reads a value as it is built
+    except (NotImplementedError, RuntimeError):  # its constructor reads a value
         return copy.deepcopy(_with_values(source, num_classes)).to('meta')
 
 
 @functools.lru_cache(maxsize=1)
 def _with_values(source: str, num_classes: int | None) -> nn.Module:
-    """Return a library's network as it initializes it, always the same; the caller's random numbers go on."""
+    """Build a library's network with its initial values, always the same; the caller's random state is
+    kept.
+    """
     library, name = _library(source)
     with torch.random.fork_rng(devices=[]), torch.device('cpu'):
         torch.manual_seed(0)
@@ -218,10 +223,10 @@ def _dissect(source: str) -> Dissection:
 
 @functools.cache
 def measure(source: str) -> AdaptedArch:
-    """Return the row of any library's network.
+    """Return the measured row of a network of a library.
 
     Raises:
-        UnknownArchError: The library or the network is not there, or the network is none of stages.
+        UnknownArchError: There is no such library or network, or the network has no stages.
     """
     dissection, (library, name) = _dissect(source), _library(source)
     size, num_classes, preprocessing = library.describe(name, dissection.network)
@@ -246,16 +251,17 @@ def measure(source: str) -> AdaptedArch:
 
 
 def measure_alias(name: str) -> AdaptedArch:
-    """Return the row of a name in ``ALIASES``; errors are ``measure``'s."""
+    """Return the row of a name in ``ALIASES``; for errors see ``measure``."""
     alias = ALIASES[name]
     return replace(measure(alias.source), name=name, **vars(alias))
 
 
 def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
-    """Return every entry of the library's state dict: its name in this suite, None where it is not used.
+    """Return every entry of the library's state dict with its name in the suite, or None if it is not used.
 
-    Not used are the classifiers of training only. ``{'layer1.0.conv1.weight':
-    'stage4.layer1.0.conv1.weight', 'fc.bias': 'head.fc.bias', ...}``.
+    Auxiliary classifiers are not used. ``{'layer1.0.conv1.weight': 'stage4.layer1.0.conv1.weight',
+    'fc.bias': 'head.fc.bias',
+    ...}``.
     """
     dissection = _dissect(arch.source)
     parts = ['stem', *(f'stage{stage.stride}' for stage in arch.stages), 'head']
@@ -264,7 +270,7 @@ def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
 
 
 def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.GraphModule:
-    """Return a part with modules of its own, on the default device."""
+    """Return a part with its own modules, on the default device."""
     dissection = _dissect(arch.source)
     if num_classes == arch.num_classes:
         num_classes = None
@@ -282,7 +288,7 @@ def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Return True if ``base.initialise`` sets all that a part holds."""
+    """Return True if ``base.initialize`` sets all parameters and buffers of a part."""
     for module in part.modules():
         names = {name for name, _ in module.named_parameters(recurse=False)}
         buffers = any(True for _ in module.buffers(recurse=False))
@@ -299,21 +305,25 @@ def _is_plain(part: nn.Module) -> bool:
 class AdaptedNetwork(
     CompactBackbone, archs={name: functools.partial(measure_alias, name) for name in ALIASES}
 ):
-    """A library's network; arguments and maps are ``CompactBackbone``'s.
+    """A library's network. For arguments and feature maps see ``CompactBackbone``.
+
+    The stem ends with the first feature map; each following stride is a stage.
 
     The stem ends with the first map that is taken; what follows is a stage for each stride.
     """
 
     @staticmethod
     def make_stem(arch: AdaptedArch, conventions: Conventions) -> nn.Module:  # type: ignore[override]
-        """Return the library's layers up to the first map."""
+        """Return the library's layers up to the first feature map."""
         return _part(arch, 0)
 
     @staticmethod
     def make_stage(  # type: ignore[override]
         arch: AdaptedArch, stage: Stage, stride: int, conventions: Conventions
     ) -> nn.Module:
-        """Return the library's layers from one map to the next; with ``stride=1`` each has stride 1."""
+        """Return the library's layers from one feature map to the next; with ``stride=1`` each has stride
+        1.
+        """
         part = _part(arch, 1 + arch.stages.index(stage))
         native = native_stride(arch, stage)
         if stride == native:
@@ -331,7 +341,7 @@ class AdaptedNetwork(
 
     @staticmethod
     def make_head(arch: AdaptedArch, num_classes: int, conventions: Conventions) -> nn.Module:  # type: ignore[override]
-        """What follows the last map."""
+        """Return the library's layers after the last feature map."""
         return _part(arch, 1 + len(arch.stages), num_classes)
 
 

@@ -1,14 +1,18 @@
-"""Takes any classification network apart at its strides: a stem, a part for each stride, a classifier.
+"""Split any classification network at its strides: a stem, a part for each stride, a classifier.
 
-The network's forward pass is recorded as a graph of its layers (``torch.fx``), run once on the meta device
-for the shapes, and cut where the maps change their stride. The cuts follow the modules of the library:
+The forward pass is recorded as a graph of layers (``torch.fx``), run once on the meta device for the
+shapes, and cut
+where the stride of the maps changes. The cuts follow the modules of the library:
 
-- A cut is never inside a module that goes on at a larger stride, so a block that first expands its input
-  and then downsamples belongs whole to the later part (MobileNetV2's maps have 16, 24, 32, 96 channels).
-  Containers, and modules that hold finished residual blocks of the smaller stride, are looked into.
-- Of the cuts left, the one that hands the fewest values on, then the last.
-- After the last stage come the classifier and what serves it alone: pools, and 1x1 convolutions that stand
-  alone, as in the suite's own families (timm's ``feature_info`` counts some: MobileNetV3's 960 channels).
+- A cut is never inside a module that continues at a larger stride. So a block that first expands its input
+  and then
+  downsamples belongs completely to the later part (MobileNetV2's maps have 16, 24, 32, 96 channels).
+  Containers, and
+  modules that contain complete residual blocks of the smaller stride, may be cut.
+- Of the remaining cuts, the one that passes on the fewest values, then the last.
+- After the last stage come the classifier and layers that serve only it: pools, and single 1x1
+  convolutions, as in the
+  suite's own families (timm's ``feature_info`` counts some of them: MobileNetV3's 960 channels).
 """
 
 from __future__ import annotations
@@ -23,22 +27,22 @@ from torch import fx, nn
 
 from backbones.libraries.tracing import GraphError, Recording, channels_of, is_channels_last
 
-# A block's layers before its strided one: expansion, or a first convolution and the expansion.
+# Layers of a block before the strided one: expansion, or a first convolution and the expansion.
 MAX_LAYERS_BEFORE = 3
-# Above it, what follows the last map is no classifier but more of the network (vision transformers).
+# With more layers, the rest is not a classifier (vision transformers).
 MAX_CLASSIFIER_LAYERS = 8
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a part of the network ends.
+    """The end of a part of the network.
 
     Attributes:
-        stride: Of the map.
-        channels: Of the map.
-        last: Number of the part's last node.
+        stride: Stride of the map.
+        channels: Channels of the map.
+        last: Number of the last node of the part.
         taps: The map, or the pieces whose concatenation it is.
-        values: What the rest of the network takes.
+        values: Values that the rest of the network needs.
         channels_last: Whether the library's map is (N, H, W, C).
     """
 
@@ -51,18 +55,18 @@ class Cut:
 
     @property
     def is_one_map(self) -> bool:
-        """Return True if the map is all that the rest of the network takes."""
+        """True if the rest of the network needs only the map."""
         return len(self.values) == 1
 
 
 class Dissection(Recording):
-    """A network's forward pass and where it is cut; arguments are ``Recording``'s.
+    """A network's forward pass with its cuts; arguments as ``Recording``.
 
     Attributes:
-        cuts: Where stem and stages end.
+        cuts: Ends of stem and stages.
 
     Raises:
-        GraphError: As for ``Recording``, or the network has no maps at rising strides.
+        GraphError: See ``Recording``; or the network has no maps at increasing strides.
     """
 
     def __init__(self, network: nn.Module, size: int):
@@ -70,14 +74,14 @@ class Dissection(Recording):
         self.cuts = self._find_cuts()
 
     def _is_inside_block(self, i: int, stride: int) -> bool:
-        """Return True if a cut after node ``i`` parts a block whose rest lies at a larger stride."""
+        """Return True if a cut after node ``i`` is inside a block that continues at a larger stride."""
         for call in self.open_calls(i):
             nodes = self.calls[call]
             if not any(n > i and self.strides[n] > stride for n in nodes):
                 continue
             before = [n for n in nodes if n <= i]
             if not any(self.weighted[n] for n in before):
-                return True  # it begins with a normalization of its input
+                return True  # the rest begins with a normalization of its input
             if self.is_block(call) and not (
                 any(self._is_sum(n, stride, nodes) for n in before) or self._is_stem(nodes, i, stride)
             ):
@@ -85,9 +89,7 @@ class Dissection(Recording):
         return False
 
     def _is_stem(self, nodes: list[int], i: int, stride: int) -> bool:
-        """Return True if a module that holds ``nodes`` makes the maps of the stride and only pools after
-        ``i``.
-        """
+        """Return True if a module with ``nodes`` makes the maps of the stride and only pools after ``i``."""
         inputs = {self.strides[self.number[n]] for n in self.nodes[nodes[0]].all_input_nodes}
         return stride not in inputs and not any(self.weighted[n] for n in nodes if n > i)
 
@@ -125,7 +127,9 @@ class Dissection(Recording):
         return cuts
 
     def _best(self, numbers: list[int], stride: int) -> int:
-        """Of the last cuts possible at a stride the one that hands the fewest values on, then the last."""
+        """Return, of the last possible cuts at a stride, the one that passes on the fewest values, then the
+        last.
+        """
         after, near = 0, []
         for i in range(numbers[-1], numbers[0] - 1, -1):
             if i in numbers:
@@ -136,11 +140,11 @@ class Dissection(Recording):
         return min(near, key=lambda i: (len(self.live[i]), -i))
 
     def _cut(self, stride: int, last: int) -> Cut:
-        """Return the cut after a node; the map is the largest of the stride's values."""
+        """Return the cut after a node; the map is the largest of the values with the stride."""
         values = self.live[last]
         maps = [n for n in values if self.strides[self.number[n]] == stride and n in self.learned]
         tap = max(reversed(maps), key=channels_of)
-        # several: a block that returns its map in pieces (dual path networks)
+        # a block may return its map in pieces (dual path networks)
         taps = [n for n in maps if n.meta['owners'] and n.meta['owners'] == tap.meta['owners']]
         return Cut(
             stride=stride,
@@ -168,7 +172,7 @@ class Dissection(Recording):
                 break
         else:
             raise GraphError('it does not end with a map (N, C, H, W), but with tokens or several maps')
-        for i in range(end + 1, len(self.nodes)):  # normalization and activation of that map
+        for i in range(end + 1, len(self.nodes)):  # normalization and activation of the last map
             if not self._finishes(self.nodes[i], self.live[end][0]):
                 break
             if len(self.live[i]) == 1:
@@ -176,14 +180,12 @@ class Dissection(Recording):
         return end
 
     def _serves(self, call: tuple[int, str], served: list[int]) -> bool:
-        """Return True if a block holds more than maps: layers of the classifier, or a pool of the whole
-        map.
-        """
+        """Return True if a block contains layers of the classifier, or a pool of the whole map."""
         nodes = self.calls[call]
         return not self.strides[nodes[-1]] or not set(served).isdisjoint(nodes)
 
     def _serves_classifier(self, layers: list[int]) -> bool:
-        """Return True if the last layer is a 1x1 convolution that stands alone, or after a whole unit."""
+        """Return True if the last layer is a 1x1 convolution that is alone, or follows a whole unit."""
         node, conv = self.nodes[layers[-1]], self.conv(layers[-1])
         if conv is None or conv.kernel_size != (1, 1) or conv.groups > 1:
             return False
@@ -195,7 +197,7 @@ class Dissection(Recording):
         previous = next(i for i in reversed(layers[:-1]) if self.strides[i])
         before = self.conv(previous)
         if before is None or before.groups > 1:
-            return False  # it is the half of a separable convolution
+            return False  # part of a separable convolution
         if not blocks:
             return True
         source = node.all_input_nodes
@@ -215,9 +217,9 @@ class Dissection(Recording):
         return node.meta['shape'] == value.meta['shape'] and not any(o in name.lower() for o in others)
 
     def part(self, number: int, network: nn.Module | None = None) -> fx.GraphModule:
-        """Stem (0), stage or classifier (the last), with modules of ``network``, which it shares.
+        """Return the stem (0), a stage or the classifier (the last), sharing the modules of ``network``.
 
-        It takes and returns one map (N, C, H, W), or a tuple of the map and what else is handed on.
+        It takes and returns one map (N, C, H, W), or a tuple of the map and further values.
         """
         network = self.network if network is None else network
         before = self.cuts[number - 1] if number else None
@@ -259,14 +261,14 @@ class Dissection(Recording):
         part = fx.GraphModule(network, graph)
         saved = network.state_dict()
         for name, _ in part.named_buffers():
-            if name not in saved:  # as in the library's own files
+            if name not in saved:  # the names of the library
                 owner, _, leaf = name.rpartition('.')
                 part.get_submodule(owner)._non_persistent_buffers_set.add(leaf)
         return part
 
 
 def _leave_input_alone(node: fx.Node, network: nn.Module) -> None:
-    """A map that is handed to a detector is not overwritten by the layer after it."""
+    """Replace in-place operations on a feature map that is returned to a detector."""
     if node.op == 'call_module':
         module: Any
         for module in network.get_submodule(str(node.target)).modules():
@@ -279,7 +281,7 @@ def _leave_input_alone(node: fx.Node, network: nn.Module) -> None:
 
 
 def _pool_whole_maps(graph: fx.Graph, network: nn.Module) -> None:
-    """An average over the whole map of an image of the native size becomes one of any size."""
+    """Replace an average over the whole map of the native image size by one over maps of any size."""
     for node in [*graph.nodes]:
         pool = network.get_submodule(str(node.target)) if node.op == 'call_module' else None
         if isinstance(pool, nn.AvgPool2d) and node.meta['shape'][2:] == (1, 1):

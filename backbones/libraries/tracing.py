@@ -1,4 +1,4 @@
-"""Records what a network does to an image: its layers in order, with the shape of every value."""
+"""Record the layers that a network applies to an image, in order, with the shape of every value."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-# Regularisers of a training recipe, which the suite's networks leave out.
+# Regularization of a training recipe, which the suite's networks do not contain.
 RECIPE = {'StochasticDepth', 'DropPath', 'DropBlock2d'}
 PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 MAX_STRIDE = 64
 
 
 class GraphError(ValueError):
-    """The network cannot be taken apart; gives the reason, as the end of a sentence."""
+    """The network cannot be split. The message is the reason, as the end of a sentence."""
 
 
 class _Tracer(fx.Tracer):
-    """Records layers; a module whose code depends on sizes stays whole.
+    """Tracer of layers; a module whose code depends on sizes is recorded as one node.
+
+    Each node's ``meta['owners']`` lists the calls of modules in which it was recorded, outermost first.
 
     Each node's ``meta['owners']`` lists the calls of modules it was recorded in, outermost first.
     """
@@ -33,7 +35,7 @@ class _Tracer(fx.Tracer):
         self._calls = 0
 
     def create_arg(self, a: Any) -> Any:
-        """Return an argument; a module that makes tensors of its own stays whole."""
+        """Return an argument; a module that creates tensors is recorded as one node."""
         if isinstance(a, Tensor) and not any(
             a is t for t in (*self.root.parameters(), *self.root.buffers())
         ):
@@ -41,17 +43,17 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list[Any]]:
-        """Return the network and an image; whatever else it takes keeps its default."""
+        """Return the network and an image; other arguments keep their defaults."""
         return root_fn, [self.root, self.create_proxy('placeholder', 'image', (), {})]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Return a node that knows its owners."""
+        """Return a node with its owners."""
         node = super().create_node(*args, **kwargs)
         node.meta['owners'] = tuple(self._open)
         return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Record a layer, or what a module does, or the module where that cannot be recorded."""
+        """Record a layer, or the operations of a module, or the module if they cannot be recorded."""
         if type(m) is nn.Identity or type(m).__name__ in RECIPE:
             return args[0]
         name = self.path_of_module(m)
@@ -62,7 +64,7 @@ class _Tracer(fx.Tracer):
         self._open.append((self._calls, name))
         try:
             return forward(*args, **kwargs)
-        except Exception:  # whatever its code does with a size or a value that is not known yet
+        except Exception:  # its code may use an unknown size or value in any way
             for node in reversed([*self.graph.nodes][recorded:]):
                 self.graph.erase_node(node)
             return self.create_proxy('call_module', name, args, kwargs)
@@ -77,7 +79,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every tensor in ``meta['shape']``."""
+    """Run a graph and store the shape of every tensor in ``meta['shape']``."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node."""
@@ -87,25 +89,25 @@ class _Shapes(fx.Interpreter):
 
 
 class Recording:
-    """A network's forward pass.
+    """The recorded forward pass of a network.
 
     Args:
-        network: On the meta device.
-        size: Pixels of the square image that the network is made for.
+        network: The network, on the meta device.
+        size: Side of its native image in pixels.
 
     Attributes:
         nodes: The layers and operations, in order; the first is the image.
-        logits: What the network returns.
-        number: Of each node.
-        constants: Nodes that do not depend on the image: parameters and what is computed from them.
-        strides: Of each node's map; 0 for what is no map.
-        weighted: Whether each node is a convolution or a linear layer, or holds one.
-        learned: Nodes that are more than the image made smaller.
+        logits: The output of the network.
+        number: Number of each node.
+        constants: Nodes that do not depend on the image: parameters and values computed from them.
+        strides: Stride of each node's map; 0 for other values.
+        weighted: Whether each node is a convolution or a linear layer, or contains one.
+        learned: Nodes that are not just a smaller version of the image.
         calls: The nodes of each call of a module.
-        live: For each node, the values there after it that later nodes use.
+        live: For each node, the values that exist after it and that later nodes use.
 
     Raises:
-        GraphError: It cannot be recorded or run, or returns no logits.
+        GraphError: The network cannot be recorded or run, or returns no logits.
     """
 
     def __init__(self, network: nn.Module, size: int):
@@ -134,7 +136,7 @@ class Recording:
         self.live = self._find_live()
 
     def _find_constants(self) -> set[fx.Node]:
-        """Nodes that do not depend on the image: parameters and what is computed from them."""
+        """Return the nodes that do not depend on the image: parameters and values computed from them."""
         constants: set[fx.Node] = set()
         for node in self.nodes:
             if node.op != 'placeholder' and all(n in constants for n in node.all_input_nodes):
@@ -142,7 +144,7 @@ class Recording:
         return constants
 
     def _stride(self, node: fx.Node) -> int:
-        """Return the stride of a map; 0 for what is no map."""
+        """Return the stride of a map; 0 for other values."""
         shape: tuple[int, ...] = node.meta.get('shape') or ()
         if len(shape) != 4 or node in self.constants or node.op == 'placeholder':
             return 0
@@ -156,14 +158,14 @@ class Recording:
         return 0
 
     def _has_weights(self, node: fx.Node) -> bool:
-        """Return True if it is a convolution or a linear layer, or holds one."""
+        """Return True if a node is a convolution or a linear layer, or contains one."""
         if node.op == 'call_module':
             return any(p.dim() > 1 for p in self.module.get_submodule(str(node.target)).parameters())
         name = getattr(node.target, '__name__', '')
         return node.op == 'call_function' and ('conv' in name or name == 'linear')
 
     def _find_learned(self) -> set[fx.Node]:
-        """Nodes that are more than the image made smaller."""
+        """Return the nodes that are not just a smaller version of the image."""
         learned: set[fx.Node] = set()
         for i, node in enumerate(self.nodes):
             if self.weighted[i] or learned.intersection(node.all_input_nodes):
@@ -179,12 +181,12 @@ class Recording:
         return calls
 
     def is_block(self, call: tuple[int, str]) -> bool:
-        """Return True if it may be a block: no plain container, and not most of the network."""
+        """Return True for a possible block: not a plain container, and not most of the network."""
         plain = type(self.network.get_submodule(call[1])) in PLAIN
         return not plain and len({self.strides[i] for i in self.calls[call]} - {0}) < 3
 
     def _find_live(self) -> list[list[fx.Node]]:
-        """For each node, which values are there after it that later nodes use."""
+        """Return for each node the values that exist after it and that later nodes use."""
         end = len(self.nodes)
         last = {n: max((self.number.get(u, end) for u in n.users), default=-1) for n in self.nodes}
         live: list[list[fx.Node]] = []
@@ -195,7 +197,7 @@ class Recording:
         return live
 
     def open_calls(self, i: int) -> list[tuple[int, str]]:
-        """Call that node ``i`` lies in and that go on after it."""
+        """Return the calls that contain node ``i`` and continue after it."""
         return [c for c in self.nodes[i].meta['owners'] if self.calls[c][-1] > i]
 
     def depends(self, node: fx.Node, other: fx.Node) -> bool:
@@ -211,7 +213,7 @@ class Recording:
         return False
 
     def conv(self, i: int) -> nn.Conv2d | None:
-        """Return the convolution that a node is, if it is one."""
+        """Return the convolution of a node, or None."""
         node = self.nodes[i]
         module = self.module.get_submodule(str(node.target)) if node.op == 'call_module' else None
         return module if isinstance(module, nn.Conv2d) else None
@@ -229,5 +231,5 @@ def is_channels_last(node: fx.Node) -> bool:
 
 
 def in_a_line(error: Exception) -> str:
-    """Return an error, short enough for the end of a sentence."""
+    """Return an error as a short text for the end of a sentence."""
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:160]

@@ -1,4 +1,4 @@
-"""Takes the strides out of a part of a network, for Faster R-CNN C4's stage head."""
+"""Remove the strides of a part of a network, for Faster R-CNN C4's stage head."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from backbones.libraries.tracing import GraphError, in_a_line
 
 
 def unstride(part: fx.GraphModule, channels: int, side: int = 7) -> None:
-    """Give every layer of a part stride 1 and the padding with which it keeps the map's size.
+    """Give every layer of a part stride 1 and the padding that keeps the map size.
 
-    Parameters and their shapes stay. A pool whose windows do not overlap becomes the identity, unless its
-    one window is the whole map. Padding that cannot be symmetric (2x2 convolutions) goes to the bottom and
-    the right.
+    Parameters and their shapes do not change. A pool with windows that do not overlap becomes the identity,
+    unless its only window is the whole map. Padding that cannot be symmetric (2x2 convolutions) is added at the
+    bottom and the right.
 
     Args:
-        part: With modules of its own.
-        channels: Of its input.
-        side: Pixels of the square map that it is tried on.
+        part: The part, with its own modules.
+        channels: Channels of its input.
+        side: Side of the square map for a trial, in pixels.
 
     Raises:
-        GraphError: Something else in it changes the map's size.
+        GraphError: Another operation changes the map size.
     """
     for node in [*part.graph.nodes]:
         _pool_as_module(part, node)
@@ -51,7 +51,7 @@ def unstride(part: fx.GraphModule, channels: int, side: int = 7) -> None:
 
 
 def _pool_as_module(part: fx.GraphModule, node: fx.Node) -> None:
-    """Turn a call of a pooling function into a layer of its own."""
+    """Replace a call of a pooling function by a layer."""
     pools: dict[str, Any] = {'max_pool2d': nn.MaxPool2d, 'avg_pool2d': nn.AvgPool2d}
     name = getattr(node.target, '__name__', '')
     if node.op == 'call_function' and name in pools:
@@ -70,7 +70,7 @@ def _unstride_layer(layer: Any, graph: fx.Graph | None, node: fx.Node) -> None:
         layer.kernel_size, layer.padding = 1, 0
     layer.stride = 1 if isinstance(stride, int) else tuple(1 for _ in _pair(stride))
     if type(layer) not in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d):
-        return  # it pads itself; or the trial shows that it does not
+        return  # it pads itself; otherwise the trial fails
     dilation = _pair(getattr(layer, 'dilation', 1))
     totals = [d * (k - 1) for k, d in zip(_pair(layer.kernel_size), dilation, strict=True)]
     if [2 * p for p in _pair(layer.padding)] == totals:
@@ -85,11 +85,11 @@ def _unstride_layer(layer: Any, graph: fx.Graph | None, node: fx.Node) -> None:
         node.update_arg(0, padded)
         return
     layer.padding = tuple(total // 2 for total in totals)
-    layer.count_include_pad = False  # of an average
+    layer.count_include_pad = False  # of an average pool
 
 
 def _pair(value: Any) -> tuple[int, ...]:
-    """Return a layer's setting for height and width; () where it is none."""
+    """Return a layer's setting for height and width; () if it has none."""
     if isinstance(value, int):
         return (value, value)
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()

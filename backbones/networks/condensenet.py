@@ -4,7 +4,7 @@ Five blocks of dense layers whose bottleneck is a learned group convolution (``s
 2x2 average pooling and nothing else, so every layer sees all features before it. The rows A and B are from
 the CondenseNetV2 paper (arXiv:2104.04382, Tables 12 and 13), C is the original's ImageNet network.
 
-What the papers leave open, and the choice (that of the authors' code, ShichenLiu/CondenseNet at 833a91d):
+Not stated in the paper, and chosen as in the authors' code (ShichenLiu/CondenseNet at 833a91d):
 
 * The stem is one 3x3 convolution to 2 k_1 channels, without BN; G = C; the bottleneck has 4 k channels.
 * The converted classifier may use only the half of its inputs with the largest L1 norm ("fully connected
@@ -85,7 +85,7 @@ class BNReLU(nn.Sequential):
 
 
 def dense_block(layers: list[nn.Module], stride: int, *, last_channels: int | None) -> nn.Sequential:
-    """Average pooling where the stride is not 1, the layers, and after the last block BN and ReLU."""
+    """Build average pooling if the stride is not 1, the layers, and after the last block BN and ReLU."""
     parts: dict[str, nn.Module] = {}
     if stride > 1:
         parts['pool'] = nn.AvgPool2d(stride, ceil_mode=True)
@@ -96,7 +96,7 @@ def dense_block(layers: list[nn.Module], stride: int, *, last_channels: int | No
 
 
 def growth_rates(depths: tuple[int, ...], growths: tuple[int, ...], first_stride: int) -> dict[str, Any]:
-    """Return the part of a row that d and k, a number a block, determine."""
+    """Return the fields of a row that d and k, one number per block, determine."""
     channels = stem = 2 * growths[0]
     stages = []
     for i, (depth, growth) in enumerate(zip(depths, growths, strict=True)):
@@ -106,7 +106,7 @@ def growth_rates(depths: tuple[int, ...], growths: tuple[int, ...], first_stride
 
 
 def growth(arch: Arch, stage: Stage) -> int:
-    """k: how many features each layer of a stage adds."""
+    """Return k, the number of features that each layer of a stage adds."""
     return (stage.channels - arch.channels_before(stage)) // stage.depth
 
 
@@ -201,7 +201,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class CondenseNet(CompactBackbone, archs=ARCHS):
-    """CondenseNet; arguments and maps are ``CompactBackbone``'s."""
+    """CondenseNet. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'sparsity'})
     preactivation = True

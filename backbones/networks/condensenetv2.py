@@ -3,7 +3,7 @@
 CondenseNet's dense layers, each of which also updates all features before it by sparse feature
 reactivation (``sparsity.py``).
 
-What the paper leaves open, and the choice (the authors' code, jianghaojun/CondenseNetV2 at 4431162):
+Not stated in the paper, and chosen as in the authors' code (jianghaojun/CondenseNetV2 at 4431162):
 
 * The stem is one 3x3 convolution to 2 k_1 channels, without BN. Blocks 1 and 2 have ReLU, 3 to 5
   hard-swish in all parts of a layer; blocks 4 and 5 have SE on a layer's k new features (reduction 1,
@@ -140,7 +140,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class CondenseNetV2(CompactBackbone, archs=ARCHS):
-    """CondenseNetV2; arguments and maps are ``CompactBackbone``'s."""
+    """CondenseNetV2. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'sparsity'})
     preactivation = True

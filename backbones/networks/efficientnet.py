@@ -3,7 +3,7 @@
 One searched network, B0 (Table 1), and compound scaling: B1 to B7 are the same table with more channels,
 more layers and larger images, each by its own factor. All of them derive from the one table here.
 
-What the paper leaves open, and the choice (that of the authors' code, tensorflow/tpu):
+Not stated in the paper, and chosen as in the authors' code (tensorflow/tpu):
 
 * Widths are rounded to multiples of 8 (``make_divisible``), numbers of layers up; stem and head are
   scaled in width and not in depth.
@@ -18,22 +18,23 @@ MMDetection has a class EfficientNet of its own, so a config says ``type='Compac
 TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1e-3)``.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, keeps_size
+from backbones.base import CompactBackbone, unit_stage
 from backbones.layers import ConvBN, ConvHead, SqueezeExcite, make_divisible
-from backbones.spec import Arch, Conventions, Stage, UnitStage, stages_of
+from backbones.spec import Arch, Conventions, Stage, stages_of
 
 ACT = 'swish'
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
 
 class Unit(NamedTuple):
-    """What one MBConv is.
+    """Row of one MBConv.
 
     Attributes:
         expansion: Of the depthwise convolution's channels: 6 of "MBConv6".
@@ -108,7 +109,7 @@ def _efficientnet(
     params_m: float,
     note: str = '',
 ) -> EfficientNetArch:
-    """Table 1, every width times ``width``, every number of layers times ``depth``."""
+    """Return a row of Table 1, every width times ``width``, every number of layers times ``depth``."""
     return EfficientNetArch(
         paper='arXiv:1905.11946, Tables 1 and 2',
         stem_channels=make_divisible(STEM_CHANNELS * width),
@@ -144,7 +145,7 @@ ARCHS = {
 
 
 class EfficientNet(CompactBackbone, archs=ARCHS):
-    """EfficientNet; arguments and maps are ``CompactBackbone``'s."""
+    """EfficientNet. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'padding', 'bn_eps'})
 
@@ -156,21 +157,7 @@ class EfficientNet(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
         """MBConv units; the first has the stage's stride in its depthwise convolution."""
-        assert isinstance(stage, UnitStage)
-        channels = arch.channels_before(stage)
-        units = []
-        for i, unit in enumerate(stage.units):
-            units.append(
-                MBConv(
-                    channels,
-                    unit,
-                    stride=1 if i else stride,
-                    identity=channels == unit.channels and keeps_size(arch, stage, i),
-                    conventions=conventions,
-                )
-            )
-            channels = unit.channels
-        return nn.Sequential(*units)
+        return unit_stage(arch, stage, stride, functools.partial(MBConv, conventions=conventions))
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:

@@ -1,17 +1,17 @@
 """ESPNetV2 (Mehta et al. 2019, arXiv:1811.11431).
 
-A unit looks at a reduced map with several 3x3 depthwise convolutions of rising dilation, and adds each
-one's output to the next one's before they are merged. Units that downsample also see the image.
+A unit applies several 3x3 depthwise convolutions of increasing dilation to a reduced map, and adds the output of
+each to the next before they are merged. Units that downsample also use the image.
 
-What the paper leaves open, and the choice (that of the authors' code, sacmehta/ESPNetv2):
+Not stated in the paper, and chosen as in the authors' code (sacmehta/ESPNetv2):
 
 * The image is pooled and added at strides 4, 8 and 16, not at 32. The authors' code holds, but never uses,
-  parameters of that branch at stride 32 and a PReLU in each downsampling unit; they are left out here
+  parameters of that branch at stride 32 and a PReLU in each downsampling unit; they are not included here
   (6,202 parameters of s = 2.0).
 * The dilations are those for the receptive-field limits 13, 11, 9, 7, 5 at strides 2 to 32 of the map that
   a unit reads; a dilation beyond the limit becomes 1, and the branches are sorted.
-* What follows the last unit, a depthwise and a grouped pointwise convolution, serves the classifier alone
-  and belongs to the head, as does the dropout of 0.2.
+* The layers after the last unit, a depthwise and a grouped pointwise convolution, serve only the classifier
+  and belong to the head, as does the dropout of 0.2.
 
 Deviations: none known.
 
@@ -27,7 +27,7 @@ from backbones.layers import ConvBN
 from backbones.spec import Arch, Conventions, Stage
 
 BRANCHES = 4
-MAX_DILATION = {2: 4, 4: 4, 8: 4, 16: 3, 32: 2}  # by the stride of the map that a unit reads
+MAX_DILATION = {2: 4, 4: 4, 8: 4, 16: 3, 32: 2}  # by the stride of the input of a unit
 LAST_REINFORCED_STRIDE = 16
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 DROPOUT = 0.2
@@ -44,7 +44,7 @@ class ConvBNPReLU(ConvBN):
 
 
 def dilations(limit: int) -> list[int]:
-    """Of each branch, rising; a branch whose own number is beyond the limit has 1."""
+    """Return the dilation of each branch, ascending; a branch beyond the limit has dilation 1."""
     return sorted(i if i <= limit else 1 for i in range(1, BRANCHES + 1))
 
 
@@ -98,7 +98,7 @@ class StridedEESPUnit(nn.Module):
         self, in_channels: int, out_channels: int, *, stride: int, max_dilation: int, reinforce: bool
     ):
         super().__init__()
-        self.pool = nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding are counted
+        self.pool = nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding count
         self.eesp = EESP(in_channels, out_channels - in_channels, stride=stride, max_dilation=max_dilation)
         self.reinforce = (
             nn.Sequential(ConvBNPReLU(3, 3, 3), ConvBN(3, out_channels, act=False)) if reinforce else None
@@ -114,7 +114,9 @@ class StridedEESPUnit(nn.Module):
 
 
 class ESPStem(nn.Module):
-    """3x3 conv /2, BN, PReLU; the image itself is pooled and handed on.
+    """3x3 conv /2, BN, PReLU; the image is pooled and passed on.
+
+    (N, 3, H, W) -> (N, C, H/2, W/2), (N, 3, H/2, W/2).
 
     (N, 3, H, W) -> (N, C, H/2, W/2), (N, 3, H/2, W/2).
     """
@@ -130,7 +132,9 @@ class ESPStem(nn.Module):
 
 
 class ESPStage(nn.Sequential):
-    """A strided unit and others: (map, image) -> (map, image), both at the stage's stride.
+    """A strided unit and others: (map, image) -> (map, image), both at the stride of the stage.
+
+    In the last stage the strided unit uses no image: (map, image) or map -> map.
 
     Where the strided unit reads no image, in the last stage: (map, image) or map -> map.
     """
@@ -197,7 +201,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class ESPNetV2(CompactBackbone, archs=ARCHS):
-    """ESPNetV2; arguments and maps are ``CompactBackbone``'s."""
+    """ESPNetV2. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

@@ -3,8 +3,7 @@
 Half of every pointwise convolution's outputs are computed as such; the other half are "ghosts" of them,
 each a 3x3 depthwise convolution of one of the first.
 
-What the paper leaves open, and the choice (that of the authors' code,
-huawei-noah/Efficient-AI-Backbones):
+Not stated in the paper, and chosen as in the authors' code (huawei-noah/Efficient-AI-Backbones):
 
 * Widths, the expanded ones too, are rounded to multiples of 4 (``make_divisible``). The hidden layer has
   1280 channels at every width, a bias and no BN.
@@ -52,7 +51,7 @@ class GhostModule(nn.Module):
 
 
 class Unit(NamedTuple):
-    """What one Ghost bottleneck is.
+    """Row of one Ghost bottleneck.
 
     Attributes:
         kernel_size: Of the depthwise convolutions outside the Ghost modules.
@@ -139,7 +138,10 @@ TABLE_1 = (
 def _ghostnet(
     table: str, alpha: float, *, mflops: float, params_m: float | None = None, note: str = ''
 ) -> GhostNetArch:
-    """Table 1, every width times alpha but that of the hidden layer; another table prints the cost."""
+    """Return a row of Table 1, every width times alpha except that of the hidden layer.
+
+    ``table`` is the table with the published cost.
+    """
 
     def scaled(channels: int) -> int:
         return make_divisible(channels * alpha, DIVISOR)
@@ -170,7 +172,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class GhostNet(CompactBackbone, archs=ARCHS):
-    """GhostNet; arguments and maps are ``CompactBackbone``'s."""
+    """GhostNet. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

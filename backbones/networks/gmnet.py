@@ -9,7 +9,7 @@ form for detection, at strides 4, 8, 16, 32: the stem has stride 2 and a max poo
 it would cost about 16 times as much), and the last adaption unit pools as section 3.2 defines it, where
 the paper's network pools globally.
 
-What the paper leaves open, and the choice ("cost": the choice gives both printed sizes, 1.5 M and 0.7 M
+Not stated in the paper, and chosen here ("cost": the choice gives both printed sizes, 1.5 M and 0.7 M
 parameters; it has 1,547,338 and 659,786 at 10 classes):
 
 * Are the 1x1 convolutions grouped? Yes, as Table 1 has it, whose g=8 stands after the whole unit (cost;
@@ -130,7 +130,7 @@ BASELINE = (8,)  # BU_m
 
 
 def _cifar(middle: tuple[int, ...], merging: str, *, params_m: float) -> GMNetArch:
-    """Table 1."""
+    """Return a row of Table 1."""
     return GMNetArch(
         paper='arXiv:1706.06792, Table 1',
         stem_channels=STEM_CHANNELS,
@@ -146,7 +146,7 @@ def _cifar(middle: tuple[int, ...], merging: str, *, params_m: float) -> GMNetAr
 
 
 def _detection(middle: tuple[int, ...], merging: str) -> GMNetArch:
-    """Table 1 from stride 4 on; the last adaption unit is a stage of its own."""
+    """Return a row of Table 1 from stride 4; the last adaption unit is a stage."""
     return GMNetArch(
         paper='arXiv:1706.06792, Table 1, at higher strides',
         stem_channels=STEM_CHANNELS,
@@ -170,7 +170,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class GMNet(CompactBackbone, archs=ARCHS):
-    """GM-Net; arguments and maps are ``CompactBackbone``'s."""
+    """GM-Net. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

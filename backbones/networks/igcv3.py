@@ -3,7 +3,7 @@
 MobileNetV2's inverted residual with both pointwise convolutions in two groups and a shuffle between
 them, and with about twice the units ("D": deeper).
 
-What the paper leaves open, and the choice:
+Not stated in the paper, and chosen here:
 
 * No activation follows the expanding convolution; a unit with expansion 1 has that convolution too
   (the authors' code, homles11/IGCV3 at 385b327, ``symbols/igcv3.py``).
@@ -23,9 +23,9 @@ from typing import NamedTuple
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, keeps_size
+from backbones.base import CompactBackbone, unit_stage
 from backbones.layers import ConvBN, ConvHead, channel_shuffle
-from backbones.spec import Arch, Conventions, Stage, UnitStage, stages_of
+from backbones.spec import Arch, Conventions, Stage, stages_of
 
 ACT = 'relu6'
 GROUPS = 2
@@ -33,7 +33,7 @@ STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
 
 class Unit(NamedTuple):
-    """What one interleaved unit is.
+    """Row of one interleaved unit.
 
     Attributes:
         expansion: Of the depthwise convolution's channels ("t").
@@ -78,7 +78,7 @@ TABLE = (
 
 
 def _even(channels: float) -> int:
-    """Cut off, then up to a multiple of the groups."""
+    """Return the channels rounded down, then up to a multiple of the groups."""
     return -(-int(channels) // GROUPS) * GROUPS
 
 
@@ -109,7 +109,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class IGCV3(CompactBackbone, archs=ARCHS):
-    """IGCV3-D; arguments and maps are ``CompactBackbone``'s."""
+    """IGCV3-D. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
@@ -119,20 +119,7 @@ class IGCV3(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
         """Interleaved units; the first has the stage's stride in its depthwise convolution."""
-        assert isinstance(stage, UnitStage)
-        channels = arch.channels_before(stage)
-        units = []
-        for i, unit in enumerate(stage.units):
-            units.append(
-                InterleavedUnit(
-                    channels,
-                    unit,
-                    stride=1 if i else stride,
-                    identity=channels == unit.channels and keeps_size(arch, stage, i),
-                )
-            )
-            channels = unit.channels
-        return nn.Sequential(*units)
+        return unit_stage(arch, stage, stride, InterleavedUnit)
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:

@@ -4,7 +4,7 @@ ShuffleNet's bottleneck loses inter-group information at each group convolution.
 narrow fusion branch: *merging* squeezes all channels into a few, *evolution* convolves those and turns
 them into a gate for every channel of the bottleneck.
 
-What the paper leaves open, and the choice (that of the authors' code, clavichord93/MENet at 7f2f1c2):
+Not stated in the paper, and chosen as in the authors' code (clavichord93/MENet at 7f2f1c2):
 
 * The fusion branch starts after the shuffle, and its product is taken after the depthwise convolution's
   BN.
@@ -50,7 +50,7 @@ class MEModule(nn.Module):
         self.pool = (
             None
             if in_channels == out_channels
-            else nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding are counted
+            else nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding count
         )
         residual_channels = out_channels if self.pool is None else out_channels - in_channels
         self.reduce = ConvBN(in_channels, width, groups=first_groups)
@@ -144,7 +144,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class MENet(CompactBackbone, archs=ARCHS):
-    """MENet; arguments and maps are ``CompactBackbone``'s."""
+    """MENet. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

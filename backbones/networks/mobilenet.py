@@ -2,7 +2,7 @@
 
 Every convolution but the first is split into a depthwise and a pointwise one, each with BN, ReLU.
 
-What the paper leaves open, and the choice: a width is ``int(channels * alpha)``.
+Not stated in the paper, and chosen here: a width is ``int(channels * alpha)``.
 
 Deviations: none known.
 
@@ -53,7 +53,7 @@ TABLE_1 = (
 
 
 def _mobilenet(alpha: float, *, mflops: float) -> Arch:
-    """Table 1, every width times alpha."""
+    """Return a row of Table 1, every width times alpha."""
     return Arch(
         paper='arXiv:1704.04861, Tables 1 and 6',
         stem_channels=int(STEM_CHANNELS * alpha),
@@ -73,7 +73,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class MobileNet(CompactBackbone, archs=ARCHS):
-    """MobileNet v1; arguments and maps are ``CompactBackbone``'s."""
+    """MobileNet v1. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'padding', 'activation', 'bn_eps'})
 

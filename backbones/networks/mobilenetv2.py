@@ -3,7 +3,7 @@
 Inverted residuals: thin maps carry the identity, a unit widens them for its depthwise convolution, and
 its last convolution is linear.
 
-What the paper leaves open, and the choice (that of the authors' code, tensorflow/models,
+Not stated in the paper, and chosen as in the authors' code (tensorflow/models,
 ``research/slim/nets/mobilenet``, and of torchvision's):
 
 * Widths are rounded to multiples of 8 (``make_divisible``).
@@ -17,13 +17,14 @@ TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1e-3)``; the a
 whatever they say.
 """
 
+import functools
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, keeps_size
+from backbones.base import CompactBackbone, unit_stage
 from backbones.layers import ConvBN, ConvHead, make_divisible
-from backbones.spec import Arch, Conventions, Stage, UnitStage, stages_of
+from backbones.spec import Arch, Conventions, Stage, stages_of
 
 ACT = 'relu6'
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
@@ -31,7 +32,7 @@ DROPOUT = 0.2
 
 
 class Unit(NamedTuple):
-    """What one inverted residual is.
+    """Row of one inverted residual.
 
     Attributes:
         expansion: Of the depthwise convolution's channels ("t").
@@ -83,7 +84,7 @@ TABLE_2 = (
 def _mobilenetv2(
     table: str, alpha: float, *, mflops: float, params_m: float | None = None, note: str = ''
 ) -> Arch:
-    """Table 2, every width times alpha; another table prints the cost."""
+    """Return a row of Table 2, every width times alpha; ``table`` has the published cost."""
     return Arch(
         paper=f'arXiv:1801.04381, Table 2; cost: {table}',
         stem_channels=make_divisible(STEM_CHANNELS * alpha),
@@ -112,7 +113,7 @@ ARCHS = {
 
 
 class MobileNetV2(CompactBackbone, archs=ARCHS):
-    """MobileNetV2; arguments and maps are ``CompactBackbone``'s."""
+    """MobileNetV2. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'padding', 'bn_eps'})
 
@@ -124,21 +125,7 @@ class MobileNetV2(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
         """Inverted residuals; the first has the stage's stride in its depthwise convolution."""
-        assert isinstance(stage, UnitStage)
-        channels = arch.channels_before(stage)
-        units = []
-        for i, unit in enumerate(stage.units):
-            units.append(
-                InvertedResidual(
-                    channels,
-                    unit,
-                    stride=1 if i else stride,
-                    identity=channels == unit.channels and keeps_size(arch, stage, i),
-                    conventions=conventions,
-                )
-            )
-            channels = unit.channels
-        return nn.Sequential(*units)
+        return unit_stage(arch, stage, stride, functools.partial(InvertedResidual, conventions=conventions))
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:

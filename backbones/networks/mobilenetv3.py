@@ -3,7 +3,7 @@
 MobileNetV2's inverted residual with kernels, widths, squeeze-and-excitation and activation searched for
 each unit, and a classifier whose widest layer works after the pooling.
 
-What the paper leaves open, and the choice (that of the authors' code, tensorflow/models,
+Not stated in the paper, and chosen as in the authors' code (tensorflow/models,
 ``research/slim/nets/mobilenet/mobilenet_v3.py``, and of timm's; "cost": it is the one that gives the
 printed cost):
 
@@ -21,22 +21,23 @@ Weights that TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1
 ``conventions=dict(bn_eps=1e-3)``.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, keeps_size
+from backbones.base import CompactBackbone, unit_stage
 from backbones.layers import ConvBN, ConvHead, SqueezeExcite, make_divisible
-from backbones.spec import Arch, Conventions, Stage, UnitStage, stages_of
+from backbones.spec import Arch, Conventions, Stage, stages_of
 
 STEM_CHANNELS = 16
 DROPOUT = 0.2
 
 
 class Unit(NamedTuple):
-    """What one bneck is.
+    """Row of one bneck.
 
     Attributes:
         kernel_size: Of the depthwise convolution.
@@ -173,7 +174,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class MobileNetV3(CompactBackbone, archs=ARCHS):
-    """MobileNetV3; arguments and maps are ``CompactBackbone``'s."""
+    """MobileNetV3. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'padding', 'bn_eps'})
 
@@ -185,21 +186,7 @@ class MobileNetV3(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
         """Bnecks; the first has the stage's stride in its depthwise convolution."""
-        assert isinstance(stage, UnitStage)
-        channels = arch.channels_before(stage)
-        units = []
-        for i, unit in enumerate(stage.units):
-            units.append(
-                Bneck(
-                    channels,
-                    unit,
-                    stride=1 if i else stride,
-                    identity=channels == unit.channels and keeps_size(arch, stage, i),
-                    conventions=conventions,
-                )
-            )
-            channels = unit.channels
-        return nn.Sequential(*units)
+        return unit_stage(arch, stage, stride, functools.partial(Bneck, conventions=conventions))
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:

@@ -3,8 +3,7 @@
 The sandglass block turns MobileNetV2's inverted residual round: identity and depthwise convolutions lie
 at the wide ends, the two pointwise convolutions between them reduce and expand.
 
-What the paper leaves open, and the choice (that of the authors' code,
-zhoudaquan/rethinking_bottleneck_design at 195ee73, ``mnext.py``):
+Not stated in the paper, and chosen as in the authors' code (zhoudaquan/rethinking_bottleneck_design at 195ee73, ``mnext.py``):
 
 * Widths are rounded to multiples of 8 (``make_divisible``); the 1280 channels are kept where alpha < 1.
 * The last unit, of 1280 channels, is a whole sandglass block: it belongs to stage 32, not to the head.
@@ -24,9 +23,9 @@ from typing import NamedTuple
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import CompactBackbone, keeps_size
+from backbones.base import CompactBackbone, unit_stage
 from backbones.layers import ConvBN, LinearHead, make_divisible
-from backbones.spec import Arch, Conventions, Stage, UnitStage, stages_of
+from backbones.spec import Arch, Conventions, Stage, stages_of
 
 ACT = 'relu6'
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280
@@ -34,7 +33,7 @@ DROPOUT = 0.2
 
 
 class Unit(NamedTuple):
-    """What one sandglass block is.
+    """Row of one sandglass block.
 
     Attributes:
         reduced: Channels between the pointwise convolutions.
@@ -91,7 +90,7 @@ def _reduced(in_channels: int, out_channels: int, reduction: int) -> int:
 
 
 def _mobilenext(alpha: float, *, mflops: float, params_m: float) -> Arch:
-    """Table 2, every width times alpha but the last, 1280."""
+    """Return a row of Table 2, every width times alpha but the last, 1280."""
     stem_channels = channels = make_divisible(STEM_CHANNELS * alpha)
     units = []
     for stride, t, c, b, d in TABLE_2:
@@ -120,7 +119,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class MobileNeXt(CompactBackbone, archs=ARCHS):
-    """MobileNeXt; arguments and maps are ``CompactBackbone``'s."""
+    """MobileNeXt. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:
@@ -130,20 +129,7 @@ class MobileNeXt(CompactBackbone, archs=ARCHS):
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
         """Sandglass blocks; the first has the stage's stride in its last depthwise convolution."""
-        assert isinstance(stage, UnitStage)
-        channels = arch.channels_before(stage)
-        units = []
-        for i, unit in enumerate(stage.units):
-            units.append(
-                Sandglass(
-                    channels,
-                    unit,
-                    stride=1 if i else stride,
-                    identity=channels == unit.channels and keeps_size(arch, stage, i),
-                )
-            )
-            channels = unit.channels
-        return nn.Sequential(*units)
+        return unit_stage(arch, stage, stride, Sandglass)
 
     @staticmethod
     def make_head(arch: Arch, num_classes: int, conventions: Conventions) -> nn.Module:

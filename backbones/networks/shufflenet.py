@@ -3,7 +3,7 @@
 A bottleneck whose pointwise convolutions are grouped; shuffling the channels between them lets
 every output see every input again.
 
-What the paper leaves open, and the choice ("cost": it is the one that gives the printed multiply-adds):
+Not stated in the paper, and chosen here ("cost": it is the one that gives the printed multiply-adds):
 
 * The bottleneck is a quarter of the unit's *output* width, also in a downsampling unit.
 * Only the very first pointwise convolution, in stage 2's downsampling unit, is ungrouped (cost).
@@ -60,7 +60,7 @@ class ShuffleUnit(nn.Module):
         self.pool = (
             None
             if in_channels == out_channels
-            else nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding are counted
+            else nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding count
         )
         residual_channels = out_channels if self.pool is None else out_channels - in_channels
         self.reduce = ConvBN(in_channels, width, groups=first_groups)
@@ -175,7 +175,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class ShuffleNet(CompactBackbone, archs=ARCHS):
-    """ShuffleNet v1; arguments and maps are ``CompactBackbone``'s."""
+    """ShuffleNet v1. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

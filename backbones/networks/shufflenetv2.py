@@ -4,7 +4,7 @@ A unit works on every second channel and passes the others on; a downsampling un
 twice, so that the width grows. ``sfr=True`` in a row adds sparse feature reactivation: what a unit made
 new also updates, through a learned sparse 3x3 convolution, the channels that it passes on.
 
-What the papers leave open, and the choice ("cost": it is the one that gives the printed multiply-adds):
+Not stated in the paper, and chosen here ("cost": it is the one that gives the printed multiply-adds):
 
 * A downsampling unit keeps the input's width C in its projection branch and makes C_out - C channels in
   the main branch (cost), as in the authors' code (megvii-model/ShuffleNet-Series at aa91feb).
@@ -63,7 +63,7 @@ class Separable(nn.Sequential):
 
 
 def plus_se(channels: int) -> SqueezeExcite:
-    """ShuffleNetV2+'s attention: a quarter of the width inside, BN, hard sigmoid."""
+    """Build ShuffleNetV2+'s attention: a quarter of the width inside, BN, hard sigmoid."""
     return SqueezeExcite(channels, channels // SE_REDUCTION, gate='hsigmoid', bias=False, bn=True)
 
 
@@ -178,7 +178,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class ShuffleNetV2(CompactBackbone, archs=ARCHS):
-    """ShuffleNetV2, with or without SFR; arguments and maps are ``CompactBackbone``'s."""
+    """ShuffleNetV2, with or without SFR. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'sparsity'})
 

@@ -144,7 +144,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class ShuffleNetV2Plus(CompactBackbone, archs=ARCHS):
-    """ShuffleNetV2+, with or without SFR; arguments and maps are ``CompactBackbone``'s."""
+    """ShuffleNetV2+, with or without SFR. For arguments and feature maps see ``CompactBackbone``."""
 
     takes_conventions = frozenset({'sparsity'})
 

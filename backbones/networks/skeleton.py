@@ -8,7 +8,7 @@ units, though the skeleton has 4 + 8 + 4 = 16. VGG-15 is our name for the paper'
 No code was published. Given are the units, their bottleneck ratios, cardinality 16, the three nominal
 costs, and stage 4's widths at 38 M (50, 192, 192, 288).
 
-What the papers leave open, and the choice ("cost": it is the one that comes nearest to the nominal cost):
+Not stated in the paper, and chosen here ("cost": it is the one that comes nearest to the nominal cost):
 
 * Stem: ShuffleNet's, 12 channels at 13 M and 38 M, 24 at 140 M. Widths double from stage to stage (VGG
   at 38 M: 12, 25, 50) and from budget to budget, as ShuffleNet's 0.25x, 0.5x and 1x do; each sum then
@@ -68,7 +68,7 @@ class Bottleneck(nn.Module):
         self.expand = ConvBN(width, out_channels - in_channels if self.concat else out_channels, act=False)
         self.shortcut: nn.Module
         if self.concat:
-            self.shortcut = nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding are counted
+            self.shortcut = nn.AvgPool2d(3, stride=stride, padding=1)  # zeros of the padding count
         elif in_channels != out_channels:
             self.shortcut = ConvBN(in_channels, out_channels, stride=stride, act=False)
         else:
@@ -155,7 +155,7 @@ ARCHS = {
 
 @MODELS.register_module()
 class SkeletonNet(CompactBackbone, archs=ARCHS):
-    """ShuffleNet's skeleton with another unit; arguments and maps are ``CompactBackbone``'s."""
+    """ShuffleNet's skeleton with another unit. For arguments and feature maps see ``CompactBackbone``."""
 
     @staticmethod
     def make_stem(arch: Arch, conventions: Conventions) -> nn.Module:

@@ -28,14 +28,14 @@ METADATA_KEY = 'compactdet'
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """What weights were trained on.
+    """The training of weights.
 
     Attributes:
         data: Name of the data set.
-        recipe: In a line, or None where it is not known.
+        recipe: Recipe in one line, or None if unknown.
         top1: Validation accuracy in percent as the publisher states it, or None.
         top5: The same for top-5.
-        size: Pixels per side of what the network got at test, or None for 224.
+        size: Side of the test images in pixels, or None for 224.
     """
 
     data: str
@@ -55,16 +55,16 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsInfo:
-    """What travels with a network's weights.
+    """Metadata of the weights of a network.
 
     Attributes:
         arch: Name of the network.
-        pretraining: What they were trained on.
-        preprocessing: How images were presented.
-        conventions: What the network has to compute as the framework that trained it.
-        source: Where they come from, in a line.
-        source_sha256: Of the file they were converted from.
-        licence: SPDX name, or None where it is not known.
+        pretraining: Their training.
+        preprocessing: Preprocessing of the images.
+        conventions: Conventions of the framework of the training.
+        source: Their source, in one line.
+        source_sha256: SHA-256 of the file from which they were converted.
+        licence: SPDX name, or None if unknown.
     """
 
     arch: str
@@ -85,10 +85,10 @@ class WeightsInfo:
 
     @classmethod
     def from_json(cls, text: str) -> WeightsInfo:
-        """Inverse of ``json.dumps(asdict(info))``.
+        """Return the inverse of ``json.dumps(asdict(info))``.
 
         Raises:
-            ValueError, TypeError, KeyError: It is not JSON, or a field is not as it has to be.
+            ValueError, TypeError, KeyError: It is not JSON, or a field is not valid.
         """
         fields = json.loads(text)
         return cls(
@@ -102,10 +102,10 @@ class WeightsInfo:
 
 
 def _check_texts(**texts: object) -> None:
-    """Check that what a file says can be shown in a line: a terminal would obey control characters.
+    """Raise WeightsError for control characters in texts, which a terminal would execute.
 
     Raises:
-        WeightsError: It cannot.
+        WeightsError: A text contains one.
     """
     for name, text in texts.items():
         if not (isinstance(text, str) and text.isprintable()):
@@ -113,17 +113,17 @@ def _check_texts(**texts: object) -> None:
 
 
 def is_counter(key: str) -> bool:
-    """Return True if an entry only counts BN's updates, which no inference and no fixed momentum reads."""
+    """Return True if an entry only counts updates of BN, which inference does not use."""
     return key.endswith('.num_batches_tracked')
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Write a weights file: completely or not at all, and the same bytes for the same input.
+    """Write a weights file atomically; the same input gives the same bytes.
 
     Raises:
         WeightsError: The file cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # keep a symbolic link
     tensors = {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state_dict.items()
     }
@@ -139,24 +139,24 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], info: Weigh
     except OSError as error:
         raise WeightsError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
-        with contextlib.suppress(OSError):  # its folder may not be one; then nothing was written
+        with contextlib.suppress(OSError):  # the parent may not be a folder; then nothing was written
             temporary.unlink(missing_ok=True)
 
 
 def read_info(path: str | Path) -> WeightsInfo:
-    """What a weights file says of itself; reads its header only.
+    """Read the metadata of a weights file from its header.
 
     Raises:
-        WeightsError: As for ``read_weights``.
+        WeightsError: See ``read_weights``.
     """
     return _read(path, tensors=False)[1]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """Return the entries of a weights file and what it says of itself.
+    """Read the entries and the metadata of a weights file.
 
     Raises:
-        WeightsError: The file is absent, truncated, not safetensors or not one of this suite's.
+        WeightsError: The file is missing, truncated, not safetensors or not a weights file of the suite.
     """
     return _read(path, tensors=True)
 
@@ -197,7 +197,7 @@ def _why_unreadable(path: str | Path, head: bytes, error: Exception) -> str:
 def convert_command(
     file: str | Path = 'FILE', arch: str = 'NAME', out: str | Path = 'OUT.safetensors'
 ) -> str:
-    """Return the command that makes a weights file from a published one."""
+    """Return the command that converts a published file."""
     return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
 
 
@@ -205,10 +205,10 @@ def convert_command(
 def classifier_shapes(
     arch: str, num_classes: int | None = None, sparsity: str = 'masked'
 ) -> Mapping[str, Tensor]:
-    """Return the entries of a network with its classifier, without values; ``arch`` is a name.
+    """Return the entries of a network with its classifier on the meta device; ``arch`` is a name.
 
     Raises:
-        UnknownArchError: No such arch.
+        UnknownArchError: There is no such network.
     """
     with torch.device('meta'):
         conventions = {} if sparsity == 'masked' else {'sparsity': sparsity}
@@ -216,16 +216,16 @@ def classifier_shapes(
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor], arch: str) -> int | None:
-    """How many classes a network's entries tell apart; None where they are those of a trunk.
+    """Return the number of classes of a network's entries; None for those of a backbone.
 
     The classifier's entries are those whose shape depends on the number of classes.
 
     Raises:
-        UnknownArchError: No such arch.
+        UnknownArchError: There is no such network.
     """
     some, more = _head_shapes(arch, 2), _head_shapes(arch, 3)
     theirs = [state_dict[k] for k in some if some[k] != more[k] and k in state_dict]
-    # One without numbers may claim any number of rows.
+    # An empty tensor may have any number of rows.
     return next((len(v) for v in theirs if v.dim() and v.numel()), None)
 
 

@@ -1,8 +1,10 @@
-"""Initialize the two halves of a detector from a weights file.
+"""Initialize the two halves of a network in a detector from a weights file.
 
-``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` initializes a trunk or a stage head. All
-entries of that half must be in the file with their shapes; otherwise an error lists what does not fit.
-(MMEngine's own ``Pretrained`` ignores a missing convolution.)
+``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` initializes a backbone or a stage head. All
+entries of that
+half must be in the file with their shapes; otherwise an error lists the differences. (MMEngine's own
+``Pretrained``
+ignores a missing convolution.)
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from backbones.weights.safe_files import WeightsError, file_sha256
 
 @dataclass(frozen=True)
 class LoadedFrom:
-    """What a half was initialized from; ``module.loaded_from`` after ``ClassifierWeights``.
+    """Initial weights of a half; ``module.loaded_from`` after ``ClassifierWeights``.
 
     Attributes:
-        info: Of the weights file.
+        info: Metadata of the weights file.
         checkpoint: The file.
-        sha256: Of the file.
-        num_keys: Entries taken: all the half's parameters and BN statistics.
+        sha256: SHA-256 of the file.
+        num_keys: Number of loaded entries: all parameters and BN statistics of the half.
     """
 
     info: WeightsInfo
@@ -40,10 +42,10 @@ class LoadedFrom:
 
 @WEIGHT_INITIALIZERS.register_module()
 class ClassifierWeights:
-    """Initializes a trunk or a stage head from a classification network's weights file.
+    """Initialize a backbone or a stage head from the weights file of a classification network.
 
     Used as ``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` of each half. Every parameter and
-    BN statistic of the half is taken; what the file holds beyond them belongs to the other parts.
+    BN statistic of the half is loaded; other entries of the file belong to the other parts.
 
     Args:
         checkpoint: A file that ``save_weights`` wrote.
@@ -53,11 +55,11 @@ class ClassifierWeights:
         self.checkpoint = checkpoint
 
     def __call__(self, module: nn.Module) -> None:
-        """Load the half's entries and sets ``module.loaded_from``.
+        """Load the entries of the half and set ``module.loaded_from``.
 
         Raises:
-            WeightsError: The file is absent or unreadable, is another arch's, was trained under other
-                conventions, or does not hold every entry of the half with its shape.
+            WeightsError: The file is missing or not readable, is of another network, was trained under other
+                conventions, or lacks an entry of the half with its shape.
         """
         if not isinstance(module, CompactBackbone | StageHead):
             raise WeightsError(
@@ -94,7 +96,7 @@ class ClassifierWeights:
 
 
 def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
-    """What to say where a network's weights file is not there."""
+    """Return the message for a missing weights file."""
     out = path or f'weights/{arch}.safetensors'
     whose = "its library's, or who publishes them" if family == 'AdaptedNetwork' else 'who publishes them'
     return (
@@ -106,7 +108,7 @@ def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
 
 
 def misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
-    """Return the entries of ``theirs`` whose shape is not that in ``own``, each with both shapes."""
+    """Return the entries of ``theirs`` whose shape differs from that in ``own``, with both shapes."""
     return [
         f'{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}'
         for key, value in theirs.items()
@@ -115,7 +117,7 @@ def misfits(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str
 
 
 def listing(**problems: list[str]) -> str:
-    """One line: of each kind of problem its number and its first five."""
+    """Return one line with the number and the first five of each kind of problem."""
     parts = []
     for kind, items in problems.items():
         if items:

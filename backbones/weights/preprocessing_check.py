@@ -1,4 +1,4 @@
-"""Check that a detector presents images to its network as the training of its weights did."""
+"""Check that a detector preprocesses images as in the training of its weights."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from backbones.weights.safe_files import WeightsError
 
 @HOOKS.register_module()
 class PreprocessingCheck(Hook):
-    """Refuses a detector whose images reach its weights otherwise than in their training.
+    """Hook that raises WeightsError if images are not preprocessed as in the training of the weights.
 
     Before training, validation and test: see ``check_preprocessing``.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Check the runner's model."""
+        """Check the model of a runner."""
         check_preprocessing(runner.model)
 
     before_val = before_test = before_train
 
 
 def check_preprocessing(model: nn.Module) -> None:
-    """Compare a detector's data preprocessor with what the weights of its halves were trained with.
+    """Compare a detector's data preprocessor with the preprocessing of its initial weights.
 
     Raises:
         WeightsError: They differ, or the halves start from different weights.
@@ -57,7 +57,7 @@ def check_preprocessing(model: nn.Module) -> None:
 
 
 def preprocessing_of(data_preprocessor: nn.Module) -> Preprocessing:
-    """What MMDetection's data preprocessor makes of BGR images."""
+    """Return the preprocessing that MMDetection's data preprocessor applies to BGR images."""
     order = 'rgb' if getattr(data_preprocessor, '_channel_conversion', False) else 'bgr'
     if not getattr(data_preprocessor, '_enable_normalize', False):
         return Preprocessing(order, (0, 0, 0), (1, 1, 1))

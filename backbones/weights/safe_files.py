@@ -1,4 +1,4 @@
-"""Reading PyTorch files of strangers: tensors and plain containers, never code."""
+"""Load untrusted PyTorch files without executing code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot serve; says which, why and what to do."""
+    """A weights file that cannot be used. The message states which, why and what to do."""
 
 
 def file_sha256(path: str | Path) -> str:
@@ -29,10 +29,10 @@ def file_sha256(path: str | Path) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Check that a file can be read to its end, which pipes and devices need not have.
+    """Check that a file can be read to its end, unlike pipes and devices.
 
     Raises:
-        WeightsError: It cannot, or is absent.
+        WeightsError: It cannot be read, or is missing.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -43,13 +43,13 @@ def check_file(path: str | Path) -> None:
 
 
 def _history_method(owner: object, name: str) -> object:
-    """What ``getattr`` becomes while a checkpoint is read: MMEngine's logs name their statistics by it."""
+    """Return the method for ``getattr`` in a checkpoint: MMEngine's logs name their statistics by it."""
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
     raise WeightsError(f'builtins.getattr of {name!r}')
 
 
-# All that the files of MMEngine's runner need beyond tensors. NumPy 1 and 2 name theirs differently.
+# Names that files of MMEngine's runner need besides tensors, of NumPy 1 and 2.
 _NUMPY = {'_reconstruct': np.zeros(1).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
 _SAFE_GLOBALS: list[Any] = [
     HistoryBuffer,
@@ -63,12 +63,12 @@ _SAFE_GLOBALS: list[Any] = [
 
 
 def load_pickle_safely(path: str | Path) -> Any:
-    """Read a PyTorch file onto the CPU without executing code from it, whatever it holds.
+    """Read a PyTorch file onto the CPU without executing code.
 
-    Tensors, plain containers and what MMEngine's runner stores in its checkpoints are read.
+    Tensors, plain containers and the objects in checkpoints of MMEngine's runner are allowed.
 
     Raises:
-        WeightsError: The file is absent, truncated, no PyTorch file, or asks for any other code.
+        WeightsError: The file is missing, truncated, not a PyTorch file, or contains other code.
     """
     check_file(path)
     try:
@@ -78,13 +78,13 @@ def load_pickle_safely(path: str | Path) -> Any:
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
+    except Exception as error:  # a damaged file may fail anywhere in the reader
         asked = re.search(r'GLOBAL ([\w.]+)|unrecognized function (.+)|(builtins\.getattr.*)', str(error))
         if asked:
             name = next(filter(None, asked.groups()))
             message = f'{path} contains code ({name}), which was not executed; get it from another source'
         else:
-            text = str(error)  # PyTorch puts advice before its reason, and links after it
+            text = str(error)  # PyTorch's message has advice before the reason and links after it
             lines = (text.partition('WeightsUnpickler error: ')[2] or text).strip().splitlines()
             reason = lines[0][:120] if lines else type(error).__name__
             message = f'{path} is truncated or no PyTorch file ({reason})'
@@ -92,12 +92,12 @@ def load_pickle_safely(path: str | Path) -> Any:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuses, by what they are, files that PyTorch's reader would not say much of.
+    """Raise WeightsError for kinds of files about which PyTorch's reader gives no clear message.
 
     Raises:
-        WeightsError: A program (TorchScript), NumPy's arrays, a tar, or an archive that unpacks to more
-            than it is: PyTorch does not compress.
-        OSError: It cannot be read.
+        WeightsError: A program (TorchScript), NumPy arrays, a tar, or a compressed archive, which PyTorch
+            does not write.
+        OSError: The file cannot be read.
     """
     with path.open('rb') as file:
         head = file.read(265)

@@ -151,8 +151,14 @@ def broken_zip(root: Path) -> None:
     [
         (lambda r: None, r'has no images called train: there has to be a folder train/CLASS/FILE'),
         (lambda r: (r / 'train').mkdir(), r'train holds no image'),
-        (lambda r: (r / 'train.tar').write_bytes(tar_of(members())[:700]), r'train\.tar: broken or cut'),
-        (lambda r: (r / 'train.zip').write_bytes(zip_of(members())[:-30]), r'train\.zip: broken or cut'),
+        (
+            lambda r: (r / 'train.tar').write_bytes(tar_of(members())[:700]),
+            r'train\.tar: broken or truncated',
+        ),
+        (
+            lambda r: (r / 'train.zip').write_bytes(zip_of(members())[:-30]),
+            r'train\.zip: broken or truncated',
+        ),
         (
             lambda r: (r / 'train.tar').write_bytes(gzip.compress(tar_of(members()))),
             r'train\.tar: it is compressed, so no image in it can be read alone; decompress it',

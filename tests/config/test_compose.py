@@ -198,7 +198,9 @@ def test_a_custom_set_says_its_own_classes(tiny_set: Path) -> None:
 
 def test_an_option_that_the_axes_are_for() -> None:
     cfg = composed(Choice(ARCH, 'frcnn_c4', 'voc07'))
-    with pytest.raises(UserError, match='would not follow; choose them with --arch, --detector and --data'):
+    with pytest.raises(
+        UserError, match='were derived from it; choose them with --arch, --detector and --data'
+    ):
         strict.merge_options(cfg, {'model.backbone.arch': 'menet_228_12x1_g3'})
 
 
@@ -276,8 +278,8 @@ USAGE = [
         ['--arch', ARCH, '--detector', 'frcnn_c4', '--dataset', 'custom'],
         '--dataset custom needs --data-root',
     ),
-    (['a.py', '--lr', '0'], '0 is not above 0'),
-    (['a.py', '--lr', '1', '--lr-choice', 'val:2,3'], '--lr must name the one of them that was chosen'),
+    (['a.py', '--lr', '0'], '0 is not positive'),
+    (['a.py', '--lr', '1', '--lr-choice', 'val:2,3'], 'is not one of these rates; give the chosen one'),
     (['a.py', '--lr', '1', '--lr-choice', 'best'], 'is not SPLIT:LR,LR,...'),
 ]
 

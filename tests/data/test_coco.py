@@ -147,7 +147,7 @@ def test_absent_set_says_how_to_get_it(tmp_path: Path) -> None:
 
 ONE = [image(1)]
 BAD = {
-    'not json': ('{', 'not JSON'),
+    'not json': ('{', 'not valid JSON'),
     'no list': ({'images': []}, 'has no list "annotations": not a COCO annotation file'),
     'image without size': (content([{'id': 1, 'file_name': 'a.jpg'}], []), 'entry 0: "width" is None'),
     'image of size 0': (content([image(1, width=0)], []), '"width" is 0, must be a positive whole number'),

@@ -259,7 +259,7 @@ def test_a_worker_process_keeps_the_message(voc: Path) -> None:
 
 BAD_SPLITS = {
     'empty': ('\n \n', r'train\.txt: the split is empty'),
-    'twice': ('a\nc\na\n', "image id 'a' is there 2 times"),
+    'twice': ('a\nc\na\n', "image id 'a' occurs 2 times"),
     'two words': ('a 1\n', "line 'a 1' must be one image id"),
     'binary': ('\xff\xfe', 'cannot read the split file'),
 }

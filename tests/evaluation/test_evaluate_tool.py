@@ -15,7 +15,7 @@ GOOD = {'image_id': 0, 'category_id': 1, 'bbox': [0, 0, 10, 10], 'score': 0.5}
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ('{', 'not JSON'),
+        ('{', 'not valid JSON'),
         ('{"a": 1}', 'is a dict, must be a list'),
         (json.dumps([GOOD, 3]), 'entry 1: is a int, must be an object'),
         (json.dumps([GOOD, GOOD | {'image_id': 77}]), r'entry 1: image_id 77 is not in .* 0, 1, 2'),

@@ -171,7 +171,7 @@ def test_published_rows_are_the_papers():
 def spoil(path: Path, how: str) -> str:
     """Spoils a record; returns what the error must name."""
     record = json.loads(path.read_text())
-    if how == 'not JSON':
+    if how == 'not valid JSON':
         path.write_text('{"arch": ')
         return 'not a JSON file'
     if how == 'missing':
@@ -193,7 +193,7 @@ def spoil(path: Path, how: str) -> str:
     return name
 
 
-@pytest.mark.parametrize('how', ['not JSON', 'missing', 'edited', 'percent', 'share', 'NaN'])
+@pytest.mark.parametrize('how', ['not valid JSON', 'missing', 'edited', 'percent', 'share', 'NaN'])
 @pytest.mark.parametrize('added', [False, True])
 def test_a_bad_record_is_one_line_and_nothing_is_written(tmp_path, run_tool, how, added):
     good, bad = run(tmp_path / 'good', 'net', 0, 0.8), run(tmp_path / 'bad', 'net', 1, 0.8)
@@ -209,7 +209,7 @@ def test_a_bad_record_is_one_line_and_nothing_is_written(tmp_path, run_tool, how
 
 def test_no_record_and_no_folder(tmp_path, run_tool):
     status, _, err = run_tool('leaderboard', tmp_path, '--out', tmp_path / 'out')
-    assert (status, 'no record.json there' in err) == (1, True)
+    assert (status, 'no record.json in it' in err) == (1, True)
     (tmp_path / 'file').write_text('')
     status, _, err = run_tool('leaderboard', TEMPLATE, '--out', tmp_path / 'file')
     assert (status, 'cannot be written' in err, err.count('\n')) == (1, True, 1)

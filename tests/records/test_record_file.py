@@ -60,13 +60,13 @@ def test_every_committed_record_is_valid(file: Path) -> None:
         ('trainning', {}, r'\$: unknown key "trainning"; did you mean "training"\?'),
         ('metrics.test.voc07_ap50', float('nan'), r'\$\.metrics\.test\.voc07_ap50 is NaN, infinite'),
         ('costs.at_224.total_macs', float('inf'), r'\$\.costs\.at_224\.total_macs is NaN'),
-        ('seed', 1.5, r'\$\.seed: 1\.5 does not fit "type"'),
-        ('seed', True, r'\$\.seed: true does not fit "type"'),
-        ('created_utc', 'yesterday', r'\$\.created_utc: "yesterday" does not fit "pattern"'),
-        ('init.sha256', 'A' * 64, r'\$\.init\.sha256: "A+\.\.\. does not fit "pattern"'),
+        ('seed', 1.5, r'\$\.seed: 1\.5 does not match "type"'),
+        ('seed', True, r'\$\.seed: true does not match "type"'),
+        ('created_utc', 'yesterday', r'\$\.created_utc: "yesterday" does not match "pattern"'),
+        ('init.sha256', 'A' * 64, r'\$\.init\.sha256: "A+\.\.\. does not match "pattern"'),
         ('dataset.splits', {'training': SPLIT}, r'\$\.dataset\.splits: unknown key "training"'),
         ('metrics.test', {}, r'\$\.metrics\.test'),
-        ('git', Path('x'), r'holds what JSON cannot'),
+        ('git', Path('x'), r'not representable in JSON'),
     ],
 )
 def test_a_wrong_record_is_not_written(tmp_path: Path, place: str, value: Any, message: str) -> None:
@@ -88,7 +88,7 @@ def test_a_record_is_written_once(tmp_path: Path) -> None:
     record_file.write(path, example_record())
     record_file.write(path, example_record())  # the same: nothing to do
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r'never overwritten.*own --work-dir'):
+    with pytest.raises(UserError, match=r'never overwritten.*another --work-dir'):
         record_file.write(path, put(example_record(), 'metrics.test.voc07_ap50', 0.9))
     assert path.read_bytes() == before
 
@@ -120,7 +120,7 @@ def test_no_folder_and_no_file(tmp_path: Path) -> None:
         ('seed', 1, r'record\.json: \$\.keys\.run is \w+ but the content gives \w+: .*edited'),
         ('protocol.init', 'none', r'\$\.keys\.protocol is \w+ but'),
         ('config.text', 'seed = 1\n', r'\$\.config\.sha256 is \w+ but'),
-        ('keys.run', 'x', r'\$\.keys\.run: "x" does not fit "pattern"'),
+        ('keys.run', 'x', r'\$\.keys\.run: "x" does not match "pattern"'),
         ('metrics.test.voc07_ap50', float('nan'), r'record\.json: \$\.metrics\.test\.voc07_ap50 is NaN'),
         ('extra', 1, r'record\.json: \$: unknown key "extra"'),
     ],
@@ -362,4 +362,4 @@ def test_an_ap_in_per_cent_is_refused_by_whoever_reads(tmp_path, run_tool):
         out = [] if tool == 'table' else ['--out', tmp_path / 'out']
         status, _, err = run_tool(tool, path, *out)
         assert (status, err.count('\n')) == (1, 1)
-        assert "$.metrics.test['voc/ap50_11point'] is 74.3; it is a share, from 0 to 1" in err
+        assert "$.metrics.test['voc/ap50_11point'] is 74.3; must be a share from 0 to 1" in err

@@ -74,12 +74,12 @@ def test_archs_and_protocols_are_not_mixed(tmp_path):
 
 def test_a_seed_counts_once(tmp_path):
     paths = [run(tmp_path / 'a', 0, 0.5), run(tmp_path / 'b', 0, 0.6)]
-    with pytest.raises(UserError, match='two runs of one seed'):
+    with pytest.raises(UserError, match='two runs have the same seed'):
         results_table.rows(paths)
 
 
 def test_a_folder_without_records(tmp_path):
-    with pytest.raises(UserError, match=r'no record\.json there'):
+    with pytest.raises(UserError, match=r'no record\.json in it'):
         results_table.find_records([str(tmp_path)])
 
 

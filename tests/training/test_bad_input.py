@@ -194,7 +194,7 @@ BAD_OPTIONS = {
     ),
     'stale widths': (
         ['--cfg-options', 'model.backbone.arch=menet_228_12x1_g3'],
-        'would not follow; write a config instead, with _base_ = ',
+        'were derived from it; write a config',
     ),
     'amp': (['--amp'], '--amp needs a CUDA GPU'),
     'launcher': (['--launcher', 'slurm'], '--launcher slurm: start this command with srun'),

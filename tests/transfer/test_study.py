@@ -247,7 +247,7 @@ def test_undefined_figures_are_named(tmp_path):
             lambda f: [run(f / 'a', data='x'), run(f / 'b', 'b_1x', data='y')],
             'no two of the 2 networks share',
         ),
-        (lambda f: [run(f / 'a'), run(f / 'b')], 'two runs of one seed would count twice'),
+        (lambda f: [run(f / 'a'), run(f / 'b')], 'two runs have the same seed would count twice'),
         (lambda f: [run(f / 'a', ap=None)], 'no run that can be studied'),
     ],
     ids=[
@@ -306,7 +306,7 @@ def test_tool_without_runs(tmp_path, run_tool):
     assert run_tool('transfer', '--out', tmp_path / 'out')[0] == 2
     status, _, err = run_tool('transfer', tmp_path / 'empty', '--out', tmp_path / 'out')
     assert (status, err.count('\n')) == (1, 1)
-    assert 'no record.json there' in err
+    assert 'no record.json in it' in err
 
 
 def test_out_that_is_a_file(tmp_path, printed):
@@ -325,7 +325,10 @@ def test_out_that_is_a_file(tmp_path, printed):
         ([(i, i + (i % 3)) for i in range(12)], 'More accurate networks tend to have higher AP'),
         ([(i, (i % 3) - i * 0.9) for i in range(12)], 'More accurate networks tend to have lower AP'),
         ([(i, (i * 5) % 12) for i in range(12)], 'A relation of accuracy and AP is not shown'),
-        ([(0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (5, 4)], 'is unsure: ρ = 0.94'),  # the two tests disagree
+        (
+            [(0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (5, 4)],
+            'is uncertain: ρ = 0.94',
+        ),  # the two tests disagree
         ([(i, i) for i in range(7)], 'Accuracy orders the networks exactly as AP'),
         ([(i, -i) for i in range(7)], 'exactly opposite to AP'),
         ([(i, i) for i in range(4)], '4 networks are too few for a statement'),

@@ -128,7 +128,7 @@ def main() -> None:
     if not archs:
         raise UserError(f'--only {args.only!r} matches no arch; known: {", ".join(PEERS)}')
     if args.rounds < 1:
-        raise UserError(f'--rounds {args.rounds} is not above 0')
+        raise UserError(f'--rounds {args.rounds} is not positive')
     torch.set_num_threads(1)
     table = Table(title=f'Forward pass, {args.rounds} rounds')
     for heading in ('arch', 'peer'):

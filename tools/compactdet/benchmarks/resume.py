@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', default=[], help='as in tools/train.py')
     args = parser.parse_args()
     if args.kills < 1:
-        parser.error(f'--kills {args.kills} is not above 0')
+        parser.error(f'--kills {args.kills} is not positive')
     return args
 
 

@@ -76,7 +76,7 @@ def pop_choice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def positive_int(text: str) -> int:
-    """Parse an integer above 0, as an argparse type."""
+    """Parse a positive integer, as an argparse type."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer above 0')
+        raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
     return int(text)

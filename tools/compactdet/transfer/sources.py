@@ -21,7 +21,6 @@ from compactdet.leaderboard import published
 from compactdet.records import record_file
 
 SCRATCH = 'none'  # class of initialization of a run from random weights
-DEFAULT_FIGURE = 'coco/ap'
 
 
 @dataclass(frozen=True)
