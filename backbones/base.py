@@ -1,10 +1,9 @@
 """The two halves of a network in a detector, for every row of data: backbone and stage head.
 
 ``CompactBackbone(arch, out_strides=(16,))`` is the network up to stride 16. ``StageHead(arch)`` is the next
-stage with
-stride 1, which Faster R-CNN C4 applies to each RoI. Both use the parameter names of the whole
-classification
-network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification checkpoint initializes both.
+stage with stride 1, which Faster R-CNN C4 applies to each RoI. Both use the parameter names of the whole
+classification network (``stem.*``, ``stage8.*``, ... ``head.*``), so one classification checkpoint
+initializes both.
 """
 
 from __future__ import annotations
@@ -87,8 +86,8 @@ class CompactBackbone(_Half):
     """The backbone of a network: (N, 3, H, W) -> one map (N, C_s, H/s, W/s) for each requested stride s.
 
     It is built only up to the last requested stride, so every parameter gets a gradient. Each family
-    subclasses it with its table and its three ``make_*`` functions. This class itself builds any arch, and is
-    used if MMDetection has a class with the family's name (``type='CompactBackbone'``).
+    subclasses it with its table and its three ``make_*`` functions. This class itself builds any arch, and
+    is used if MMDetection has a class with the family's name (``type='CompactBackbone'``).
 
     Args:
         arch: A name from ``list_archs()``, or a row.
@@ -222,9 +221,9 @@ class Classifier(CompactBackbone):
 class StageHead(_Half):
     """The stage after ``in_stride``, as Faster R-CNN C4's ``shared_head``.
 
-    (N, C, H, W) -> (N, C_out, H/stride, W/stride). With ``stride=1`` (the papers' R-CNN subnet) every stride of
-    the stage is 1 and the RoI map keeps its size; with the network's own stride it continues the backbone
-    exactly.
+    (N, C, H, W) -> (N, C_out, H/stride, W/stride). With ``stride=1`` (the papers' R-CNN subnet) every
+    stride of the stage is 1 and the RoI map keeps its size; with the network's own stride it continues the
+    backbone exactly.
 
     Args:
         arch: A name from ``list_archs()``, or a row.
@@ -304,8 +303,7 @@ def initialize(module: nn.Module) -> None:
     layers.
 
     MENet's authors use He's initialization by fan-out. Here the fan-out of a grouped convolution is that of
-    one group
-    (PyTorch counts all outputs, which makes depthwise weights nearly zero).
+    one group (PyTorch counts all outputs, which makes depthwise weights nearly zero).
     """
     for layer in module.modules():
         if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):

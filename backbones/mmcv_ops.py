@@ -1,24 +1,19 @@
 """mmcv's compiled operators, provided by torchvision if mmcv has no compiled extension.
 
 MMDetection imports ``mmcv.ops``, which imports the extension ``mmcv._ext``. mmcv publishes no compiled
-extension for
-current PyTorch, so :func:`install` replaces it by a module of that name, before ``mmdet.models`` is
-imported. Its
-functions have the calling convention of mmcv's C++ functions: the caller allocates the outputs, and they
-are filled in
-place. An operator that is not provided raises ``NotImplementedError`` when it is called, not at import.
+extension for current PyTorch, so :func:`install` replaces it by a module of that name, before
+``mmdet.models`` is imported. Its functions have the calling convention of mmcv's C++ functions: the caller
+allocates the outputs, and they are filled in place. An operator that is not provided raises
+``NotImplementedError`` when it is called, not at import.
 
 Half precision (float16, bfloat16) is computed in float32 and rounded once into the output, as torchvision
-does under
-autocast.
+does under autocast.
 
 Deviations from mmcv's kernels: the focal loss stays exact for large logits, where mmcv's float32 logarithm
-is clipped
-(from about 17); a class weight does not apply to rows of the background class (mmcv reads past the end of
-the weights
-there); RoIPool and the focal loss, which mmcv has only for CUDA, also run on the CPU; soft-NMS takes the
-first of equal
-scores, supports float64, and gives boxes without area an overlap of 0.
+is clipped (from about 17); a class weight does not apply to rows of the background class (mmcv reads past
+the end of the weights there); RoIPool and the focal loss, which mmcv has only for CUDA, also run on the
+CPU; soft-NMS takes the first of equal scores, supports float64, and gives boxes without area an overlap of
+0.
 """
 
 import functools
@@ -94,8 +89,8 @@ def softnms(
 ) -> Tensor:  # fmt: skip
     """Return the indices of the boxes kept by soft-NMS (Bodla et al. 2017, arXiv:1704.04503), (K,).
 
-    The first K rows of ``dets``, (N, 5), become x1 y1 x2 y2 and the reduced score. All tensors are on the CPU,
-    to which mmcv always moves them.
+    The first K rows of ``dets``, (N, 5), become x1 y1 x2 y2 and the reduced score. All tensors are on the
+    CPU, to which mmcv always moves them.
 
     Args:
         boxes: (N, 4), x1 y1 x2 y2.
@@ -176,10 +171,8 @@ def roi_pool_forward(
     """Compute RoIPool of ``input`` into ``output``, and the positions y * W + x of the maxima.
 
     mmcv's bins differ from torchvision's, which rounds the RoI first: mmcv's cover every pixel that they
-    touch of
-    [x1, x2 + 1) x [y1, y2 + 1), scaled and not rounded. So the bins are computed here, and torchvision
-    pools each as an RoI
-    of whole pixels. A bin without pixels gives 0 and position -1.
+    touch of [x1, x2 + 1) x [y1, y2 + 1), scaled and not rounded. So the bins are computed here, and
+    torchvision pools each as an RoI of whole pixels. A bin without pixels gives 0 and position -1.
     """
     features = _wide(input)
     rois = rois.to(features.dtype)
@@ -187,7 +180,7 @@ def roi_pool_forward(
     size = (rois[:, 3:5] + 1) * spatial_scale - start
 
     def edges(axis: int, bins: int) -> tuple[Tensor, Tensor]:
-        """Return the first pixel of each bin and the one after its last, (K, bins), along x (0) or y (1)."""
+        """Return first pixel of each bin and the one after its last, (K, bins), along x (0) or y (1)."""
         steps = torch.arange(bins + 1, device=rois.device, dtype=rois.dtype)
         borders = steps * (size[:, axis, None] / bins) + start[:, axis, None]
         length = input.shape[3 - axis]
@@ -339,7 +332,7 @@ def modulated_deform_conv_backward(
     columns: Tensor, grad_input: Tensor, grad_weight: Tensor, grad_bias: Tensor,
     grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor, **geometry: int
 ) -> None:  # fmt: skip
-    """Compute the gradients of v2 into the five ``grad_`` tensors; ``grad_bias`` is empty without a bias."""
+    """Compute gradients of v2 into the five ``grad_`` tensors; ``grad_bias`` is empty without a bias."""
     operands = _operands(input, weight, offset, mask, bias)
     sizes = [geometry[key] for key in GEOMETRY_V2]
     grads = _KERNELS._deform_conv2d_backward(_wide(grad_output), *operands, *sizes, True)

@@ -1,8 +1,7 @@
 """The rows that define networks, and their registry.
 
 The file of a family contains one table, ``ARCHS``, whose rows can be compared with the paper's table. This
-module
-defines the fields of a row and is the only reader of the tables.
+module defines the fields of a row and is the only reader of the tables.
 """
 
 from __future__ import annotations
@@ -164,7 +163,7 @@ class Arch:
 
     @property
     def strides(self) -> dict[int, int]:
-        """All feature maps: ``{stride: channels}``. A stage replaces the stem if both have the same stride."""
+        """All feature maps: ``{stride: channels}``. A stage replaces a stem of the same stride."""
         return {self.stem_stride: self.stem_channels} | {s.stride: s.channels for s in self.stages}
 
     def channels(self, stride: int) -> int:
@@ -240,7 +239,7 @@ def register_archs(family: str, archs: Mapping[str, Arch] | Mapping[str, Callabl
 
 
 def list_archs(pattern: str = '*') -> list[str]:
-    """Return the names of the registered networks that match a shell pattern, in the order of the tables."""
+    """Return the names of the networks that match a shell pattern, in the order of the tables."""
     return [name for name in _ARCHS if fnmatch.fnmatchcase(name, pattern)]
 
 

@@ -170,10 +170,9 @@ def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
     (``init=None``).
 
     The data preprocessor gets the preprocessing of the weights, and both halves their conventions. Random
-    weights get
-    those of the row, and BN that is trained, since unmeasured statistics cannot be frozen. If the file does
-    not exist yet,
-    the config is made as if its weights were like the row's; loading it is then an error.
+    weights get those of the row, and BN that is trained, since unmeasured statistics cannot be frozen. If
+    the file does not exist yet, the config is made as if its weights were like the row's; loading it is
+    then an error.
 
     Raises:
         WeightsError: The file exists, but cannot be read or is of another network.

@@ -5,8 +5,7 @@ Example:
     python tools/convert_sparse.py work_dirs/condensenetv2_a_shapes/epoch_3.pth --out converted.pth
 
 A weights file states its form, and `--init` builds the detector accordingly. The checkpoint of a detector
-(its
-weights only, not for resuming) needs a config of that form:
+(its weights only, not for resuming) needs a config of that form:
 
     _base_ = ['CONFIG.py']
     model = dict(

@@ -6,12 +6,10 @@ Example:
     python tools/evaluate.py --gt VOCdevkit/VOC2007 --dt a.json --compare b.json --bootstrap 1000
 
 Predictions are a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}. For a data
-set in
-VOC format, image ids are file names without extension, and categories are numbered from 1 in the order of
-the
-classes. If an entry has "category", the class name, it replaces "category_id". --bootstrap resamples the
-test
-images N times: the interval shows how much the metrics depend on these images, not on the training seed.
+set in VOC format, image ids are file names without extension, and categories are numbered from 1 in the
+order of the classes. If an entry has "category", the class name, it replaces "category_id". --bootstrap
+resamples the test images N times: the interval shows how much the metrics depend on these images, not on
+the training seed.
 """
 
 import argparse

@@ -10,13 +10,12 @@ Example:
     python tools/sweep.py --out work_dirs/sweep_grid --status
 
 After a kill or Ctrl-C the same command continues: finished runs are skipped, unfinished ones resumed. A run
-that fails is resumed up to --retries times, except after a user error. Exit status 1 if a run failed. Several
-machines that share the folder may run the same command: each run is done once.
+that fails is resumed up to --retries times, except after a user error. Exit status 1 if a run failed.
+Several machines that share the folder may run the same command: each run is done once.
 
 A grid file:
     archs: [menet_108_8x1_g3, ghostnet_1x]
-    seeds: [0, 1]
-    blocks:
+    seeds: [0, 1] blocks:
       - {detectors: [frcnn_c4], datasets: [shapes], init: [none]}
       - {detectors: [frcnn_c4], datasets: [bccd], pretrain: {dataset: cifar10, recipe: short}}
 """

@@ -4,15 +4,12 @@ Example:
     python tools/weights.py list 'menet_*'
     python tools/weights.py get mobilenetv2_1x
     python tools/weights.py convert 108-MENet-8x1-group-3.pth.tar --arch menet_108_8x1_g3 --out
-    menet.safetensors
-    python tools/weights.py inspect weights/menet_108_8x1_g3.safetensors
-    python tools/weights.py verify weights/menet_108_8x1_g3.safetensors --images imagenet/val
+    menet.safetensors python tools/weights.py inspect weights/menet_108_8x1_g3.safetensors python
+    tools/weights.py verify weights/menet_108_8x1_g3.safetensors --images imagenet/val
 
 `get` downloads a file, verifies it and converts it; `convert` also reads files that must be downloaded
-manually in
-a browser. Code in published files is never executed. `verify` takes a folder with a subfolder per class, or
-images
-named by their class and a list of the classes.
+manually in a browser. Code in published files is never executed. `verify` takes a folder with a subfolder
+per class, or images named by their class and a list of the classes.
 """
 
 import argparse
@@ -22,7 +19,7 @@ from pathlib import Path
 
 from compactdet.errors import run_main
 
-# Names of compactdet.weights.convert.IMAGES_AS, repeated here so that --help starts without loading PyTorch.
+# Names of compactdet.weights.convert.IMAGES_AS; repeated so that --help starts without PyTorch.
 IMAGES_AS = ('imagenet', 'halves', 'raw-bgr')
 
 

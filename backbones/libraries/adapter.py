@@ -1,21 +1,18 @@
 """Any classification network of torchvision, timm or pytorchcv as a backbone: ``timm:regnetx_002``.
 
 ``get_arch('LIBRARY:NAME')`` builds the network on the meta device, records its forward pass, and measures
-where its
-stages end (`backbones.libraries.graphs`). Stem, stages and classifier keep the library's layers and
-parameter names,
-with the suite's prefix (``stage8.layer2.0.conv1.weight``), so that the library's weights can be used
-(``adapted_entries``). The networks with which the papers compare also have plain names: ``ALIASES``.
+where its stages end (`backbones.libraries.graphs`). Stem, stages and classifier keep the library's layers
+and parameter names, with the suite's prefix (``stage8.layer2.0.conv1.weight``), so that the library's
+weights can be used (``adapted_entries``). The networks with which the papers compare also have plain names:
+``ALIASES``.
 
 timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
 
 Deviations from the libraries: no stochastic depth; an average pool over the whole map of the native image
-size pools
-the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as in the suite's
-networks,
-except what the libraries set otherwise (layer scales, position tables, filters). Map sizes are the
-library's: for odd
-images some networks round down, and NASNet-A needs sides that are multiples of 32 (to which detectors pad).
+size pools the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as in
+the suite's networks, except what the libraries set otherwise (layer scales, position tables, filters). Map
+sizes are the library's: for odd images some networks round down, and NASNet-A needs sides that are
+multiples of 32 (to which detectors pad).
 """
 
 from __future__ import annotations
@@ -260,8 +257,7 @@ def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
     """Return every entry of the library's state dict with its name in the suite, or None if it is not used.
 
     Auxiliary classifiers are not used. ``{'layer1.0.conv1.weight': 'stage4.layer1.0.conv1.weight',
-    'fc.bias': 'head.fc.bias',
-    ...}``.
+    'fc.bias': 'head.fc.bias', ...}``.
     """
     dissection = _dissect(arch.source)
     parts = ['stem', *(f'stage{stage.stride}' for stage in arch.stages), 'head']

@@ -1,18 +1,16 @@
 """Split any classification network at its strides: a stem, a part for each stride, a classifier.
 
 The forward pass is recorded as a graph of layers (``torch.fx``), run once on the meta device for the
-shapes, and cut
-where the stride of the maps changes. The cuts follow the modules of the library:
+shapes, and cut where the stride of the maps changes. The cuts follow the modules of the library:
 
 - A cut is never inside a module that continues at a larger stride. So a block that first expands its input
-  and then
-  downsamples belongs completely to the later part (MobileNetV2's maps have 16, 24, 32, 96 channels).
-  Containers, and
-  modules that contain complete residual blocks of the smaller stride, may be cut.
+  and then downsamples belongs completely to the later part (MobileNetV2's maps have 16, 24, 32, 96
+  channels). Containers, and modules that contain complete residual blocks of the smaller stride, may be
+  cut.
 - Of the remaining cuts, the one that passes on the fewest values, then the last.
 - After the last stage come the classifier and layers that serve only it: pools, and single 1x1
-  convolutions, as in the
-  suite's own families (timm's ``feature_info`` counts some of them: MobileNetV3's 960 channels).
+  convolutions, as in the suite's own families (timm's ``feature_info`` counts some of them: MobileNetV3's
+  960 channels).
 """
 
 from __future__ import annotations
@@ -89,7 +87,7 @@ class Dissection(Recording):
         return False
 
     def _is_stem(self, nodes: list[int], i: int, stride: int) -> bool:
-        """Return True if a module with ``nodes`` makes the maps of the stride and only pools after ``i``."""
+        """Return True if a module with ``nodes`` makes the maps of the stride and pools after ``i``."""
         inputs = {self.strides[self.number[n]] for n in self.nodes[nodes[0]].all_input_nodes}
         return stride not in inputs and not any(self.weighted[n] for n in nodes if n > i)
 

@@ -16,8 +16,8 @@ def unstride(part: fx.GraphModule, channels: int, side: int = 7) -> None:
     """Give every layer of a part stride 1 and the padding that keeps the map size.
 
     Parameters and their shapes do not change. A pool with windows that do not overlap becomes the identity,
-    unless its only window is the whole map. Padding that cannot be symmetric (2x2 convolutions) is added at the
-    bottom and the right.
+    unless its only window is the whole map. Padding that cannot be symmetric (2x2 convolutions) is added at
+    the bottom and the right.
 
     Args:
         part: The part, with its own modules.

@@ -1,7 +1,7 @@
 """ESPNetV2 (Mehta et al. 2019, arXiv:1811.11431).
 
-A unit applies several 3x3 depthwise convolutions of increasing dilation to a reduced map, and adds the output of
-each to the next before they are merged. Units that downsample also use the image.
+A unit applies several 3x3 depthwise convolutions of increasing dilation to a reduced map, and adds the
+output of each to the next before they are merged. Units that downsample also use the image.
 
 Not stated in the paper, and chosen as in the authors' code (sacmehta/ESPNetv2):
 

@@ -181,7 +181,7 @@ class GMNet(CompactBackbone, archs=ARCHS):
 
     @staticmethod
     def make_stage(arch: Arch, stage: Stage, stride: int, conventions: Conventions) -> nn.Module:
-        """Return the adaption unit of the basic unit before, the basic unit's paths, dropout at both ends."""
+        """Build the adaption unit of the previous basic unit, the paths, and dropout at both ends."""
         assert isinstance(arch, GMNetArch)
         index = arch.stages.index(stage)
         channels = arch.channels_before(stage)

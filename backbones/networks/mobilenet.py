@@ -13,8 +13,7 @@ separable blocks of stage 32, are the subnet, and what is before them (stride 16
 is the base. It is also what "the last stage" is for the other networks of that table, so the generic
 ``StageHead`` serves.
 
-Weights that TensorFlow trained need
-``conventions=dict(padding='same', activation='relu6', bn_eps=1e-3)``.
+Weights that TensorFlow trained need ``conventions=dict(padding='same', activation='relu6', bn_eps=1e-3)``.
 """
 
 from mmdet.registry import MODELS

@@ -3,7 +3,8 @@
 The sandglass block turns MobileNetV2's inverted residual round: identity and depthwise convolutions lie
 at the wide ends, the two pointwise convolutions between them reduce and expand.
 
-Not stated in the paper, and chosen as in the authors' code (zhoudaquan/rethinking_bottleneck_design at 195ee73, ``mnext.py``):
+Not stated in the paper, and chosen as in the authors' code (zhoudaquan/rethinking_bottleneck_design at
+195ee73, ``mnext.py``):
 
 * Widths are rounded to multiples of 8 (``make_divisible``); the 1280 channels are kept where alpha < 1.
 * The last unit, of 1280 channels, is a whole sandglass block: it belongs to stage 32, not to the head.

@@ -1,4 +1,4 @@
-"""Learned sparsity: its layers, the conversion to the test-time form, and the hook that drops connections."""
+"""Learned sparsity: layers, conversion to the test-time form, and the hook that drops connections."""
 
 from backbones.sparsity.condensing_hook import CondensingHook, drops_due, group_lasso
 from backbones.sparsity.conversion import converted_state_dict, masked_convs

@@ -17,8 +17,7 @@ def group_lasso(network: nn.Module) -> Tensor:
     """Return the penalty on weak inputs of learned group convolutions: a scalar.
 
     It is the sum over layers, groups and inputs of the L2 norm of the weights from the input to the group's
-    outputs
-    (CondenseNet, section 3.3). A layer that has made all its drops adds nothing.
+    outputs (CondenseNet, section 3.3). A layer that has made all its drops adds nothing.
     """
     total = next(network.parameters()).new_zeros(())
     for layer in masked_convs(network).values():
@@ -40,10 +39,10 @@ def drops_due(factor: int, done: int, total: int) -> int:
 class CondensingHook(Hook):
     """Hook that makes each drop when it is due: ``custom_hooks=[dict(type='CondensingHook')]``.
 
-    Drop s of C-1 is due after s / (2 (C-1)) of the training; the second half trains the remaining weights. The
-    hook uses ``iter / max_iters``, for loops by epoch and by iteration, and makes all drops that are due, so none
-    is missing after the last iteration. A resumed training continues with the drops in the checkpoint. The layers
-    may be anywhere in the model, also in frozen stages.
+    Drop s of C-1 is due after s / (2 (C-1)) of the training; the second half trains the remaining weights.
+    The hook uses ``iter / max_iters``, for loops by epoch and by iteration, and makes all drops that are
+    due, so none is missing after the last iteration. A resumed training continues with the drops in the
+    checkpoint. The layers may be anywhere in the model, also in frozen stages.
 
     Args:
         group_lasso: Weight of ``group_lasso`` in the loss (CondenseNet's ImageNet training: 1e-5). It is

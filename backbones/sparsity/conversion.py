@@ -24,8 +24,7 @@ def converted_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the test-time form from those of the training form.
 
     The entries can be those of a classifier, of one of its halves or of a whole detector. The result fits
-    the same network
-    built with ``conventions=dict(sparsity='converted')``.
+    the same network built with ``conventions=dict(sparsity='converted')``.
 
     Raises:
         CondensingError: No layer is in the training form, or a drop is not made yet.

@@ -8,27 +8,20 @@ A layer has two forms; ``Conventions.sparsity`` states which one a network has:
 * 'masked', the training form: a full weight times a mask of initial ones. LGC's outputs, or SFR's inputs,
 are
   assigned to G groups in turn: channel r to group r mod G. There are C-1 drops, and in each every group
-  loses the 1/C
-  of its connections with the smallest L1 norm, so that 1/C of the inputs (LGC) or outputs (SFR) remain.
-  Masks and the
-  number of drops are buffers, and so part of a checkpoint.
+  loses the 1/C of its connections with the smallest L1 norm, so that 1/C of the inputs (LGC) or outputs
+  (SFR) remain. Masks and the number of drops are buffers, and so part of a checkpoint.
 * 'converted', the test-time form: LGC selects the inputs of its groups by index and is a standard group
 convolution
   and a shuffle; SFR is a standard group convolution whose outputs are added by index. It computes the same
-  function
-  as the training form in evaluation mode, at 1/C of its cost.
+  function as the training form in evaluation mode, at 1/C of its cost.
 
 Both forms use the same names, so the halves of a detector can start from a classifier's weights in either
-form, and
-both can be trained further.
+form, and both can be trained further.
 
 Where the sources leave something open: the CondenseNetV2 paper writes SFR as convolution, BN, ReLU; the
-authors' code,
-followed here, is BN, activation, convolution, so that an increment can be negative. SFR's BN starts with
-weight 1 (the
-authors' constructor writes 0, which their initialization then overwrites). For kernels larger than 1x1 an
-input counts
-with the largest magnitude in its window (footnote 2).
+authors' code, followed here, is BN, activation, convolution, so that an increment can be negative. SFR's BN
+starts with weight 1 (the authors' constructor writes 0, which their initialization then overwrites). For
+kernels larger than 1x1 an input counts with the largest magnitude in its window (footnote 2).
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Initialize the two halves of a network in a detector from a weights file.
 
 ``init_cfg=dict(type='ClassifierWeights', checkpoint=FILE)`` initializes a backbone or a stage head. All
-entries of that
-half must be in the file with their shapes; otherwise an error lists the differences. (MMEngine's own
-``Pretrained``
-ignores a missing convolution.)
+entries of that half must be in the file with their shapes; otherwise an error lists the differences.
+(MMEngine's own ``Pretrained`` ignores a missing convolution.)
 """
 
 from __future__ import annotations
@@ -58,8 +56,8 @@ class ClassifierWeights:
         """Load the entries of the half and set ``module.loaded_from``.
 
         Raises:
-            WeightsError: The file is missing or not readable, is of another network, was trained under other
-                conventions, or lacks an entry of the half with its shape.
+            WeightsError: The file is missing or not readable, is of another network, was trained under
+                other conventions, or lacks an entry of the half with its shape.
         """
         if not isinstance(module, CompactBackbone | StageHead):
             raise WeightsError(

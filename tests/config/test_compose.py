@@ -1,4 +1,4 @@
-"""A run named by its axes is the leaf of the same base_configs; what a network cannot do is said at once."""
+"""A run without a config file equals the leaf config of the same base configs."""
 
 from pathlib import Path
 from typing import Any

@@ -55,7 +55,8 @@ def test_the_card_of_a_published_run_by_hand() -> None:
         'flips': 'horizontal 0.25, vertical 0.25, diagonal 0.25',
         'anchors': 'scales=[2.5, 6, 12], ratios=[0.5, 1, 2], strides=[16]',
         'proposals': 'training 300 of the best 1000, test 100 of the best 1000',
-        'sampling': '256 anchors per image, at most 0.5 of them positive, 48 RoIs an image, at most 0.25 of '
+        'sampling': '256 anchors per image, at most 0.5 of them positive, '
+        '48 RoIs per image, at most 0.25 of '
         'them positive',
         'nms': 'nms at IoU 0.3; proposals nms at IoU 0.7',
         'score_threshold': '0.05',

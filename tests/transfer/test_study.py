@@ -232,9 +232,9 @@ def test_undefined_figures_are_named(tmp_path):
     [
         (
             lambda f: [run(f / 'a'), run(f / 'b', seed=1)],
-            r'one network only \(a_1x\): a study compares networks',
+            r'only one network \(a_1x\): a study compares networks',
         ),
-        (lambda f: [run(f / 'a'), run(f / 'b', start='none')], r'one network only \(a_1x\)'),
+        (lambda f: [run(f / 'a'), run(f / 'b', start='none')], r'only one network \(a_1x\)'),
         (
             lambda f: [run(f / 'a', start='none'), run(f / 'b', 'b_1x', start='none')],
             'no two of the 2 networks',

@@ -50,9 +50,7 @@ def check_launcher(launcher: str) -> None:
                 f'--launcher {launcher}: start this command with {program}, which sets {variable}'
             )
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ and not shutil.which('scontrol'):
-        raise UserError(
-            '--launcher slurm: scontrol is not installed; set MASTER_ADDR to the address of the first machine'
-        )
+        raise UserError('--launcher slurm: scontrol is not installed; set MASTER_ADDR to the first machine')
     local, gpus = int(os.environ[variables[1]]), torch.cuda.device_count()
     if torch.cuda.is_available() and local >= gpus:
         raise UserError(

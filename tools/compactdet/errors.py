@@ -18,8 +18,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and end the process.
 
     The exit status is 0 on success and 1, with one line, on a user error. Any other exception is a defect
-    of
-    the suite and keeps its traceback. With several processes only one prints the line.
+    of the suite and keeps its traceback. With several processes only one prints the line.
     """
     for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
         if isinstance(stream, io.TextIOWrapper):
@@ -50,8 +49,7 @@ def user_line(error: BaseException) -> str | None:
     """Return the line to print for an error; None if it is not a user error.
 
     A data loader worker passes an exception on as its type with the whole traceback as its message. Only
-    the
-    original message is kept.
+    the original message is kept.
     """
     if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec('backbones') is None:
         return f'{sys.executable} has no {error.name}: activate the environment of the set-up in README.md'

@@ -1,7 +1,7 @@
 """CondenseNetV2's training on CIFAR-10 and CIFAR-100 (arXiv:2104.04382, section 4.3).
 
-300 epochs at 64 images per step, lr 0.1, cosine; the rest "the same as the experiments on ImageNet": Nesterov
-momentum, weight decay 4e-5, condensing. Augmentation as in DenseNet: pad by 4, crop, mirror.
+300 epochs at 64 images per step, lr 0.1, cosine; the rest "the same as the experiments on ImageNet":
+Nesterov momentum, weight decay 4e-5, condensing. Augmentation as in DenseNet: pad by 4, crop, mirror.
 """
 
 recipe = dict(name='condensenetv2_cifar', batch_size=64)

@@ -115,7 +115,8 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
             for k in others:
                 axes.plot(recall, curves[k, column], color=PALE, linewidth=0.8, drawstyle='steps-pre')
             for (color, dashes), k in zip(styles, named, strict=False):
-                label = f' {shorten(classes[k])}  {100 * values[k]:.1f}'  # matplotlib hides labels that begin with _
+                # The space: matplotlib hides labels that begin with _.
+                label = f' {shorten(classes[k])}  {100 * values[k]:.1f}'
                 look = {'color': color, 'linestyle': dashes, 'linewidth': 1.5}
                 _plot(axes, curves[k, column], rule, label, look)
             mean = f'{100 * mean_over_classes(values):.1f}' if len(known) else '-'

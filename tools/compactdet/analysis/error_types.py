@@ -1,8 +1,8 @@
 """Error types of detections and the AP that each type costs.
 
 Source: TIDE (Bolya et al., ECCV 2020, arXiv:2008.08115), sections 2.2 and 2.3. Each false positive has one
-type,
-by its highest IoU with a box; t_f = 0.5 is the foreground threshold, t_b = 0.1 the background threshold:
+type, by its highest IoU with a box; t_f = 0.5 is the foreground threshold, t_b = 0.1 the background
+threshold:
 
 - ``cls``: IoU >= t_f with a box of another class;
 - ``loc``: t_b <= IoU < t_f with a box of its class;
@@ -12,28 +12,20 @@ by its highest IoU with a box; t_f = 0.5 is the foreground threshold, t_b = 0.1 
 - ``miss``, of boxes: not found, and not the box of a ``cls`` or ``loc`` error.
 
 The cost of a type is the increase of AP50 when only that type is corrected (the oracles of the paper). A
-``cls``
-or ``loc`` error becomes a true positive of its box; if the box then has two, the one of lower score is
-removed.
-``both``, ``dup`` and ``bkg`` errors are removed. ``miss`` boxes are subtracted from the number of boxes.
-``fp``
-removes every false positive; ``fn`` sets the number of boxes to those found.
+``cls`` or ``loc`` error becomes a true positive of its box; if the box then has two, the one of lower score
+is removed. ``both``, ``dup`` and ``bkg`` errors are removed. ``miss`` boxes are subtracted from the number
+of boxes. ``fp`` removes every false positive; ``fn`` sets the number of boxes to those found.
 
 Not stated in the paper: if several types apply, the first of loc, cls, dup, bkg, both is taken, as in the
 authors' toolbox; an IoU equal to a threshold counts as above it, as in matching; a class that has no box
-left
-after a correction has AP 1 if it has no detection left either, otherwise 0.
+left after a correction has AP 1 if it has no detection left either, otherwise 0.
 
 Deviations: AP is COCO's over 101 recalls (100 detections per image and class; classes without boxes
-excluded
-from means), so that AP50 equals the evaluator's. Difficult boxes and crowds are ignored: a detection
-matched
-with one does not count, and they cause no error. The authors' toolbox (tidecv 1.0.1) differs from the
-paper: it
-does not remove the detection that is already matched with a corrected error's box, and a ``loc`` error can
-prevent a ``cls`` error from getting its box (and the reverse) although only one type is corrected. Its
-counts,
-and the costs of the other types, are equal.
+excluded from means), so that AP50 equals the evaluator's. Difficult boxes and crowds are ignored: a
+detection matched with one does not count, and they cause no error. The authors' toolbox (tidecv 1.0.1)
+differs from the paper: it does not remove the detection that is already matched with a corrected error's
+box, and a ``loc`` error can prevent a ``cls`` error from getting its box (and the reverse) although only
+one type is corrected. Its counts, and the costs of the other types, are equal.
 """
 
 from collections.abc import Collection, Mapping
@@ -60,8 +52,8 @@ class Verdicts:
     """Classification of D detections and n boxes.
 
     Attributes:
-        kind: (D,) text: ``right``, one of ``FALSE``, ``ignored`` (matched with an ignored box) or ``beyond``
-            (not among the first 100 of its image and class).
+        kind: (D,) text: ``right``, one of ``FALSE``, ``ignored`` (matched with an ignored box) or
+            ``beyond`` (not among the first 100 of its image and class).
         box: (D,) the box that the detection is matched with, or the box of its error; -1 for none.
         iou: (D,) IoU with that box; 0 for none.
         taker: (n,) the detection matched with each box; -1 for none.

@@ -1,12 +1,9 @@
 """Labeled images in folders, zip files or tar files, read without unpacking.
 
 An archive is indexed once; an image is then one read at an offset, which several processes may do at the
-same time.
-Supported: a folder, a zip or a tar with ``CLASS/FILE`` (at any depth; the class is the folder of the file),
-tar shards
-of that form, a tar with one tar per class (ImageNet's training archive), and a tar without classes (its
-validation
-archive, with its development kit beside it).
+same time. Supported: a folder, a zip or a tar with ``CLASS/FILE`` (at any depth; the class is the folder of
+the file), tar shards of that form, a tar with one tar per class (ImageNet's training archive), and a tar
+without classes (its validation archive, with its development kit beside it).
 """
 
 from __future__ import annotations
@@ -269,8 +266,8 @@ def _zip(path: Path) -> Iterator[Entry]:
                 continue
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UserError(
-                    f'{path}: {info.filename} is encrypted or packed in a rare way; make the zip again with '
-                    '`zip -0 -r`'
+                    f'{path}: {info.filename} is encrypted or uses an unsupported method; '
+                    'make the zip with `zip -0 -r`'
                 )
             yield Entry(
                 path, info.filename, _label(path, info.filename), info.compress_size, info.header_offset,

@@ -1,8 +1,7 @@
 """Small labeled images in the files of their authors: CIFAR-10, CIFAR-100, SVHN, MNIST.
 
 Each reader takes a folder and a split and returns ``Arrays``, or None if the folder has no such files.
-Pickles are read
-by a reader that allows only arrays and plain containers; nothing in them is executed.
+Pickles are read by a reader that allows only arrays and plain containers; nothing in them is executed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Classification data sets: their properties, and their samples for training.
 
 Data sets of small images are held in memory as bytes; larger images are read one by one from folders, zip
-or tar files.
-All give BGR images, as MMCV does.
+or tar files. All give BGR images, as MMCV does.
 """
 
 from __future__ import annotations

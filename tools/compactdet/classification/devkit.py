@@ -1,4 +1,4 @@
-"""ImageNet's development kit: the classes of its validation images, which their archive does not contain."""
+"""ImageNet's development kit, which contains the classes of the validation images."""
 
 import io
 import tarfile

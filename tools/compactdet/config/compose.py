@@ -2,8 +2,7 @@
 
 ``--arch ghostnet_1x --detector retinanet_fpn --dataset voc07`` gives the config that a leaf config with the
 same base configs of ``det_configs/_base_`` and the same wiring would give. A base config for one data set
-or
-detector has its name as a suffix and replaces the general one: ``detectors/frcnn_c4_bccd.py``,
+or detector has its name as a suffix and replaces the general one: ``detectors/frcnn_c4_bccd.py``,
 ``schedules/1x_retinanet_fpn.py``.
 """
 
@@ -167,9 +166,7 @@ def base_configs(choice: Choice) -> list[Path]:
         UserError: There is no such schedule, or the checkout is missing.
     """
     if not BASE_CONFIGS.is_dir():
-        raise UserError(
-            f'{BASE_CONFIGS}: no such folder; runs without a config file need the checkout: pip install -e .'
-        )
+        raise UserError(f'{BASE_CONFIGS}: no such folder; --arch needs the checkout: pip install -e .')
     schedules = [path.stem for path in (BASE_CONFIGS / 'schedules').glob('*.py')]
     general = [name for name in schedules if not name.endswith(DETECTORS)]
     schedule = _known(choice.schedule or RECIPES[choice.dataset].schedule, general, 'schedule')

@@ -42,7 +42,7 @@ def get(name: str, data: Path, *, variant: str | None = None, keep: bool = False
     wanted = [archive for archive in archives if not is_there(archive, home)]
     sizes = [archive.size or 0 for archive in wanted]
     there = sum(file.stat().st_size for archive in wanted for file in _files_of(archive, data))
-    # Annotations unpack to five times their size, JPEG images do not. An archive is deleted before the next.
+    # Annotations unpack to five times their size. An archive is deleted before the next one.
     unpacks = sum(5 * s if 'annotations' in a.name else s for a, s in zip(wanted, sizes, strict=True))
     archives_need = sum(sizes) if keep else max(sizes, default=0)
     need_space(data, unpacks + max(0, archives_need - there), f'data set {name!r}')
@@ -119,7 +119,7 @@ def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
 
 
 def _set_in(folder: Path, archive: Path) -> Path:
-    """Return the folder of the data set among unpacked files: the folder itself, or the only folder in it."""
+    """Return the folder of the data set: the given folder, or the only folder in it."""
     try:
         layout_of(folder)
     except UserError as error:

@@ -8,8 +8,7 @@ Format: cocodataset.org, "Data format", object detection (Lin et al., ECCV 2014)
 - minival2014 and trainval35k are val2017 and train2017: same images, same annotations. If the built files
   are missing, the files of 2017 are read; images are found under the names of either year.
 - Deviation from MMDetection's ``CocoDataset``: nothing wrong is skipped silently, boxes with sides below
-  one
-  pixel are kept, boxes without area are dropped only in the images of ``known_defects``.
+  one pixel are kept, boxes without area are dropped only in the images of ``known_defects``.
 """
 
 import json

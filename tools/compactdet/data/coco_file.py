@@ -265,10 +265,8 @@ def find_images(root: Path, annotation_file: Path, names: Sequence[str]) -> list
     """Return the paths of the images of an annotation file, or where they should be.
 
     COCO's own images are found by number in the folders of 2014 and 2017. Other images are in one folder:
-    of the
-    usual ones (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, with SPLIT from the
-    name of
-    the file) the one that holds most of a sample of them.
+    of the usual ones (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, with SPLIT from
+    the name of the file) the one that holds most of a sample of them.
     """
     numbers = [OFFICIAL.fullmatch(Path(name).name) for name in names]
     bases = (root, root / 'images')

@@ -1,8 +1,7 @@
 """Downloads with several mirrors, resumed after a break and verified before use.
 
 A file is written as ``.NAME.part`` and moved to its place when its size and checksum are right. The part
-before
-a break is kept and continued (HTTP range) only if a checksum can verify the complete file.
+before a break is kept and continued (HTTP range) only if a checksum can verify the complete file.
 """
 
 import hashlib

@@ -13,7 +13,8 @@ JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'  # markers
 def check_image(path: str | Path, width: int, height: int, *, decode: bool = False) -> None:
     """Check an image file against the size in pixels that its annotation states.
 
-    A JPEG file must contain its end marker; bytes may follow. ``decode`` also decodes the image, which is slow.
+    A JPEG file must contain its end marker; bytes may follow. ``decode`` also decodes the image, which is
+    slow.
 
     Raises:
         DataError: The file is missing, not an image, truncated, or of another size.

@@ -1,15 +1,13 @@
 """The embedded data set 'shapes': drawn by the suite in VOC2007 layout, without a download.
 
 Classes differ only in form: color, texture, size, aspect ratio and rotation have the same distribution for
-every
-class, on cluttered backgrounds with other forms. Later objects hide earlier ones.
+every class, on cluttered backgrounds with other forms. Later objects hide earlier ones.
 
 - A box encloses the full extent of the object in the image, including hidden parts.
 - ``difficult`` is 1 if less than `Spec.difficult_below` of the object's area is visible (neither hidden nor
   outside the image); below `Spec.hidden_below` an object is not annotated.
 - Each image depends only on (seed, split, number): the same versions of NumPy and OpenCV give the same
-  bytes.
-  The manifest contains the hash of all annotations, by which two machines can be compared.
+  bytes. The manifest contains the hash of all annotations, by which two machines can be compared.
 """
 
 import hashlib
@@ -295,8 +293,7 @@ def ensure(root: str | Path, spec: Spec | None = None) -> Path:
     """Draw the data set if it is missing; otherwise check that it has the wanted settings.
 
     It is drawn in a temporary folder that is renamed when complete. If several processes draw at the same
-    time,
-    the first result is kept.
+    time, the first result is kept.
 
     Raises:
         UserError: ``root`` contains something else, or cannot be written.

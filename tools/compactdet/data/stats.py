@@ -56,8 +56,9 @@ def report(layout: Layout, *, as_json: bool = False, out: Path | None = None) ->
 def stats(splits: dict[str, Annotations]) -> dict[str, Any]:
     """Return counts and sizes by split.
 
-    Sizes are COCO's: small is below 32 x 32 pixels and large is from 96 x 96 pixels, by the annotated area. ``ignored`` are VOC's difficult boxes and COCO's crowds. Sides and aspect ratios
-    (width / height) are quantiles: 5, 25, 50, 75 and 95 %.
+    Sizes are COCO's: small is below 32 x 32 pixels and large is from 96 x 96 pixels, by the annotated area.
+    ``ignored`` are VOC's difficult boxes and COCO's crowds. Sides and aspect ratios (width / height) are
+    quantiles: 5, 25, 50, 75 and 95 %.
     """
     return {split: _stats(annotations) for split, annotations in splits.items()}
 

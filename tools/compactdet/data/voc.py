@@ -2,8 +2,7 @@
 
 - ``difficult`` may be absent and is then 0, as in the development kit.
 - Pixels are used as stored: an EXIF orientation is not applied, as in the development kit. Configs state
-  this
-  with ``color_type='color_ignore_orientation'``.
+  this with ``color_type='color_ignore_orientation'``.
 - Deviation from the kit and from MMDetection's ``XMLDataset``: nothing wrong is skipped or clipped.
 """
 

@@ -1,12 +1,10 @@
 """Read the files of a data set in PASCAL VOC format: annotations, split files, images.
 
 A data set folder contains ``Annotations/ID.xml``, ``JPEGImages/ID.jpg`` and ``ImageSets/Main/SPLIT.txt``
-with one
-ID per line. Format: VOC2007 development kit (Everingham et al., IJCV 2010). The files have 1-based,
-inclusive
-pixel indices; boxes become continuous coordinates with the origin at the top left corner of the image:
-``x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax``, so the continuous area equals VOC's area with its
-"+1".
+with one ID per line. Format: VOC2007 development kit (Everingham et al., IJCV 2010). The files have
+1-based, inclusive pixel indices; boxes become continuous coordinates with the origin at the top left corner
+of the image: ``x1 = xmin - 1, y1 = ymin - 1, x2 = xmax, y2 = ymax``, so the continuous area equals VOC's
+area with its "+1".
 """
 
 import re

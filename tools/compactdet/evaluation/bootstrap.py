@@ -89,19 +89,14 @@ def interval(samples: Samples, level: float = 0.95) -> Interval:
     """Return the interval from resampled values, corrected for the bias of the resamples.
 
     An image that is drawn twice repeats its true positives, which raises the precision envelope: AP on
-    resamples
-    lies above AP on the data set itself by about its standard deviation, and so does the plain percentile
-    interval. Here the resamples are shifted until their mean is the estimate, and then their quantiles are
-    taken:
-    an interval for the mean AP over test sets of this size.
+    resamples lies above AP on the data set itself by about its standard deviation, and so does the plain
+    percentile interval. Here the resamples are shifted until their mean is the estimate, and then their
+    quantiles are taken: an interval for the mean AP over test sets of this size.
 
     BC and BCa (Efron) are not used: a bias as large as the standard deviation moves their quantiles into
-    one
-    tail. On 200 simulated test sets of 300 images (200 resamples each) the 95 % intervals of COCO AP, VOC
-    11-point
-    and VOC area AP contained that mean in 96, 95 and 92 % of cases, those of BC in 85, 86 and 88 %, of BCa
-    in 85,
-    86 and 89 %, and the plain percentile intervals in 88, 93 and 91 %.
+    one tail. On 200 simulated test sets of 300 images (200 resamples each) the 95 % intervals of COCO AP,
+    VOC 11-point and VOC area AP contained that mean in 96, 95 and 92 % of cases, those of BC in 85, 86 and
+    88 %, of BCa in 85, 86 and 89 %, and the plain percentile intervals in 88, 93 and 91 %.
     """
     values = samples.values[~np.isnan(samples.values)]
     bias = float(values.mean() - samples.estimate)
@@ -114,8 +109,7 @@ def compare(first: Samples, second: Samples, level: float = 0.95) -> Comparison:
     """Compare two models that were resampled with the same seed on the same images.
 
     The p-value is two-sided: twice the share of resampled differences, shifted as in `interval`, that lie
-    on the
-    other side of 0.
+    on the other side of 0.
     """
     values = second.values - first.values
     difference = interval(Samples(second.estimate - first.estimate, values), level)

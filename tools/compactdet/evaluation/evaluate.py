@@ -4,22 +4,17 @@
 - COCO: the 12 metrics of ``COCOeval`` (10 IoUs, 101 recalls, areas, 1/10/100 detections).
 
 Sources: Everingham et al., IJCV 2010, section 4.2; VOC development kits; pycocotools 2.0. The matching
-rules
-and their ties are described in `compactdet.evaluation.matching`.
+rules and their ties are described in `compactdet.evaluation.matching`.
 
 Boxes are continuous (x1 = xmin - 1, x2 = xmax for VOC's 1-based inclusive pixels). So ``x2 - x1`` is VOC's
 ``xmax - xmin + 1``, ``min(x2) - max(x1)`` is VOC's ``min(xmax) - max(xmin) + 1``, and the IoU equals that
-of
-the development kit, including its "+1".
+of the development kit, including its "+1".
 
 ``difficult`` boxes are ignored; metrics with ``_with_difficult`` count them as any other. Under COCO's
-rule,
-which has no such flag, an ignored difficult box is treated as a box outside the area range: its IoU is the
-ordinary one, and it excuses one detection. (MMDetection's ``CocoMetric`` treats them as crowds, which
-excuse
-any number of detections at a less strict overlap.) Under VOC's rule, which has no crowds, a crowd is
-ignored
-like a difficult box, in both kinds of metrics.
+rule, which has no such flag, an ignored difficult box is treated as a box outside the area range: its IoU
+is the ordinary one, and it excuses one detection. (MMDetection's ``CocoMetric`` treats them as crowds,
+which excuse any number of detections at a less strict overlap.) Under VOC's rule, which has no crowds, a
+crowd is ignored like a difficult box, in both kinds of metrics.
 
 Deviations:
 

@@ -2,20 +2,15 @@
 
 Sources: VOC's ``VOCevaldet.m`` (development kits 2007 and 2012; Everingham et al., IJCV 2010, section 4.2);
 COCO's ``COCOeval`` (pycocotools 2.0). Both rules process the detections of a class by descending score.
-They
-differ in the box with which a detection is matched:
+They differ in the box with which a detection is matched:
 
 - VOC: the box of highest overlap among *all* boxes of that class in the image (the first of equals). If it
-  is
-  matched already, the detection is a false positive. The overlap must be at least the threshold (``>=``, as
-  in
-  the development kit and MMDetection; py-faster-rcnn requires more than the threshold). An ignored box
-  (difficult, crowd) is never matched: detections on it count neither as true nor as false.
+  is matched already, the detection is a false positive. The overlap must be at least the threshold (``>=``,
+  as in the development kit and MMDetection; py-faster-rcnn requires more than the threshold). An ignored
+  box (difficult, crowd) is never matched: detections on it count neither as true nor as false.
 - COCO: the best *unmatched* box (the last of equals) at or above the threshold; an ignored box only if
-  there
-  is no other. An ignored box is matched once, except a crowd, which is matched any number of times and
-  whose
-  overlap is relative to the area of the detection.
+  there is no other. An ignored box is matched once, except a crowd, which is matched any number of times
+  and whose overlap is relative to the area of the detection.
 
 Ties of scores: both rules use a stable sort, so equal scores keep the order of the images in ``image_ids``
 and, within an image, of the input.
@@ -25,8 +20,7 @@ operations as in pycocotools, from the width and height stated in the file (``si
 
 A ``MatchTable`` holds only the true positives and the detections that do not count. All others are false
 positives, whose number follows from the positions. This makes a table small, and AP under any weights of
-the
-images fast (`compactdet.evaluation.bootstrap`).
+the images fast (`compactdet.evaluation.bootstrap`).
 """
 
 from collections.abc import Sequence
@@ -111,7 +105,7 @@ def _group_starts(keys: np.ndarray) -> np.ndarray:
 def _overlaps(
     gt: Annotations, dt: Detections, gi: np.ndarray, di: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which of the pairs (n,), (n,) intersect, their IoU, and their overlap by the rule of crowds."""
+    """Return which of the pairs (n,), (n,) intersect, their IoU, and their overlap for crowds."""
     width = np.minimum(dt.boxes[di, 2], gt.boxes[gi, 2]) - np.maximum(dt.boxes[di, 0], gt.boxes[gi, 0])
     height = np.minimum(dt.boxes[di, 3], gt.boxes[gi, 3]) - np.maximum(dt.boxes[di, 1], gt.boxes[gi, 1])
     meet = np.flatnonzero((width > 0) & (height > 0))

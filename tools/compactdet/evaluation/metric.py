@@ -200,8 +200,7 @@ def write_predictions(path: str | Path, gt: Annotations, dt: Detections) -> None
     """Write predictions.json atomically.
 
     It is a COCO results list with unrounded numbers and the additional key ``category``, the class name,
-    for
-    readers that number the classes differently.
+    for readers that number the classes differently.
 
     Raises:
         UserError: The file cannot be written.

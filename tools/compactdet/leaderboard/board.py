@@ -1,10 +1,8 @@
 """The leaderboard: runs grouped by protocol, published results grouped by setting, with ranks.
 
 A group contains results that may be compared: the runs of one protocol, or the results of one paper under
-one
-setting. Each row is a network. Nothing is ranked across groups, and published rows, which have a single
-value,
-are never ranked. `compactdet.leaderboard.writers` writes the files.
+one setting. Each row is a network. Nothing is ranked across groups, and published rows, which have a single
+value, are never ranked. `compactdet.leaderboard.writers` writes the files.
 """
 
 import os
@@ -252,7 +250,7 @@ def _published_row(row: published.Row, group: Group, paper: published.Paper) -> 
         },
         'machine': row.device,
         'source': f'{paper.name} paper, {place}',
-        'top1': None if row.ap is None or row.top1 is None else row.top1 / 100,  # otherwise it is the result
+        'top1': None if row.ap is None or row.top1 is None else row.top1 / 100,  # else it is the result
         'note': '; '.join(notes) or None,
     }  # fmt: skip
 

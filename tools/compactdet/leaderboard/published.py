@@ -1,12 +1,9 @@
 """The results that the papers print: ``published.json`` and its typed reader.
 
 A row is a line of a table of a paper. Known errors of the papers are corrected; ``printed`` keeps the
-printed
-value and ``note`` gives the reason. Of a result in several tables, all rows but one state in ``repeats``
-which
-row they repeat, so that no result counts twice. `Published.results` returns each result once, with the
-values
-that other tables of the paper give for the same network.
+printed value and ``note`` gives the reason. Of a result in several tables, all rows but one state in
+``repeats`` which row they repeat, so that no result counts twice. `Published.results` returns each result
+once, with the values that other tables of the paper give for the same network.
 """
 
 import functools
@@ -77,9 +74,8 @@ class Row:
         mflops: Multiply-adds in millions.
         budget: Whether the cost is a nominal size ('140 MFLOPs') instead of that of the network.
         params_m: Parameters in millions.
-        layers: Number of layers.
-        top1, top5: Accuracy in percent, if accuracy is printed.
-        top1_err, top5_err: Error in percent, if error is printed.
+        layers: Number of layers. top1, top5: Accuracy in percent, if accuracy is printed. top1_err,
+        top5_err: Error in percent, if error is printed.
         ap: AP in percent, by the rule of the setting.
         class_ap: AP by class, in percent.
         latency_ms: Milliseconds by image size, such as '224x224'.

@@ -1,8 +1,7 @@
 """Write a leaderboard: index.html, one page without external resources, and Markdown, CSV and JSON.
 
 The same board gives the same bytes. Records may come from untrusted sources. The page contains their text
-as
-JSON that cannot end its element, shows it as text nodes, and its content security policy allows no other
+as JSON that cannot end its element, shows it as text nodes, and its content security policy allows no other
 script; Markdown and CSV escape it.
 """
 

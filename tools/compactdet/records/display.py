@@ -57,8 +57,7 @@ def show_protocol(protocol: Mapping[str, Any], *, whole: bool = True) -> None:
     """Print the summary of a protocol, and its key if the data and weights were read (``whole``).
 
     Without the key the summary goes to standard error, since with ``--print-config`` standard output holds
-    only
-    the config.
+    only the config.
     """
     key = record_file.content_key(protocol) if whole else '(the key depends on data and weights)'
     table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)

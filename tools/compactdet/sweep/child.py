@@ -1,10 +1,8 @@
 """Run a command that ends with the process that started it, even if that process is killed.
 
 Arguments: the id of the parent process, and the command. On Linux the kernel then sends SIGKILL to the
-command
-(``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere the command continues, and its run stays locked
-until it
-ends (see `compactdet.sweep.lock`).
+command (``PR_SET_PDEATHSIG``, which survives ``exec``). Elsewhere the command continues, and its run stays
+locked until it ends (see `compactdet.sweep.lock`).
 """
 
 import contextlib

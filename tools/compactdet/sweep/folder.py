@@ -1,10 +1,8 @@
 """The folder of a sweep: its runs, logs, locks and state files.
 
 ``OUT/grid.yaml``: the grid; ``OUT/status.json``: the state of every job, written atomically; ``OUT/NAME/``:
-the folder
-of a run; ``OUT/logs/NAME.log``: the output of all its attempts; ``OUT/.sweep/``: a lock and a state file
-for each job,
-written only by the holder of the lock.
+the folder of a run; ``OUT/logs/NAME.log``: the output of all its attempts; ``OUT/.sweep/``: a lock and a
+state file for each job, written only by the holder of the lock.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The grid of a sweep, from a YAML file or a command line, as a list of jobs.
 
 A grid is a mapping of lists (``archs, detectors, datasets, seeds, init, frozen_stages``) and of options
-that all its
-runs share (``schedule, lr, cfg_options, data_root, amp, pretrain, name``). With ``blocks``, a list of such
-mappings,
-it is their union; keys beside ``blocks`` apply to all of them.
+that all its runs share (``schedule, lr, cfg_options, data_root, amp, pretrain, name``). With ``blocks``, a
+list of such mappings, it is their union; keys beside ``blocks`` apply to all of them.
 """
 
 from __future__ import annotations

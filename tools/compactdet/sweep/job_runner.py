@@ -111,8 +111,7 @@ def may_retry(status: int, text: str) -> bool:
     """Return True if a job with this exit status and output is started again.
 
     Exit statuses 1 and 2 are user errors, which would recur, unless status 1 came with a traceback, or
-    because a data
-    loader worker was killed.
+    because a data loader worker was killed.
     """
     may_pass = 'Traceback (most recent call last)' in text or f'error: {WORKER_DIED}' in text
     return status not in (0, 1, 2) or (status == 1 and may_pass)
@@ -191,7 +190,7 @@ def _signal(process: subprocess.Popen, number: int) -> None:
 
 
 def summary(state: dict[str, Any], command: list[str], log: Path) -> list[str]:
-    """Return the report of a job: of a failed one the reason, of one that ran its log and how to repeat it."""
+    """Return the report of a job: the reason of a failure, its log, and how to repeat it."""
     if state.get('exit_status') is None:  # the log is of an earlier run
         return [str(state.get('message') or state.get('state'))]
     try:

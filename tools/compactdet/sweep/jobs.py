@@ -1,12 +1,9 @@
 """Commands of a sweep's jobs, and the check whether a job has already finished.
 
 A finished run is recognized by its record: network, seed, content of the initial weights, and resolved
-config,
-which is composed here exactly as in ``tools/train.py``. Settings that do not affect results are excluded:
-how the
-run was started, saved and logged, messages for the user, and the path of the initial weights, whose content
-is
-compared. So the folder of a sweep may be moved.
+config, which is composed here exactly as in ``tools/train.py``. Settings that do not affect results are
+excluded: how the run was started, saved and logged, messages for the user, and the path of the initial
+weights, whose content is compared. So the folder of a sweep may be moved.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _owner(fd: int) -> dict[str, Any]:
 
 
 def _held(path: Path, fd: int) -> bool:
-    """Return True if the holder of a lock file lives, or a child of it; locks the file where neither does."""
+    """Return True if the holder of a lock file or a child of it is alive; otherwise lock the file."""
     if _flock(fd) is False:
         return True
     owner = _owner(fd)

@@ -1,8 +1,7 @@
 """A sweep on a Ray cluster: one task per run, started again on another node if its node is removed.
 
 The nodes share the folder of the sweep and the installation at the same paths. A task does the same as a
-local
-worker, so locks, retries, resuming and logs are equal; the lock of a removed node is taken over (see
+local worker, so locks, retries, resuming and logs are equal; the lock of a removed node is taken over (see
 `compactdet.sweep.lock`).
 """
 

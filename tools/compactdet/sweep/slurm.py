@@ -1,12 +1,9 @@
 """A sweep as Slurm job arrays: one for jobs that need no other, one for the runs of each pretraining.
 
 A task of an array is ``tools/sweep.py --out OUT --only RUN``, so locks, retries, resuming and logs are as
-elsewhere.
-A run that reaches the time limit or is preempted gets SIGTERM a minute before, stops, and is queued again,
-where it
-resumes from its last training state. Tested with a replacement for ``sbatch`` and ``srun`` that runs the
-tasks one
-after another, not on a cluster.
+elsewhere. A run that reaches the time limit or is preempted gets SIGTERM a minute before, stops, and is
+queued again, where it resumes from its last training state. Tested with a replacement for ``sbatch`` and
+``srun`` that runs the tasks one after another, not on a cluster.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Measured speed of trainings: seconds per image, in training and in evaluation.
 
 If there is a record of the same network on the same hardware, its speed is used. Otherwise a straight line
-is
-fitted over two or more other networks, seconds = a + b x multiply-adds with a and b at least 0. Otherwise
-there
-is no estimate.
+is fitted over two or more other networks, seconds = a + b x multiply-adds with a and b at least 0.
+Otherwise there is no estimate.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Estimators of the transfer study: rank correlations and their uncertainty.
 
 Sources: Kendall, "Rank Correlation Methods", 1948 (rho, tau-b, partial rank correlation); Efron, "Better
-Bootstrap
-Confidence Intervals", JASA 1987 (BCa); Cook & Weisberg, "Residuals and Influence in Regression", 1982
-(externally studentized residuals, the outlier test).
+Bootstrap Confidence Intervals", JASA 1987 (BCa); Cook & Weisberg, "Residuals and Influence in Regression",
+1982 (externally studentized residuals, the outlier test).
 
 Samples are small here (a paper measures four to ten networks): an estimate without an interval states the
 reason, and there is no interval for fewer than `MIN_NETS` networks.
@@ -95,8 +94,7 @@ def partial_spearman(x: Array, y: Array, given: Array, axis: int = -1) -> Array:
     If ``given`` orders the networks exactly as x or y, nothing is left to correlate, and the formula 0 / 0
     is taken as
     0. (With few networks many resamples are of this kind; excluding them would make four of five intervals
-    exclude
-    0 where only ``given`` has an effect.)
+    exclude 0 where only ``given`` has an effect.)
     """
     xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
     left = (1 - xz * xz) * (1 - yz * yz)

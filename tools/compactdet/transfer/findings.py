@@ -174,8 +174,8 @@ def contrast_sentences(contrast: Contrast) -> list[str]:
         contrast.rho_a.value, contrast.rho_b.value,
     ):  # fmt: skip
         found.append(
-            f'The same accuracies correlate with AP {first} at ρ = {figure(contrast.rho_a)} and with AP {second} '
-            f'at ρ = {figure(contrast.rho_b)}.'
+            f'The same accuracies correlate with AP {first} at ρ = {figure(contrast.rho_a)} '
+            f'and with AP {second} at ρ = {figure(contrast.rho_b)}.'
         )
     return found
 

@@ -181,7 +181,7 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
 
 
 def _beside(point: np.ndarray, size: Bbox, dx: int, dy: int, distance: float) -> Bbox:
-    """Return the pixels of a label at a distance from its point, to the left (-1) or right (1), and so on."""
+    """Return the pixels of a label at a distance from its point, left (-1) or right (1), and so on."""
     left = point[0] + dx * distance - (1 - dx) / 2 * size.width
     bottom = point[1] + dy * distance - (1 - dy) / 2 * size.height
     return Bbox.from_bounds(left, bottom, size.width, size.height)

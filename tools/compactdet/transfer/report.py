@@ -21,7 +21,8 @@ from compactdet.transfer.study import SettingStudy, Study
 
 METHOD = (
     'A setting is everything that must be equal for two results to be compared: for own runs the protocol '
-    "and the data set of the pretraining, for published results the paper and the setting of its table. Settings are "
+    'and the data set of the pretraining, for published results the paper and the setting of its table. '
+    'Settings are '
     'never pooled: a pair of networks counts within its setting only.',
     'ρ is Spearman\'s rank correlation, τ is Kendall\'s τ-b; ρ given the multiply-adds is the rank partial '
     'correlation, 0 where cost orders the networks exactly as AP or accuracy does. In brackets: 95 % BCa '
@@ -31,10 +32,10 @@ METHOD = (
     'How often a random order gives a ρ as far from 0: counted over all orders of up to 8 networks, over '
     f'{EXACT_ORDERS:,} random ones beyond.',
     'Deviations from what accuracy (and the logarithm of the multiply-adds) predicts: least squares, '
-    't = externally studentised residual; a network is named where p < 0.05 after multiplying by the number '
+    't = externally studentized residual; a network is named if p < 0.05 after multiplying by the number '
     'of networks (Bonferroni).',
-    'A network is one network and one recipe of pretraining. Runs that differ in the seed, and weights that '
-    'differ in the seed, are averaged; ± is the standard deviation over runs.',
+    'A network stands for one arch and one pretraining recipe. Runs that differ in the seed, and weights '
+    'that differ in the seed, are averaged; ± is the standard deviation over runs.',
 )  # fmt: skip
 
 

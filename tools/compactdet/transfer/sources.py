@@ -1,9 +1,8 @@
 """Input of the transfer study: networks within settings, from records and from published results.
 
 A setting is everything that must be equal for two results to be compared: for records the protocol and the
-data
-set of the pretraining, for published results the paper and the setting of its table. Only the orders of the
-networks are compared between settings.
+data set of the pretraining, for published results the paper and the setting of its table. Only the orders
+of the networks are compared between settings.
 """
 
 from __future__ import annotations
@@ -231,7 +230,7 @@ def _net(name: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str
 
 
 def from_published() -> tuple[list[Setting], list[LeftOut]]:
-    """Return the detection tables of the papers, each network with the accuracy that the same paper prints."""
+    """Return the detection tables of the papers, each network with its accuracy in the same paper."""
     data = published.load()
     groups: dict[tuple[str, str], list[published.Row]] = {}
     for row in data.results('detection'):
@@ -281,6 +280,6 @@ def _published_net(row: published.Row) -> Net:
 
 
 def family_of(arch: str) -> str:
-    """Return the part of a network's name before its size: 'sfr_shufflenetv2' of 'sfr_shufflenetv2_1.5x'."""
+    """Return a network's name without its size: 'sfr_shufflenetv2' of 'sfr_shufflenetv2_1.5x'."""
     match = re.match(r'(?:sfr_)?[^_]+', arch)
     return match[0] if match else arch

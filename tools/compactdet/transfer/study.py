@@ -2,9 +2,8 @@
 cost?
 
 Each setting (`compactdet.transfer.sources`) is studied separately; networks of different settings are never
-put on
-one scale. Statements about several settings compare pairs of networks *within* each, or the orders of the
-networks that two settings share.
+put on one scale. Statements about several settings compare pairs of networks *within* each, or the orders
+of the networks that two settings share.
 """
 
 from __future__ import annotations
@@ -182,12 +181,13 @@ def _nothing(nets: Sequence[str], left_out: Sequence[LeftOut]) -> str:
     why = f'; left out: {left_out[0].what}: {left_out[0].why}' if left_out else ''
     more = f' (and {len(left_out) - 1} more)' if len(left_out) > 1 else ''
     if len(nets) == 1:
-        return f'one network only ({nets[0]}): a study compares networks, {correlation.MIN_NETS} or more{why}{more}'
+        least = correlation.MIN_NETS
+        return f'only one network ({nets[0]}): a study compares networks, {least} or more{why}{more}'
     if not nets:
         return f'no run that can be studied{why}{more}'
     return (
-        f'no two of the {len(nets)} networks share a setting in which their accuracy is known: train them by '
-        f'one config from weights that state their top-1 (one setting is one protocol){why}{more}'
+        f'no two of the {len(nets)} networks share a setting in which their accuracy is known: train '
+        f'them with one config from weights that state their top-1 (one setting is one protocol){why}{more}'
     )
 
 

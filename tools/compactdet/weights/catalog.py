@@ -1,10 +1,8 @@
 """Catalog of published weights: publisher, address, accuracy, license.
 
 The authors' files are listed in ``catalog.json``, as their repositories state them. Those of torchvision,
-timm,
-pytorchcv and mmpretrain are read from the tables of the installed library; a library that is not installed
-is
-skipped.
+timm, pytorchcv and mmpretrain are read from the tables of the installed library; a library that is not
+installed is skipped.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """Convert published weights files to weights files of the suite.
 
 Files are in one of ``FORMATS``. Every entry of a file must be used, and every entry of the network must
-exist with
-its shape; otherwise the file is not converted and the message lists the differences.
+exist with its shape; otherwise the file is not converted and the message lists the differences.
 """
 
 import re

@@ -1,8 +1,7 @@
 """The formats of published weights files, one row per format.
 
 A row states how a file is recognized, the families of its networks, the suite's name of each layer, and how
-the
-weights were trained.
+the weights were trained.
 """
 
 import functools

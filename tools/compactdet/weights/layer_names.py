@@ -26,7 +26,7 @@ def units_of(arch: Arch) -> list[str]:
 
 
 def unit_parts(arch: Arch) -> dict[str, list[str]]:
-    """Return the parts of each unit in order: ``{'stage4.0': ['expand', 'depthwise', 'se', 'project']}``."""
+    """Return the parts of each unit: ``{'stage4.0': ['expand', 'depthwise', 'se', 'project']}``."""
     parts: dict[str, dict[str, None]] = {unit: {} for unit in units_of(arch)}
     for layer in own_layers(arch):
         stage, *rest = layer.split('.')
@@ -47,7 +47,7 @@ def grouped_units(arch: Arch) -> Iterator[tuple[str, int, int]]:
 
 
 def pairs(theirs: str, ours: str, leaves: tuple[str, str] = CONV_BN) -> dict[str, str]:
-    """Return the names of a convolution and its BN: ``{'theirs.0': 'ours.conv', 'theirs.1': 'ours.bn'}``."""
+    """Return names of a convolution and its BN: ``{'theirs.0': 'ours.conv', 'theirs.1': 'ours.bn'}``."""
     return {
         f'{theirs}.{leaf}'.lstrip('.'): f'{ours}.{own}' for leaf, own in zip(leaves, CONV_BN, strict=True)
     }

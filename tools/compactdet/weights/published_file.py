@@ -95,8 +95,7 @@ def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] 
     """Return the preprocessing that a checkpoint states, or None.
 
     Checkpoints of the suite state it in words (``inputs``); those of MMDetection and mmpretrain in the text
-    of their
-    config (``cfg``), as a ``data_preprocessor`` or an older ``img_norm_cfg``.
+    of their config (``cfg``), as a ``data_preprocessor`` or an older ``img_norm_cfg``.
     """
     if isinstance(meta.get('inputs'), str):
         calls = _calls(f'({meta["inputs"]})')

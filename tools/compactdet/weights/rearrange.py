@@ -85,10 +85,8 @@ def reversed_channels(
     pooled].
 
     All channels are reversed: a concatenation then has the other order, the blocks of group convolutions
-    stay blocks,
-    and a shuffle stays a shuffle. The shuffle itself must also move, from after the depthwise convolution
-    to before
-    it: channels from one group to one group may be exchanged.
+    stay blocks, and a shuffle stays a shuffle. The shuffle itself must also move, from after the depthwise
+    convolution to before it: channels from one group to one group may be exchanged.
 
     Args:
         state_dict: Entries under the suite's names.

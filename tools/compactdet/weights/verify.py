@@ -45,10 +45,8 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
     """Return the images of a folder and their classes.
 
     The class is in the file name (``n01440764_tench.JPEG``) or the folder name (``n01440764/1.jpg``). The
-    class numbers
-    are those of ``class_index``, by default of ``class_index*.txt`` in the folder; without one the
-    subfolders are
-    numbered in order of their names.
+    class numbers are those of ``class_index``, by default of ``class_index*.txt`` in the folder; without
+    one the subfolders are numbered in order of their names.
 
     Raises:
         UserError: There is no such folder, no image, or an image's class is not in the list.
@@ -86,8 +84,7 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole:
     """Read an image as in training: (3, size, size).
 
     The shorter side is resized to size / 224 * 256 (bilinear) and the center is cropped. With ``whole`` the
-    image is
-    resized completely, after the preprocessing. ``tools/pretrain.py`` does the same.
+    image is resized completely, after the preprocessing. ``tools/pretrain.py`` does the same.
 
     Raises:
         UserError: The image cannot be decoded.
