@@ -1,10 +1,10 @@
 """CondenseNetV2-C in Faster R-CNN FPN on COCO, trainval35k -> minival2014, shorter side 800.
 
-Command: python tools/train.py det_configs/condensenetv2_c_frcnn_fpn_coco.py Starts from:
-weights/condensenetv2_c.safetensors (README: ImageNet weights), or --init FILE|none Paper: mAP 31.4 % (Yang
-et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights. Setting: sizes, epochs, SGD are the
-paper's (section 4.4); what it leaves open is MMDetection's 1x. Expect: not yet run here; the paper's figure
-is the one to meet.
+Command: python tools/train.py det_configs/condensenetv2_c_frcnn_fpn_coco.py
+Initial weights: weights/condensenetv2_c.safetensors (tools/README.md), or --init FILE|none
+Paper: mAP 31.4 % (Yang et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights.
+Setting: sizes, epochs and SGD of the paper (section 4.4), otherwise MMDetection's 1x schedule.
+Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [

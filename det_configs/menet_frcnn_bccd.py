@@ -1,8 +1,8 @@
 """MENet (108-MENet-8x1, g = 3) in Faster R-CNN C4 on BCCD: blood cells, three classes.
 
-Command: python tools/train.py det_configs/menet_frcnn_bccd.py Starts from:
-weights/menet_108_8x1_g3.safetensors (README: ImageNet weights), or --init none Expect: see the README's
-results, three seeds each; about ten minutes on one CPU core.
+Command: python tools/train.py det_configs/menet_frcnn_bccd.py
+Initial weights: weights/menet_108_8x1_g3.safetensors (tools/README.md), or --init none
+Expect: see work_dirs_template/results.md, three seeds each; about ten minutes on one CPU core.
 """
 
 _base_ = [

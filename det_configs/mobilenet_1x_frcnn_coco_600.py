@@ -1,11 +1,11 @@
 """1x MobileNet-224 in Faster R-CNN C4 on COCO, trainval35k -> minival2014, shorter side 600.
 
-Command: python tools/train.py det_configs/mobilenet_1x_frcnn_coco_600.py Starts from:
-weights/mobilenet_1x.safetensors (README: ImageNet weights), or --init FILE|none Paper: mAP 19.3 %,
-retrained by ShuffleNet's authors (Zhang et al. 2017, arXiv:1707.01083, Table 7,
-    600x), one run, ImageNet weights; the table also quotes 19.8 %, MobileNet's own authors' figure.
-Setting: the paper says "default settings" of the Caffe code; C4 and the schedule are our reading of that.
-Expect: not yet run here; the paper's figure is the one to meet.
+Command: python tools/train.py det_configs/mobilenet_1x_frcnn_coco_600.py
+Initial weights: weights/mobilenet_1x.safetensors (tools/README.md), or --init FILE|none
+Paper: mAP 19.3 %, retrained by ShuffleNet's authors (Zhang et al. 2017, arXiv:1707.01083, Table 7,
+    600x), one run, ImageNet weights; the table also quotes 19.8 %, the value of MobileNet's authors.
+Setting: the paper says "default settings" of the Caffe code; C4 and the schedule are an interpretation.
+Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [

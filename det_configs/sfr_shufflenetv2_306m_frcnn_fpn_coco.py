@@ -1,11 +1,11 @@
 """SFR-ShuffleNetV2 1.5x in Faster R-CNN FPN on COCO, trainval35k -> minival2014, shorter side 800.
 
 Command: python tools/train.py det_configs/sfr_shufflenetv2_306m_frcnn_fpn_coco.py
-Starts from: weights/sfr_shufflenetv2_1.5x.safetensors (README: ImageNet weights), or --init FILE|none
+Initial weights: weights/sfr_shufflenetv2_1.5x.safetensors (tools/README.md), or --init FILE|none
 Paper: mAP 30.7 % (Yang et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights.
-The row is among Faster R-CNN's: the authors' README counts the table's last three as RetinaNet's.
-Setting: sizes, epochs, SGD are the paper's (section 4.4); what it leaves open is MMDetection's 1x.
-Expect: not yet run here; the paper's figure is the one to meet.
+The table does not state where its Faster R-CNN rows end; this row is taken as one of them.
+Setting: sizes, epochs and SGD of the paper (section 4.4), otherwise MMDetection's 1x schedule.
+Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [

@@ -1,10 +1,10 @@
 """ShuffleNet 1x (g = 3) in Faster R-CNN C4 on COCO, trainval35k -> minival2014, shorter side 300.
 
-Command: python tools/train.py det_configs/shufflenet_1x_frcnn_coco_300.py Starts from:
-weights/shufflenet_1x_g3.safetensors (README: ImageNet weights), or --init FILE|none Paper: mAP 14.5 %
-(Zhang et al. 2017, arXiv:1707.01083, Table 7, 300x), one run, ImageNet weights. Setting: the paper says
-"default settings" of the Caffe code; C4 and the schedule are our reading of that. Expect: not yet run here;
-the paper's figure is the one to meet.
+Command: python tools/train.py det_configs/shufflenet_1x_frcnn_coco_300.py
+Initial weights: weights/shufflenet_1x_g3.safetensors (tools/README.md), or --init FILE|none
+Paper: mAP 14.5 % (Zhang et al. 2017, arXiv:1707.01083, Table 7, 300x), one run, ImageNet weights.
+Setting: the paper says "default settings" of the Caffe code; C4 and the schedule are an interpretation.
+Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [

@@ -1,9 +1,9 @@
 """ShuffleNet 1x (g = 3) in Faster R-CNN C4 on PASCAL VOC 2007, trainval -> test.
 
-Command: python tools/train.py det_configs/shufflenet_frcnn_voc.py Starts from:
-weights/shufflenet_1x_g3.safetensors (README: ImageNet weights), or --init FILE|none Paper: mAP 56.6 % (Qin
-et al. 2018, arXiv:1803.09127, Table VIII), one run, ImageNet weights. Expect: not yet run here at full
-size; the paper's figure is the one to meet.
+Command: python tools/train.py det_configs/shufflenet_frcnn_voc.py
+Initial weights: weights/shufflenet_1x_g3.safetensors (tools/README.md), or --init FILE|none
+Paper: mAP 56.6 % (Qin et al. 2018, arXiv:1803.09127, Table VIII), one run, ImageNet weights.
+Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [

@@ -116,11 +116,11 @@ def plain_config_text() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tiny_run(plain_config_text, tiny_config, tmp_path_factory) -> Path:
     """The folder of a finished run of it, seed 3; tests only read it."""
-    from compactdet.config.options import Options
+    from compactdet.config.options import TrainOptions
     from compactdet.training.train import train
 
     folder = tmp_path_factory.mktemp('runs') / 'tiny'
-    return train(Options(str(tiny_config), str(folder), seed=3)).parent
+    return train(TrainOptions(str(tiny_config), str(folder), seed=3)).parent
 
 
 @pytest.fixture

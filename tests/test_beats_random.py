@@ -17,8 +17,8 @@ from torch import Tensor
 
 from backbones.spec import Preprocessing
 from backbones.weights import WeightsInfo, read_weights, save_weights
-from compactdet.config.compose import Choice
-from compactdet.config.options import Options
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.options import TrainOptions
 from compactdet.data.readers import read_predictions, read_voc
 from compactdet.evaluation.average_precision import list_figures
 from compactdet.evaluation.bootstrap import Samples, bootstrap, compare
@@ -74,8 +74,8 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory, plain_config_tex
         }
         data = shared / 'data/bccd/BCCD'
         train(
-            Options(
-                Choice(arch, 'frcnn_c4', 'bccd'),
+            TrainOptions(
+                DetectorChoice(arch, 'frcnn_c4', 'bccd'),
                 str(folder),
                 seed=0,
                 data_root=str(data),

@@ -1,6 +1,6 @@
-"""The counter against figures found elsewhere, other counters, and hand counts.
+"""Costs equal published values, other counters, and counts by hand.
 
-The hand-entered figures come from the authors' published code, run with an independent count.
+The values that are entered here come from an independent count of the authors' published code.
 """
 
 import csv
@@ -17,13 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import StageHead, build_backbone, build_classifier, list_archs
 from backbones.wiring import halves
-from compactdet.config.compose import Choice, composed
-from compactdet.costs import Costs, arch_costs, count, detector_costs, num_params
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.compose import compose_config
+from compactdet.costs import LayerCosts, arch_costs, count, detector_costs, num_params
 from compactdet.errors import UserError
 
 import complexity
 
-# Faster R-CNN C4: parameters of base and subnet, millions of multiply-adds of the subnet on a 7x7 RoI
+# Faster R-CNN C4: parameters of backbone and stage head; millions of multiply-adds of the stage head for a
+# 7x7 RoI feature map.
 C4 = {
     'mobilenet_0.5x': (414_880, 403_712, '19.61'),
     'mobilenet_1x': (1_613_120, 1_593_856, '77.75'),
@@ -40,25 +42,25 @@ def macs(name: str) -> int:
 
 
 def millions(number: int, like: str) -> str:
-    """Rounds to as many digits as the given figure has."""
+    """Return a number in millions with as many decimals as ``like``."""
     return f'{number / 1e6:.{len(like.partition(".")[2])}f}'
 
 
 @pytest.mark.parametrize('name', C4)
-def test_c4_halves(name: str) -> None:
-    base, subnet, mflops = C4[name]
+def test_backbone_and_stage_head_of_c4(name: str) -> None:
+    backbone_params, head_params, mflops = C4[name]
     with torch.device('meta'):
         head = StageHead(name)
         roi = torch.empty(1, head.arch.channels(16), 7, 7)
-        assert num_params(build_backbone(name, out_strides=(16,)).parameters()) == base
-    assert num_params(head.parameters()) == subnet
+        assert num_params(build_backbone(name, out_strides=(16,)).parameters()) == backbone_params
+    assert num_params(head.parameters()) == head_params
     assert millions(count(head, roi).macs, mflops) == mflops
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', list_archs())
-def test_torchs_counter_says_twice_as_much(name: str) -> None:
-    """It counts convolutions and matrix products too, a multiply and an add as two; on real tensors."""
+def test_pytorchs_counter_gives_twice_the_value(name: str) -> None:
+    """Compare with PyTorch's counter, which counts a multiply-add as two, on tensors with data."""
     row = arch_costs(name)
     model = build_classifier(name).eval()
     with FlopCounterMode(display=False) as counter:
@@ -68,7 +70,7 @@ def test_torchs_counter_says_twice_as_much(name: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['condensenet_a', 'condensenetv2_a', 'sfr_shufflenetv2_0.5x'])
-def test_the_test_time_form_is_what_is_costed(name: str) -> None:
+def test_costs_are_those_of_the_test_time_form(name: str) -> None:
     model = build_classifier(name, conventions={'sparsity': 'converted'}).eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 224, 224))
@@ -87,8 +89,8 @@ def test_the_test_time_form_is_what_is_costed(name: str) -> None:
         'mobilenet_1x',
     ],
 )
-def test_mmengines_counter_says_the_same_of_these_layers(name: str) -> None:
-    """It counts a multiply-add as one, and BN and pooling besides; on real tensors."""
+def test_mmengines_counter_gives_the_same_value(name: str) -> None:
+    """Compare with MMEngine's counter, which also counts BN and pooling, on tensors with data."""
     flops = FlopAnalyzer(build_classifier(name).eval(), torch.zeros(1, 3, 224, 224))
     by_operator = flops.unsupported_ops_warnings(False).by_operator()
     assert by_operator['batch_norm'] > 0
@@ -110,35 +112,35 @@ def test_count_by_hand() -> None:
 
     net = Net().train()
     assert count(net, torch.empty(1, 4, 8, 8, device='meta')).costs == {
-        'grouped': Costs(6 * 4 * 4 * 2 * 9, 4 * 64, 6 * 16, 6 * 2 * 9),
-        'up': Costs(6 * 4 * 4 * 2 * 4, 6 * 16, 2 * 64, 6 * 2 * 4),
-        'fc': Costs(2 * 5, 2, 5, 10),
-        '': Costs(5 * 7, 5, 7, 35),  # not in any child
+        'grouped': LayerCosts(6 * 4 * 4 * 2 * 9, 4 * 64, 6 * 16, 6 * 2 * 9),
+        'up': LayerCosts(6 * 4 * 4 * 2 * 4, 6 * 16, 2 * 64, 6 * 2 * 4),
+        'fc': LayerCosts(2 * 5, 2, 5, 10),
+        '': LayerCosts(5 * 7, 5, 7, 35),  # not in any child
     }
     assert net.training
     assert net.fc.weight.device.type == 'cpu'
     assert not net.fc._forward_hooks
 
 
-def test_memory_traffic_is_the_shufflenet_v2_papers() -> None:
-    """h w (c1 + c2) + c1 c2 / g."""
+def test_memory_traffic_by_the_formula_of_the_shufflenet_v2_paper() -> None:
+    """Compare with h w (c1 + c2) + c1 c2 / g."""
     layer = nn.Sequential(nn.Conv2d(12, 24, 1, groups=4))
     costs = count(layer, torch.empty(1, 12, 5, 7, device='meta')).costs['0']
     traffic = costs.activations_read + costs.activations_written + costs.weights_read
     assert traffic == 5 * 7 * (12 + 24) + 12 * 24 // 4
 
 
-def test_a_rows_parts_add_up() -> None:
+def test_parts_add_up_to_the_total() -> None:
     row = arch_costs('mobilenet_0.25x', size=96)
     assert sum(row['stage_macs'].values()) == row['macs']
     assert row['macs'] - row['backbone_macs'] == 256 * 1000
     assert row['params'] - row['backbone_params'] == 257 * 1000
     assert row['strides'] == {'2': 16, '4': 32, '8': 64, '16': 128, '32': 256}
     assert row['stage_macs']['stem'] == 48 * 48 * 8 * 27
-    assert row['paper_size_macs'] == macs('mobilenet_0.25x')  # whatever the size asked for
+    assert row['paper_size_macs'] == macs('mobilenet_0.25x')  # does not depend on `size`
 
 
-def test_an_image_below_the_last_stride_is_refused() -> None:
+def test_an_image_below_the_last_stride_is_an_error() -> None:
     with pytest.raises(UserError, match='size 31 is smaller than the last stride of mobilenet_1x, 32'):
         arch_costs('mobilenet_1x', size=31)
 
@@ -186,57 +188,54 @@ RETINANET = dict(
 
 def test_two_stage_detector_by_hand() -> None:
     costs = detector_costs(C4_DETECTOR, 600, 800)
-    base, subnet, subnet_mflops = C4['shufflenet_1x_g3']
+    backbone_params, head_params, head_mflops = C4['shufflenet_1x_g3']
     cells = 38 * 50  # 600 / 16 and 800 / 16, rounded up
-    rpn = 480 * 512 * 9 + 512 * 9 * (1 + 4)  # 3x3, then 9 anchors' score and box
-    boxes = 960 * (21 + 4 * 20)  # 21 scores, a box a class
-    assert costs['rpn_macs'] == cells * rpn
-    assert millions(costs['roi_head_macs_per_proposal'] - boxes, subnet_mflops) == subnet_mflops
-    assert costs['num_proposals'] == 300
-    assert costs['roi_head_macs'] == 300 * costs['roi_head_macs_per_proposal']
-    assert costs['total_macs'] == costs['backbone_macs'] + costs['rpn_macs'] + costs['roi_head_macs']
-    assert costs['params'] == {
-        'backbone': base,
-        'rpn': rpn + 512 + 9 * 5,
-        'roi_head': subnet + boxes + 21 + 80,
-        'total': base + rpn + 512 + 45 + subnet + boxes + 101,
-    }
-    assert (costs['height'], costs['width']) == (600, 800)
+    rpn = 480 * 512 * 9 + 512 * 9 * (1 + 4)  # 3x3, then score and box of 9 anchors
+    boxes = 960 * (21 + 4 * 20)  # 21 scores, one box per class
+    assert costs.dense_head_macs == cells * rpn
+    assert millions(costs.roi_head_macs_per_proposal - boxes, head_mflops) == head_mflops
+    assert costs.num_proposals == 300
+    assert costs.roi_head_macs == 300 * costs.roi_head_macs_per_proposal
+    assert costs.total_macs == costs.backbone_macs + costs.dense_head_macs + costs.roi_head_macs
+    assert costs.backbone_params == backbone_params
+    assert costs.dense_head_params == rpn + 512 + 9 * 5
+    assert costs.roi_head_params == head_params + boxes + 21 + 80
+    assert costs.total_params == backbone_params + rpn + 512 + 45 + head_params + boxes + 101
+    assert (costs.height, costs.width) == (600, 800)
 
 
-def test_detectors_backbone_is_the_trunk() -> None:
+def test_the_backbone_of_a_detector_has_the_costs_of_its_stages() -> None:
     stages = arch_costs('shufflenet_1x_g3')['stage_macs']
     costs = detector_costs(C4_DETECTOR, 224, 224)
-    assert costs['backbone_macs'] == stages['stem'] + stages['stage8'] + stages['stage16']
+    assert costs.backbone_macs == stages['stem'] + stages['stage8'] + stages['stage16']
 
 
 @pytest.mark.parametrize('sparsity', ['masked', 'converted'])
 @pytest.mark.parametrize('arch', ['sfr_shufflenetv2_0.5x', 'condensenet_a', 'condensenetv2_a'])
-def test_learned_sparsity_costs_a_detector_the_test_time_form(arch: str, sparsity: str) -> None:
-    model = composed(Choice(arch, 'frcnn_c4', 'shapes')).model
+def test_learned_sparsity_in_a_detector_is_counted_in_test_time_form(arch: str, sparsity: str) -> None:
+    model = compose_config(DetectorChoice(arch, 'frcnn_c4', 'shapes')).model
     for half in halves(model):
         half.conventions.sparsity = sparsity
-    trunk = {k: v for k, v in arch_costs(arch)['stage_macs'].items() if k not in ('stage32', 'head')}
-    assert detector_costs(model, 224, 224)['backbone_macs'] == sum(trunk.values())
-    assert {half.conventions.sparsity for half in halves(model)} == {
-        sparsity
-    }  # the config is left as it was
+    macs_by_part = arch_costs(arch)['stage_macs']
+    expected = sum(macs for part, macs in macs_by_part.items() if part not in ('stage32', 'head'))
+    assert detector_costs(model, 224, 224).backbone_macs == expected
+    assert {half.conventions.sparsity for half in halves(model)} == {sparsity}  # the config is unchanged
 
 
 def test_single_stage_detector_by_hand() -> None:
     costs = detector_costs(RETINANET, 64, 96)
     with torch.device('meta'):
-        trunk = count(build_backbone('mobilenet_0.5x'), torch.empty(1, 3, 64, 96))
+        backbone = count(build_backbone('mobilenet_0.5x'), torch.empty(1, 3, 64, 96))
     c4, c5 = 4 * 6, 2 * 3
     neck = 256 * 64 * c4 + 512 * 64 * c5 + 64 * 64 * 9 * (c4 + c5)
     head = (2 * 64 * 64 * 9 + 64 * 9 * 9 * (20 + 4)) * (c4 + c5)
-    assert costs['backbone_macs'] == trunk.macs + neck
-    assert costs['rpn_macs'] == head
-    assert costs['roi_head_macs'] == costs['num_proposals'] == costs['roi_head_macs_per_proposal'] == 0
-    assert costs['total_macs'] == costs['backbone_macs'] + head
+    assert costs.backbone_macs == backbone.macs + neck
+    assert costs.dense_head_macs == head
+    assert costs.roi_head_macs == costs.num_proposals == costs.roi_head_macs_per_proposal == 0
+    assert costs.total_macs == costs.backbone_macs + head
     neck_params = 768 * 64 + 2 * 64 + 2 * (64 * 64 * 9 + 64)
-    assert costs['params']['backbone'] == arch_costs('mobilenet_0.5x')['backbone_params'] + neck_params
-    assert costs['params']['roi_head'] == 0
+    assert costs.backbone_params == arch_costs('mobilenet_0.5x')['backbone_params'] + neck_params
+    assert costs.roi_head_params == 0
 
 
 def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -244,7 +243,7 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     complexity.main()
 
 
-def test_tool_writes_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tool_writes_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_tool(monkeypatch, 'mobilenet_1x', 'mobilenet_*', '--size', '64', '--format', 'json')
     rows = json.loads(capsys.readouterr().out)
     assert [row['arch'] for row in rows] == [
@@ -256,14 +255,16 @@ def test_tool_writes_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert rows[0] == arch_costs('mobilenet_1x', 64)
 
 
-def test_tool_writes_csv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tool_writes_csv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run_tool(monkeypatch, 'menet_4*', '--format', 'csv')
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert int(row['macs']) == macs('menet_456_24x1_g3')
     assert row['strides'] == '4:48 8:456 16:912 32:1824'
 
 
-def test_tool_draws_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tool_prints_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_tool(monkeypatch, 'shufflenet_0.5x_g3_shallow')
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if '│ shufflenet_0.5x_g3_shallow' in line)
@@ -273,6 +274,6 @@ def test_tool_draws_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert 'shufflenet_0.5x_g3_shallow: half the units' in out
 
 
-def test_tool_names_near_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_has_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"unknown arch 'mobilenet_2x'; near: .*mobilenet_1x"):
         run_tool(monkeypatch, 'mobilenet_2x')

@@ -1,4 +1,4 @@
-"""What becomes of an error: a line for the user's own, a traceback for ours."""
+"""A user error is printed as one line; another error keeps its traceback."""
 
 import argparse
 import subprocess
@@ -26,7 +26,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(('result', 'status'), [(None, 0), (0, 0), (3, 3)])
-def test_the_status_is_what_main_returns(
+def test_the_exit_status_is_the_value_that_main_returns(
     capsys: pytest.CaptureFixture, result: int | None, status: int
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -45,9 +45,7 @@ def test_the_status_is_what_main_returns(
         (KeyboardInterrupt(), 'error: interrupted'),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
-    capsys: pytest.CaptureFixture, error: BaseException, line: str
-) -> None:
+def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture, error: BaseException, line: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run_main(raising(error))
     assert caught.value.code == 1
@@ -63,16 +61,16 @@ def test_a_defect_keeps_its_traceback(capsys: pytest.CaptureFixture, error: Exce
     assert capsys.readouterr() == ('', '')
 
 
-def test_argparse_keeps_its_own_status(capsys: pytest.CaptureFixture) -> None:
+def test_bad_usage_keeps_the_exit_status_of_argparse(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         run_main(lambda: argparse.ArgumentParser(prog='tool').parse_args(['--odd']))
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith('usage: tool')
 
 
-def test_without_the_environment_a_tool_says_so() -> None:
+def test_the_message_without_the_environment() -> None:
     train = Path(__file__).parents[1] / 'tools/train.py'
-    command = [sys.executable, '-S', str(train), 'any.py']  # -S: as if nothing had been installed
+    command = [sys.executable, '-S', str(train), 'any.py']  # -S: no installed packages
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1
@@ -80,7 +78,7 @@ def test_without_the_environment_a_tool_says_so() -> None:
 
 
 @given(st.text())
-def test_any_message_is_one_line_with_all_its_words(text: str) -> None:
+def test_any_message_becomes_one_line_with_all_words(text: str) -> None:
     line = user_line(UserError(text))
     assert line is not None
     assert line.isprintable()
@@ -91,12 +89,12 @@ def test_any_message_is_one_line_with_all_its_words(text: str) -> None:
             assert shown == word
 
 
-def test_nothing_in_a_message_moves_the_cursor() -> None:
+def test_control_characters_are_escaped() -> None:
     error = UserError('a\x1b[2J.tar: b\x07\x85c \u202egnp.x is \udcff: Größe 3×4')
     assert user_line(error) == r'a\x1b[2J.tar: b\x07 c \u202egnp.x is \udcff: Größe 3×4'
 
 
-class Broken(Dataset):
+class BrokenDataset(Dataset):
     def __init__(self, read: Callable[[], Any]):
         self.read = read
 
@@ -130,10 +128,10 @@ def absent() -> None:
         (absent, 'x.pth is not there'),
     ],
 )
-def test_a_workers_error_is_reduced_to_what_it_said(
+def test_an_error_in_a_worker_process_is_reduced_to_its_message(
     capsys: pytest.CaptureFixture, read: Callable, line: str
 ) -> None:
-    loader = DataLoader(Broken(read), num_workers=1, multiprocessing_context='fork')
+    loader = DataLoader(BrokenDataset(read), num_workers=1, multiprocessing_context='fork')
     with pytest.raises(SystemExit) as caught:
         run_main(lambda: next(iter(loader)))
     assert caught.value.code == 1
@@ -143,7 +141,7 @@ def test_a_workers_error_is_reduced_to_what_it_said(
     assert 'Traceback' not in shown
 
 
-def test_a_reader_that_leaves_early_gets_no_traceback():
+def test_a_closed_pipe_gives_no_traceback():
     code = "from compactdet.errors import run_main; run_main(lambda: print('x\\n' * 1_000_000))"
     tool = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert tool.stdout is not None

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.wiring import detectors
-from compactdet.config import options
-from compactdet.config.compose import Choice
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.options import TrainOptions, config_from_options
 from compactdet.data import shapes
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.runner import SafeRunner
@@ -41,8 +41,8 @@ def eight_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(arch: str, data: Path, work_dir: Path) -> Any:
     """The composed run on the embedded shapes, its data and schedule made for eight images."""
-    choice = Choice(arch, detectors(arch)[0], 'shapes')  # C4 where it can
-    cfg = options.compose(options.Options(choice, str(work_dir), seed=0, data_root=str(data)))
+    choice = DetectorChoice(arch, detectors(arch)[0], 'shapes')  # C4 where it can
+    cfg = config_from_options(TrainOptions(choice, str(work_dir), seed=0, data_root=str(data)))
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.batch_size = 4
         loader.dataset.type = 'VOCFormatDataset'  # the embedded set's own class wants its own images

@@ -7,7 +7,7 @@ import pytest
 from pages import PAGES, ROOT, documented_commands, run
 
 from compactdet.records import results_table
-from compactdet.records.record_file import PRETRAINING, read
+from compactdet.records.record_file import read_pretraining
 from compactdet.transfer import correlation, report, sources, study
 
 TEXTS = {page: (ROOT / page).read_text(encoding='utf-8') for page in PAGES}
@@ -81,9 +81,7 @@ def test_short_results_are_those_of_the_records():
 def test_cifar10_rows_are_those_of_the_records():
     shown = dict(re.findall(r'\[([\d.]+)\]\(\.\./(work_dirs_template/cifar10_rows/[^)]+)\)', TOOLS))
     folder = ROOT / 'work_dirs_template/cifar10_rows'
-    top1 = {
-        path: read(path, PRETRAINING)['metrics']['test']['top1'] for path in folder.rglob('record.json')
-    }
+    top1 = {path: read_pretraining(path)['metrics']['test']['top1'] for path in folder.rglob('record.json')}
     assert shown == {
         f'{100 - 100 * value:.2f}': str(path.relative_to(ROOT)) for path, value in top1.items()
     }
@@ -101,7 +99,7 @@ def test_the_metrics_of_the_study_are_those_of_its_report(text, count):
 def test_the_report_of_the_study_is_that_of_the_records(monkeypatch):
     """Compare the tables of networks, which hold no bootstrap interval."""
     monkeypatch.setattr(correlation, 'RESAMPLES', 99)
-    found = sources.from_records(results_table.find_records([str(STUDY)]), 'voc/ap50_11point')
+    found = sources.settings_from_records(results_table.find_records([str(STUDY)]), 'voc/ap50_11point')
     made = study.make_study(*found)
     svgs = {f'scatter_{i}': b'' for i in range(1, len(made.settings) + 1)}
     text = report.to_markdown(report.make_blocks(made, svgs, STUDY / 'report'))

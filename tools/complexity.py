@@ -1,5 +1,4 @@
-"""Show the costs of networks: parameters, multiply-adds by stage, memory traffic, beside the published
-values.
+"""Show the costs of networks: parameters, multiply-adds by stage, memory traffic, and the published values.
 
 Example:
     python tools/complexity.py 'menet_*' mobilenet_1x
@@ -10,17 +9,22 @@ number of elements that these layers read and write (inputs, outputs, weights). 
 input size and in the convention of the paper.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from compactdet.errors import run_main
+
+if TYPE_CHECKING:
+    from compactdet.costs import ArchCosts
 
 MILLION = 1e6
 
@@ -42,8 +46,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print millions, and below the table why values differ from the published ones."""
+def print_table(rows: Sequence[ArchCosts]) -> None:
+    """Print the costs in millions, and below the table the reasons of differences to published values."""
     sizes = sorted({row['size'] for row in rows}, reverse=True)
     table = Table(title=f'Costs at {" and ".join(f"{size}x{size}" for size in sizes)}, in millions')
     table.add_column('arch', no_wrap=True)
@@ -52,36 +56,36 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     table.add_column('stride: channels, MACs')
     for row in rows:
         memory = row['activations_read'] + row['activations_written'] + row['weights_read']
-        keys = ('params', 'backbone_params', 'macs', 'backbone_macs')
-        printed = row['paper_mflops']
+        costs = (row['params'], row['backbone_params'], row['macs'], row['backbone_macs'], memory)
+        published = row['paper_mflops']
         table.add_row(
             row['arch'],
-            *(f'{row[key] / MILLION:.2f}' for key in keys),
-            f'{memory / MILLION:.2f}',
-            '' if printed is None else f'{printed:g}',
-            '' if printed is None else f'{row["paper_size_macs"] / MILLION:.2f}',
-            '' if printed is None else f'{row["difference_percent"]:+.1f}%',
-            '; '.join(_taps(row)),
+            *(f'{cost / MILLION:.2f}' for cost in costs),
+            '' if published is None else f'{published:g}',
+            '' if published is None else f'{row["paper_size_macs"] / MILLION:.2f}',
+            '' if published is None else f'{row["difference_percent"]:+.1f}%',
+            '; '.join(_feature_maps(row)),
         )
-    from backbones.spec import COUNTING_CONVENTIONS  # here: --help starts without loading PyTorch
+    # here: --help starts without loading PyTorch
+    from backbones.spec import COUNTING_CONVENTIONS
     from compactdet.costs import CONV_FC
 
     console = Console(width=None if sys.stdout.isatty() else 172)
     console.print(table)
     console.print('measured: counted at the input size and in the convention of the paper:')
     for row in rows:
-        how = []
+        notes = []
         if row['paper_convention'] != CONV_FC:
-            how.append(COUNTING_CONVENTIONS[row['paper_convention']])
+            notes.append(COUNTING_CONVENTIONS[row['paper_convention']])
         if row['paper_size'] != row['size']:
-            how.append(f'at {row["paper_size"]}x{row["paper_size"]}')
+            notes.append(f'at {row["paper_size"]}x{row["paper_size"]}')
         if row['difference_percent'] is not None and abs(row['difference_percent']) > 1:
-            how.append(row['cost_note'])
-        if how:
-            console.print(f'{row["arch"]}: {"; ".join(how)}', highlight=False)
+            notes.append(row['cost_note'])
+        if notes:
+            console.print(f'{row["arch"]}: {"; ".join(notes)}', highlight=False)
 
 
-def _taps(row: dict[str, Any]) -> Iterator[str]:
+def _feature_maps(row: ArchCosts) -> Iterator[str]:
     """Yield stride, channels and multiply-adds of each feature map; the first includes the stem."""
     macs = row['stage_macs']
     before = macs['stem']
@@ -90,14 +94,16 @@ def _taps(row: dict[str, Any]) -> Iterator[str]:
         before = 0
 
 
-def print_csv(rows: list[dict[str, Any]]) -> None:
-    """Print a line per network; mappings are written as ``key:value`` pairs."""
+def print_csv(rows: Sequence[ArchCosts]) -> None:
+    """Print one line per network; mappings are written as ``key:value`` pairs."""
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     for row in rows:
         flat = {
-            k: ' '.join(f'{a}:{b}' for a, b in v.items()) if isinstance(v, dict) else v
-            for k, v in row.items()
+            column: ' '.join(f'{key}:{item}' for key, item in value.items())
+            if isinstance(value, dict)
+            else value
+            for column, value in row.items()
         }
         writer.writerow(flat)
 
@@ -105,9 +111,9 @@ def print_csv(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Compute and print the costs."""
     args = parse_args()
-    from compactdet.costs import arch_costs, select  # here: --help starts without loading PyTorch
+    from compactdet.costs import arch_costs, select_archs  # here: --help starts without loading PyTorch
 
-    rows = [arch_costs(name, args.size) for name in select(args.patterns)]
+    rows = [arch_costs(name, args.size) for name in select_archs(args.patterns)]
     if args.format == 'json':
         print(json.dumps(rows, indent=1))
     elif args.format == 'csv':

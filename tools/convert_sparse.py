@@ -1,11 +1,11 @@
-"""Convert a network with learned sparsity to its test-time form, after all its drops are made.
+"""Convert a network with learned sparsity to its test-time form. Its condensing must be finished.
 
 Example:
     python tools/convert_sparse.py weights/masked.safetensors --out weights/condensenetv2_a.safetensors
     python tools/convert_sparse.py work_dirs/condensenetv2_a_shapes/epoch_3.pth --out converted.pth
 
-A weights file states its form, and `--init` builds the detector accordingly. The checkpoint of a detector
-(its weights only, not for resuming) needs a config of that form:
+A weights file states its form, and `--init` builds the detector accordingly. A converted detector
+checkpoint contains only weights, so it cannot be resumed. It needs a config with that form:
 
     _base_ = ['CONFIG.py']
     model = dict(
@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--half-classifier',
         action='store_true',
-        help="keep the stronger half of the inputs of a CondenseNet's classifier; changes its function",
+        help="keep only the stronger half of the inputs of a CondenseNet's classifier; changes its outputs",
     )
     return parser.parse_args(argv)
 
@@ -38,10 +38,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the file."""
     args = parse_args(argv)
-    from compactdet.weights.convert_sparse import convert_file
+    # here: --help starts without loading PyTorch
+    from compactdet.weights.convert_sparse import convert_to_test_form
 
-    what = convert_file(args.checkpoint, args.out, half_classifier=args.half_classifier)
-    print(f'{args.out}: {what}, test-time form')
+    content = convert_to_test_form(args.checkpoint, args.out, half_classifier=args.half_classifier)
+    print(f'{args.out}: {content}, test-time form')
 
 
 if __name__ == '__main__':

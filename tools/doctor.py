@@ -1,4 +1,4 @@
-"""Check whether the suite can run here, and state what to do about each problem.
+"""Check whether the suite can run on this machine, and state what to do about each problem.
 
 Example:
     python tools/doctor.py
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from compactdet.doctor import checks
+from compactdet.doctor.findings import DoctorOptions
 from compactdet.errors import run_main
 
 
@@ -21,28 +22,30 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoints', nargs='*', type=Path, help='detector checkpoints to try (.pth)')
+    parser.add_argument('checkpoints', nargs='*', type=Path, help='detector checkpoints to check (.pth)')
     parser.add_argument('--data', type=Path, default=Path('data'), help='folder of the data sets')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs'), help='folder of the runs')
     parser.add_argument('--weights', type=Path, default=Path('weights'), help='folder of weights files')
     parser.add_argument('--full', action='store_true', help='decode every image of the data sets')
-    parser.add_argument('--json', action='store_true')
+    parser.add_argument('--json', action='store_true', help='print JSON')
     return parser.parse_args()
 
 
 def main() -> int:
     """Print the findings; return 1 if the main job cannot run."""
     args = parse_args()
-    places = checks.Places(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
-    found = checks.examine(places)
-    runs = not any(finding.main_job for finding in found)
+    options = DoctorOptions(args.data, args.work_dirs, args.weights, tuple(args.checkpoints), args.full)
+    findings = []
+    for finding in checks.run_checks(options):
+        findings.append(finding)
+        if not args.json:
+            print(finding.line(), flush=True)
+    can_run = not any(finding.main_job for finding in findings)
     if args.json:
-        print(json.dumps({'main_job_runs': runs, 'findings': [*map(asdict, found)]}, indent=2))
-        return 0 if runs else 1
-    for finding in found:
-        print(finding.line())
-    print(f'\nthe main job can{"" if runs else "not"} run: {checks.MAIN_JOB}')
-    return 0 if runs else 1
+        print(json.dumps({'main_job_runs': can_run, 'findings': [*map(asdict, findings)]}, indent=2))
+    else:
+        print(f'\nthe main job can{"" if can_run else "not"} run: {checks.MAIN_JOB}')
+    return 0 if can_run else 1
 
 
 if __name__ == '__main__':

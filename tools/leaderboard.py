@@ -11,8 +11,6 @@ import argparse
 from pathlib import Path
 
 from compactdet.errors import run_main
-from compactdet.leaderboard import board as leaderboard
-from compactdet.leaderboard import writers
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,6 +31,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the leaderboard and print where it is."""
     args = parse_args()
+    from compactdet.leaderboard import board as leaderboard  # here: loads SciPy
+    from compactdet.leaderboard import writers  # here: loads SciPy
+
     board = leaderboard.make(args.runs, args.add, args.out)
     for path in writers.write(board, args.out):
         print(path)

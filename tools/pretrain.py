@@ -12,15 +12,16 @@ authors' files, folders CLASS/FILE, or zip and tar files of such folders, which 
 
 import argparse
 
+from compactdet.config.argument_types import positive_int
 from compactdet.errors import run_main
-from compactdet.pretraining.options import add_choice, pop_choice, positive_int
+from compactdet.pretraining.choice import add_config_arguments, resolve_config_arguments
 from compactdet.training.command_line import add_training_options, make_parser
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line; its options are those of tools/train.py where both have them."""
     parser = make_parser(__doc__)
-    add_choice(parser)
+    add_config_arguments(parser)
     parser.add_argument(
         '--epochs', type=positive_int, help='number of epochs, to which the whole schedule is scaled'
     )
@@ -29,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_training_options(parser)
     args = parser.parse_args()
-    pop_choice(parser, args)
+    resolve_config_arguments(parser, args)
     return args
 
 
@@ -38,10 +39,10 @@ def main() -> None:
     args = parse_args()
     # here: --help starts without loading PyTorch
     from compactdet.pretraining import display, train
-    from compactdet.pretraining.compose import PretrainOptions
+    from compactdet.pretraining.options import PretrainOptions
     from compactdet.training.run_stages import run_training_command
 
-    run_training_command(args, PretrainOptions, train.train, train.show, display.show)
+    run_training_command(args, PretrainOptions, train.train, train.show, display.show_results)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ Examples:
     python tools/protocol.py work_dirs_template/bccd_imagenet_seed0
     python tools/protocol.py work_dirs_template/bccd_imagenet_seed0 work_dirs_template/bccd_random_seed0
 
-Results of one protocol may be ranked together; results of two may not.
+Only results of one protocol may be ranked together.
 """
 
 import argparse
@@ -26,10 +26,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the summary or the differences."""
+    """Print the summary of a protocol, or the differences between two."""
     args = parse_args()
+    # here: --help starts without loading jsonschema
     from compactdet.records import display
-    from compactdet.records.protocol_diff import differences, read_protocol
+    from compactdet.records.protocol_diff import find_differences, read_protocol
     from compactdet.records.protocol_summary import summarize
 
     key, protocol = read_protocol(args.run)
@@ -41,11 +42,11 @@ def main() -> None:
             display.show_protocol(protocol)
         return
     other_key, other = read_protocol(args.other)
-    found = differences(protocol, other)
+    found = find_differences(protocol, other)
     if args.json:
         print(json.dumps({'keys': [key, other_key], 'differences': [*map(asdict, found)]}, indent=2))
     else:
-        display.show_differences((args.run, key), (args.other, other_key), found)
+        display.show_differences(args.run, args.other, (key, other_key), found)
 
 
 if __name__ == '__main__':

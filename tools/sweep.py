@@ -15,7 +15,8 @@ Several machines that share the folder may run the same command: each run is don
 
 A grid file:
     archs: [menet_108_8x1_g3, ghostnet_1x]
-    seeds: [0, 1] blocks:
+    seeds: [0, 1]
+    blocks:
       - {detectors: [frcnn_c4], datasets: [shapes], init: [none]}
       - {detectors: [frcnn_c4], datasets: [bccd], pretrain: {dataset: cifar10, recipe: short}}
 """

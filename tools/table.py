@@ -30,7 +30,7 @@ def main() -> None:
     args = parse_args()
     rows = results_table.rows(results_table.find_records(args.runs))
     if args.format == 'json':
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(results_table.as_json(rows), indent=2))
     elif args.format == 'markdown':
         print(results_table.markdown(rows, Path.cwd()), end='')
     else:

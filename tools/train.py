@@ -11,7 +11,8 @@ Without a config file, the run is composed from the same base configs as the lea
 
 import argparse
 
-from compactdet.config.compose import add_axes, pop_axes
+from compactdet.config.argument_types import parse_lr_choice
+from compactdet.config.choice import add_config_arguments, resolve_config_arguments
 from compactdet.errors import run_main
 from compactdet.training.command_line import add_training_options, make_parser
 
@@ -19,7 +20,7 @@ from compactdet.training.command_line import add_training_options, make_parser
 def parse_args() -> argparse.Namespace:
     """Parse the command line; its options follow MMDetection's conventions."""
     parser = make_parser(__doc__)
-    add_axes(parser)
+    add_config_arguments(parser)
     parser.add_argument(
         '--lr-choice',
         metavar='SPLIT:LR,LR,...',
@@ -27,10 +28,8 @@ def parse_args() -> argparse.Namespace:
     )
     add_training_options(parser)
     args = parser.parse_args()
-    pop_axes(parser, args)
+    resolve_config_arguments(parser, args)
     if args.lr_choice is not None:
-        from compactdet.records.protocol import parse_lr_choice  # here: loads MMDetection (seconds)
-
         try:
             args.lr_choice = parse_lr_choice(args.lr_choice, args.lr)
         except ValueError as error:
@@ -42,12 +41,12 @@ def main() -> None:
     """Train and print the results, or print the config."""
     args = parse_args()
     # here: --help starts without loading PyTorch
-    from compactdet.config.options import Options
+    from compactdet.config.options import TrainOptions
     from compactdet.records import display
     from compactdet.training import train
     from compactdet.training.run_stages import run_training_command
 
-    run_training_command(args, Options, train.train, train.show, display.show)
+    run_training_command(args, TrainOptions, train.train, train.show, display.show_results)
 
 
 if __name__ == '__main__':

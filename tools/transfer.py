@@ -4,8 +4,8 @@ Example:
     python tools/transfer.py --published --out transfer
     python tools/transfer.py work_dirs --out transfer
 
-Writes report.html, report.md, plots and study.json. Own runs use the accuracy that their weights state;
---published uses the accuracy and AP of the papers. Both can be given; they are never pooled.
+Writes report.html, report.md, plots and study.json. The accuracy of own runs is the one that their weights
+files state; --published uses the accuracy and AP of the papers. Both can be given; they are never pooled.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compactdet.errors import run_main
 
-DEFAULT_FIGURE = 'coco/ap'
+DEFAULT_METRIC = 'coco/ap'
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,11 +24,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'runs', nargs='*', help='run folders, folders that contain them, or record.json files'
     )
-    parser.add_argument('--published', action='store_true', help='the published results')
+    parser.add_argument('--published', action='store_true', help='study the published results')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the report')
     parser.add_argument(
         '--figure',
-        default=DEFAULT_FIGURE,
+        default=DEFAULT_METRIC,
+        metavar='METRIC',
         help='test metric of own runs that is used as AP (default: %(default)s)',
     )
     args = parser.parse_args()
@@ -40,16 +41,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the report and print the findings."""
     args = parse_args()
-    from compactdet.records import results_table  # here: --help starts without loading SciPy
-    from compactdet.transfer import findings, report, sources
-    from compactdet.transfer import study as transfer
+    # here: --help starts without loading SciPy
+    from compactdet.records import results_table
+    from compactdet.transfer import findings
+    from compactdet.transfer.report import write_report
+    from compactdet.transfer.sources import settings_from_published, settings_from_records
+    from compactdet.transfer.study import make_study
 
-    settings, left_out = sources.from_published() if args.published else ([], [])
+    settings, excluded = settings_from_published() if args.published else ([], [])
     if args.runs:
-        own, unusable = sources.from_records(results_table.find_records(args.runs), args.figure)
-        settings, left_out = own + settings, unusable + left_out
-    study = transfer.make_study(settings, left_out)
-    files = report.write(study, args.out)
+        own, own_excluded = settings_from_records(results_table.find_records(args.runs), args.figure)
+        settings, excluded = own + settings, own_excluded + excluded
+    study = make_study(settings, excluded)
+    files = write_report(study, args.out)
     for sentence in findings.pair_sentences(study):
         print(sentence)
     for part in study.settings:
@@ -57,7 +61,7 @@ def main() -> None:
         for sentence in findings.setting_sentences(part):
             print(f'  {sentence}')
     for contrast in study.contrasts:
-        print(f'\n{contrast.a} against {contrast.b}')
+        print(f'\n{contrast.a} minus {contrast.b}')
         for sentence in findings.contrast_sentences(contrast):
             print(f'  {sentence}')
     if study.agreements:
@@ -65,7 +69,7 @@ def main() -> None:
     for agreement in study.agreements:
         print(findings.agreement_sentence(agreement))
     for item in study.left_out:
-        print(f'left out: {item.what}: {item.why}')
+        print(f'excluded: {item.what}: {item.why}')
     print(f'\n{files[0]}: the complete report')
 
 

@@ -1,4 +1,4 @@
-"""How a pretraining is driven and logged: as a detector's training, with MMPretrain's parts."""
+"""Runtime settings of a pretraining: as for a detector, with parts of MMPretrain."""
 
 _base_ = './runtime.py'
 

@@ -1,7 +1,7 @@
-"""How a run is driven and logged: nothing here moves a figure."""
+"""Runtime settings of a run, which do not affect results."""
 
-# Whoever loads this config (MMDetection's own tools too) gets the networks, the bridge to mmcv's ops,
-# the data sets and the metric.
+# Loading this config, also by MMDetection's own tools, registers the networks, the data sets and the
+# metric, and provides mmcv's operators.
 custom_imports = dict(
     imports=[
         'backbones',
@@ -13,7 +13,7 @@ custom_imports = dict(
     ],
     allow_failed_imports=False,
 )
-runner_type = 'SafeRunner'  # never executes what a checkpoint holds
+runner_type = 'SafeRunner'  # executes no code from checkpoints
 default_scope = 'mmdet'
 randomness = dict(seed=0)
 default_hooks = dict(

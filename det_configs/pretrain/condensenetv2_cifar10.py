@@ -2,8 +2,8 @@
 
     python tools/pretrain.py det_configs/pretrain/condensenetv2_cifar10.py
 
-CIFAR-100: `--arch condensenetv2_110_cifar --dataset cifar100 --recipe condensenetv2_cifar`. Of CIFAR-10
-two epochs of 300 were run (README.md, Pretraining).
+CIFAR-100: `--arch condensenetv2_110_cifar --dataset cifar100 --recipe condensenetv2_cifar`. For CIFAR-10,
+two of 300 epochs were run (tools/README.md, Pretraining).
 """
 
 _base_ = ['../_base_/recipes/condensenetv2_cifar.py', '../_base_/pretraining.py']

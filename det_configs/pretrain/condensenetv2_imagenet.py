@@ -3,7 +3,7 @@
     python tools/pretrain.py det_configs/pretrain/condensenetv2_imagenet.py --data-root imagenet
     python tools/convert_sparse.py work_dirs/condensenetv2_imagenet/weights.safetensors --out a.safetensors
 
-Trained with masks; the second command makes the test-time form, which gives the same answers. Not run yet.
+The second command makes the test-time form, which computes the same function. Not run yet.
 """
 
 _base_ = ['../_base_/recipes/condensenetv2.py', '../_base_/pretraining.py']

@@ -4,8 +4,8 @@
 
 The other columns, by `--arch gmnet_a_cifar --dataset D --recipe R` (also gmnet_b_cifar and
 gmnet_baseline_cifar): C10 6.81 cifar10 gmnet, C100 27.09 cifar100 gmnet, C100+ 24.97 cifar100
-gmnet_augmented, SVHN 1.88 svhn gmnet_svhn, MNIST 0.21 mnist gmnet_mnist. Two epochs of 300 were
-run of C10+ (README.md, Pretraining), none of the others.
+gmnet_augmented, SVHN 1.88 svhn gmnet_svhn, MNIST 0.21 mnist gmnet_mnist. Two of 300 epochs were
+run for C10+ (tools/README.md, Pretraining), none of the others.
 """
 
 _base_ = ['../_base_/recipes/gmnet_augmented.py', '../_base_/pretraining.py']

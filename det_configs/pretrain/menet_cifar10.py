@@ -1,4 +1,4 @@
-"""108-MENet-8x1 on CIFAR-10 in minutes on a CPU, to start a detector from; no paper's figure.
+"""108-MENet-8x1 on CIFAR-10 in minutes on a CPU, as initial weights of a detector; no published value.
 
     python tools/pretrain.py det_configs/pretrain/menet_cifar10.py
 

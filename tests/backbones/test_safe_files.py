@@ -21,7 +21,7 @@ from backbones import Conventions, build_classifier
 from backbones import weights as w
 from backbones.weights import Pretraining, WeightsError, WeightsInfo
 from compactdet.errors import UserError
-from compactdet.weights.convert import convert, convert_file
+from compactdet.weights.convert import PublishedFacts, convert, convert_file
 from compactdet.weights.display import inspect_file
 from compactdet.weights.verify import accuracy
 
@@ -168,7 +168,7 @@ def test_a_classifier_that_is_none(tmp_path: Path, claim: str) -> None:
     ('change', 'words'),
     [
         ({'conventions': Conventions(bn_eps=-1)}, 'has no form with bn_eps=-1'),
-        ({'pretraining': Pretraining(data='x', size=1)}, 'takes no images of 1x1 pixels'),
+        ({'pretraining': Pretraining(data='x', size=1)}, 'cannot process 1x1 pixels'),
     ],
 )
 def test_what_its_network_cannot_do(tmp_path: Path, change: dict, words: str) -> None:
@@ -240,11 +240,11 @@ KEY = 'classifier.3.bias'
         (lambda v: torch.full_like(v, torch.nan), '1 entries not finite: head.fc.bias'),
         (
             lambda v: v.to_sparse(),
-            'no plain weights: 1 entries sparse, quantized or complex: classifier.3.bias',
+            'unsupported weights: 1 entries sparse, quantized or complex: classifier.3.bias',
         ),
-        (lambda v: v.to(torch.complex64), 'no plain weights'),
+        (lambda v: v.to(torch.complex64), 'unsupported weights'),
         (lambda v: torch.zeros(1).expand(10**12), r'misshapen: head.fc.bias \(1000000000000,\)'),
-        (lambda v: v.to(torch.int8), '1 entries no numbers with a point: head.fc.bias'),
+        (lambda v: v.to(torch.int8), '1 entries not floating-point: head.fc.bias'),
     ],
     ids=['nan', 'sparse', 'complex', 'endless', 'integers'],
 )
@@ -279,7 +279,7 @@ def test_the_folder_is_made_and_a_link_stays_one(published: Path, tmp_path: Path
     link = tmp_path / 'link.safetensors'
     link.symlink_to(out)
     before = out.stat().st_ino
-    convert_file(published, ARCH, link, top1=50)
+    convert_file(published, ARCH, link, PublishedFacts(top1=50))
     assert link.is_symlink()
     assert w.read_info(out).pretraining.top1 == 50
     assert out.stat().st_ino != before  # a new file in the old one's place, never one being written
@@ -289,7 +289,7 @@ def test_the_folder_is_made_and_a_link_stays_one(published: Path, tmp_path: Path
 def test_a_link_to_the_file_itself_is_refused(published: Path, tmp_path: Path) -> None:
     before = published.read_bytes()
     (tmp_path / 'same').symlink_to(published)
-    with pytest.raises(UserError, match='is the file to convert; give it another name'):
+    with pytest.raises(UserError, match='is the input file; give another file name'):
         convert_file(published, ARCH, tmp_path / 'same')
     assert published.read_bytes() == before
 

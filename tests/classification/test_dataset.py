@@ -246,7 +246,7 @@ def test_an_absent_folder_says_what_to_put_where(tmp_path: Path, name: str) -> N
 
 
 def test_the_tables_agree() -> None:
-    from compactdet.pretraining.options import DATA_SETS
+    from compactdet.pretraining.choice import DATA_SETS
 
     assert tuple(dataset.SETS) == DATA_SETS
     assert READERS.keys() <= dataset.SETS.keys()

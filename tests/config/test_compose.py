@@ -1,4 +1,4 @@
-"""A run without a config file equals the leaf config of the same base configs."""
+"""A composed config equals the leaf config of the same base configs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from backbones import get_arch
 from backbones.spec import Arch, Stage
 from backbones.wiring import TAPS, check_able, detectors
 from compactdet.config import compose, strict
-from compactdet.config.compose import RECIPES, Choice, composed
-from compactdet.config.options import Options
-from compactdet.config.options import compose as compose_options
+from compactdet.config.choice import DATASET_NAMES, DetectorChoice
+from compactdet.config.compose import compose_config
+from compactdet.config.options import TrainOptions, config_from_options
 from compactdet.errors import UserError
 from compactdet.records import record_file
 from compactdet.records.protocol import SECTIONS, protocol_of
@@ -19,37 +19,41 @@ from compactdet.sweep.grid import jobs, read
 
 CONFIGS = Path(__file__).parents[2] / 'det_configs'
 TEMPLATE = Path(__file__).parents[2] / 'work_dirs_template'
-LEAVES = sorted(CONFIGS.glob('*.py'))
+LEAF_CONFIGS = sorted(CONFIGS.glob('*.py'))
 ARCH = 'menet_108_8x1_g3'
 
 pytestmark = pytest.mark.usefixtures('plain_config_text')
 
 
-# Leaves
+# Leaf configs
 
 
-def twin(leaf: Path) -> Choice:
-    """The axes that a leaf's own text names."""
+def choice_of(leaf: Path) -> DetectorChoice:
+    """Return the network, detector and data set of a leaf config."""
     cfg, text = strict.load(leaf), leaf.read_text()
     (detector,) = [name for name in TAPS if f'model = {name}(' in text]
-    (data,) = [name for name in RECIPES if f'_base_/datasets/{name}.py' in text]
-    return Choice(cfg.model.backbone.arch, detector, data)
+    (data,) = [name for name in DATASET_NAMES if f'_base_/datasets/{name}.py' in text]
+    return DetectorChoice(cfg.model.backbone.arch, detector, data)
 
 
-@pytest.mark.parametrize('leaf', LEAVES, ids=lambda path: path.stem)
-def test_a_leaf_is_its_composed_twin(leaf: Path) -> None:
-    assert strict.resolved_text(strict.load(leaf)) == strict.resolved_text(composed(twin(leaf)))
+@pytest.mark.parametrize('leaf', LEAF_CONFIGS, ids=lambda path: path.stem)
+def test_a_leaf_config_equals_the_composed_config(leaf: Path) -> None:
+    assert strict.resolved_text(strict.load(leaf)) == strict.resolved_text(compose_config(choice_of(leaf)))
 
 
-def test_the_papers_grids_are_the_papers_leaves() -> None:
+def test_the_grids_of_papers_have_the_runs_of_their_leaf_configs() -> None:
     runs = []
     for name in ('menet_voc', 'shufflenet_coco', 'condensenetv2_coco'):
         path = CONFIGS / f'sweeps/{name}.yaml'
         runs += [
-            Choice(run.arch, run.detector, run.dataset) for run in jobs(read(path), name) if not run.seed
+            DetectorChoice(run.arch, run.detector, run.dataset)
+            for run in jobs(read(path), name)
+            if not run.seed
         ]
     assert len(runs) == len(set(runs))
-    assert set(runs) == {twin(leaf) for leaf in LEAVES if '_voc' in leaf.stem or '_coco' in leaf.stem}
+    assert set(runs) == {
+        choice_of(leaf) for leaf in LEAF_CONFIGS if '_voc' in leaf.stem or '_coco' in leaf.stem
+    }
 
 
 # arXiv:1707.01083, Table 7: network, shorter side, mAP in percent.
@@ -61,7 +65,7 @@ SHUFFLENET = {
     'mobilenet_1x_frcnn_coco_300': ('mobilenet_1x', 300, 14.9),
     'mobilenet_1x_frcnn_coco_600': ('mobilenet_1x', 600, 19.3),
 }
-# arXiv:2104.04382, Table 7 (its third row's name fixed): network, detector, mAP in percent.
+# arXiv:2104.04382, Table 7 (with the corrected name in its third row): network, detector, mAP in percent.
 CONDENSENETV2 = {
     'shufflenetv2_41m_frcnn_fpn_coco': ('shufflenetv2_0.5x', 'FasterRCNN', 22.1),
     'condensenetv2_a_frcnn_fpn_coco': ('condensenetv2_a', 'FasterRCNN', 23.5),
@@ -77,8 +81,8 @@ CONDENSENETV2 = {
 }
 
 
-def test_every_coco_config_is_in_a_papers_table() -> None:
-    assert {leaf.stem for leaf in LEAVES if '_coco' in leaf.stem} == {*SHUFFLENET, *CONDENSENETV2}
+def test_every_coco_config_is_in_the_table_of_a_paper() -> None:
+    assert {leaf.stem for leaf in LEAF_CONFIGS if '_coco' in leaf.stem} == {*SHUFFLENET, *CONDENSENETV2}
 
 
 def scales(cfg: Any) -> set[tuple[int, int]]:
@@ -87,30 +91,30 @@ def scales(cfg: Any) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize('name', SHUFFLENET)
-def test_a_row_of_shufflenets_table(name: str) -> None:
-    arch, size, figure = SHUFFLENET[name]
+def test_a_row_of_the_shufflenet_table(name: str) -> None:
+    arch, size, ap = SHUFFLENET[name]
     cfg = strict.load(CONFIGS / f'{name}.py')
     assert (cfg.model.backbone.arch, cfg.model.roi_head.shared_head.arch) == (arch, arch)
     assert scales(cfg) == {(round(size * 5 / 3), size)}
     assert cfg.model.rpn_head.anchor_generator.scales == [4, 8, 16, 32]
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (8, [6])
-    assert f'Paper: mAP {figure} %' in (CONFIGS / f'{name}.py').read_text()
+    assert f'Paper: mAP {ap} %' in (CONFIGS / f'{name}.py').read_text()
 
 
 @pytest.mark.parametrize('name', CONDENSENETV2)
-def test_a_row_of_condensenetv2s_table(name: str) -> None:
-    arch, detector, figure = CONDENSENETV2[name]
+def test_a_row_of_the_condensenetv2_table(name: str) -> None:
+    arch, detector, ap = CONDENSENETV2[name]
     cfg = strict.load(CONFIGS / f'{name}.py')
     assert (cfg.model.backbone.arch, cfg.model.type) == (arch, detector)
     assert scales(cfg) == {(1333, 800)}
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (12, [8, 11])
     assert cfg.optim_wrapper.optimizer.lr == {'FasterRCNN': 0.02, 'RetinaNet': 0.01}[detector]
     assert cfg.model.get('roi_head', cfg.model).bbox_head.num_classes == 80
-    assert f'Paper: mAP {figure} %' in (CONFIGS / f'{name}.py').read_text()
+    assert f'Paper: mAP {ap} %' in (CONFIGS / f'{name}.py').read_text()
 
 
 @pytest.mark.parametrize('size', [300, 600])
-def test_coco_of_another_size_is_coco(size: int) -> None:
+def test_coco_of_another_size_differs_in_the_size_only(size: int) -> None:
     def load(name: str) -> dict[str, Any]:
         return strict.read(compose.BASE_CONFIGS / 'datasets' / f'{name}.py').to_dict()
 
@@ -124,9 +128,9 @@ def test_coco_of_another_size_is_coco(size: int) -> None:
 
 
 @pytest.mark.parametrize('name', ['bccd_imagenet_seed0', 'shapes_seed0'])
-def test_a_leaf_still_runs_the_protocol_of_its_published_record(name: str) -> None:
+def test_a_leaf_config_has_the_protocol_of_its_published_record(name: str) -> None:
     record = record_file.read(TEMPLATE / name / 'record.json')
-    cfg = compose_options(Options(str(CONFIGS / record['config']['file']), seed=0))
+    cfg = config_from_options(TrainOptions(str(CONFIGS / record['config']['file']), seed=0))
     made = protocol_of(cfg, record['dataset']['splits'], record['init']['class'])
     for section in ('selection', 'batch_size', *SECTIONS):
         assert made[section] == record['protocol'][section]
@@ -135,11 +139,11 @@ def test_a_leaf_still_runs_the_protocol_of_its_published_record(name: str) -> No
 # Choices
 
 
-@pytest.mark.parametrize('dataset', [name for name in RECIPES if name != 'custom'])
+@pytest.mark.parametrize('dataset', [name for name in DATASET_NAMES if name != 'custom'])
 @pytest.mark.parametrize('detector', TAPS)
 def test_every_combination_composes(detector: str, dataset: str) -> None:
-    cfg = composed(Choice('shufflenetv2_1x', detector, dataset))
-    classes = compose._classes(cfg)
+    cfg = compose_config(DetectorChoice('shufflenetv2_1x', detector, dataset))
+    classes = compose.dataset_classes(cfg)
     assert cfg.model.get('roi_head', cfg.model).bbox_head.num_classes == len(classes)
     assert (cfg.val_cfg is None) == (cfg.val_dataloader is None) == (cfg.val_evaluator is None)
     assert cfg.default_hooks.checkpoint.get('save_best') == (
@@ -147,9 +151,9 @@ def test_every_combination_composes(detector: str, dataset: str) -> None:
     )
 
 
-def test_a_piece_that_is_made_for_another_takes_the_general_ones_place() -> None:
+def test_a_special_base_config_replaces_the_general_one() -> None:
     def names(*choice: str) -> list[str]:
-        return [path.stem for path in compose.base_configs(Choice(ARCH, *choice))]
+        return [path.stem for path in compose.base_config_files(DetectorChoice(ARCH, *choice))]
 
     assert names('frcnn_c4', 'voc07') == ['frcnn_c4', 'voc07', 'voc07', 'runtime']
     assert names('frcnn_c4', 'bccd') == ['frcnn_c4_bccd', 'bccd', 'bccd', 'runtime']
@@ -164,7 +168,7 @@ def test_a_piece_that_is_made_for_another_takes_the_general_ones_place() -> None
 
 
 def test_schedules() -> None:
-    one, two = (composed(Choice(ARCH, 'frcnn_fpn', 'voc07', name)) for name in ('1x', '2x'))
+    one, two = (compose_config(DetectorChoice(ARCH, 'frcnn_fpn', 'voc07', name)) for name in ('1x', '2x'))
     assert (one.train_cfg.max_epochs, two.train_cfg.max_epochs) == (12, 24)
     assert two.param_scheduler[1].milestones == [16, 22]
     assert one.optim_wrapper == two.optim_wrapper
@@ -174,21 +178,24 @@ def test_schedules() -> None:
 @pytest.mark.parametrize(
     ('choice', 'message'),
     [
-        (Choice('ghostnet_1y', 'frcnn_c4', 'voc07'), r"unknown arch 'ghostnet_1y'; near: ghostnet_1x"),
-        (Choice(ARCH, 'frcnn_c5', 'voc07'), r"no detector 'frcnn_c5'; did you mean frcnn_c4"),
-        (Choice(ARCH, 'frcnn_c4', 'voc12'), r"no data set 'voc12'; did you mean voc07"),
-        (Choice(ARCH, 'frcnn_c4', 'voc07', '3x'), r"no schedule '3x'; known: 1x, 2x, bccd"),
-        (Choice(ARCH, 'frcnn_c4', 'voc07', '1x_retinanet_fpn'), r"no schedule '1x_retinanet_fpn'"),
+        (
+            DetectorChoice('ghostnet_1y', 'frcnn_c4', 'voc07'),
+            r"unknown arch 'ghostnet_1y'; near: ghostnet_1x",
+        ),
+        (DetectorChoice(ARCH, 'frcnn_c5', 'voc07'), r"no detector 'frcnn_c5'; did you mean frcnn_c4"),
+        (DetectorChoice(ARCH, 'frcnn_c4', 'voc12'), r"no data set 'voc12'; did you mean voc07"),
+        (DetectorChoice(ARCH, 'frcnn_c4', 'voc07', '3x'), r"no schedule '3x'; known: 1x, 2x, bccd"),
+        (DetectorChoice(ARCH, 'frcnn_c4', 'voc07', '1x_retinanet_fpn'), r"no schedule '1x_retinanet_fpn'"),
     ],
 )
-def test_a_choice_that_there_is_not(choice: Choice, message: str) -> None:
+def test_an_unknown_choice(choice: DetectorChoice, message: str) -> None:
     with pytest.raises((UserError, KeyError), match=message):
-        composed(choice)
+        compose_config(choice)
 
 
-def test_a_custom_set_says_its_own_classes(tiny_set: Path) -> None:
-    choice = Choice(ARCH, 'frcnn_fpn', 'custom', data_root=str(tiny_set))
-    cfg = composed(choice)
+def test_a_custom_data_set_has_its_own_classes(tiny_set: Path) -> None:
+    choice = DetectorChoice(ARCH, 'frcnn_fpn', 'custom', data_root=str(tiny_set))
+    cfg = compose_config(choice)
     classes = cfg.train_dataloader.dataset.metainfo['classes']
     assert cfg.model.roi_head.bbox_head.num_classes == len(classes) > 1
     assert cfg.val_dataloader.dataset.ann_file.endswith('val.txt')
@@ -196,15 +203,15 @@ def test_a_custom_set_says_its_own_classes(tiny_set: Path) -> None:
     assert choice.name == f'{ARCH}_frcnn_fpn_tiny'
 
 
-def test_an_option_that_the_axes_are_for() -> None:
-    cfg = composed(Choice(ARCH, 'frcnn_c4', 'voc07'))
+def test_cfg_options_that_belong_to_the_choice() -> None:
+    cfg = compose_config(DetectorChoice(ARCH, 'frcnn_c4', 'voc07'))
     with pytest.raises(
         UserError, match='were derived from it; choose them with --arch, --detector and --data'
     ):
         strict.merge_options(cfg, {'model.backbone.arch': 'menet_228_12x1_g3'})
 
 
-# What a network cannot do
+# Detectors that a network cannot be used in
 
 
 def row(*stages: Stage, **kwargs: Any) -> Arch:
@@ -215,7 +222,7 @@ UP_TO_16 = row(Stage(4, 16), Stage(8, 32), Stage(16, 64))
 
 
 @pytest.mark.parametrize(
-    ('arch', 'able'),
+    ('arch', 'names'),
     [
         (get_arch(ARCH), (*TAPS,)),
         (row(Stage(8, 32), Stage(16, 64), Stage(32, 64)), ('frcnn_c4', 'retinanet_fpn')),
@@ -225,8 +232,8 @@ UP_TO_16 = row(Stage(4, 16), Stage(8, 32), Stage(16, 64))
         (row(Stage(8, 32), Stage(16, 64), Stage(32, 64), split_strides=(8, 32)), ('retinanet_fpn',)),
     ],
 )
-def test_what_a_row_can_do(arch: Arch, able: tuple[str, ...]) -> None:
-    assert detectors(arch) == able
+def test_detectors_of_a_network(arch: Arch, names: tuple[str, ...]) -> None:
+    assert detectors(arch) == names
 
 
 @pytest.mark.parametrize(
@@ -251,20 +258,20 @@ def test_what_a_row_can_do(arch: Arch, able: tuple[str, ...]) -> None:
         ),
     ],
 )
-def test_what_it_cannot_do_is_said(arch: Arch, detector: str, message: str) -> None:
+def test_the_reason_that_a_network_cannot_be_used(arch: Arch, detector: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_able(arch, detector)
 
 
-# The commands
+# Commands
 
 
-def test_a_network_without_the_maps_stops_before_anything_is_made(
+def test_a_network_without_the_feature_maps_is_an_error_before_any_file_is_written(
     run_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    axes = ['--arch', 'condensenet_86_cifar', '--detector', 'frcnn_fpn', '--dataset', 'voc07']
-    status, out, err = run_tool('train', *axes)
+    choice = ['--arch', 'condensenet_86_cifar', '--detector', 'frcnn_fpn', '--dataset', 'voc07']
+    status, out, err = run_tool('train', *choice)
     assert (status, out) == (1, '')
     assert err.startswith('error: condensenet_86_cifar has no map at stride 8 or 16 or 32, which frcnn_fpn')
     assert [*tmp_path.iterdir()] == []
@@ -291,11 +298,11 @@ def test_bad_usage(run_tool: Any, arguments: list[str], message: str) -> None:
     assert message in err
 
 
-def test_print_config_shows_and_makes_nothing(
+def test_print_config_writes_no_file(
     run_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    axes = [
+    choice = [
         '--arch',
         'ghostnet_1x',
         '--detector',
@@ -305,15 +312,15 @@ def test_print_config_shows_and_makes_nothing(
         '--schedule',
         '1x',
     ]
-    status, out, err = run_tool('train', *axes, '--lr', '0.004', '--seed', '7', '--print-config')
+    status, out, err = run_tool('train', *choice, '--lr', '0.004', '--seed', '7', '--print-config')
     assert status == 0
-    _, _, card = err.partition('protocol (its key needs data and weights)')
+    _, _, summary = err.partition('protocol (the key depends on data and weights)')
     namespace: dict[str, Any] = {}
     exec(out, namespace)
     assert namespace['model']['backbone']['arch'] == 'ghostnet_1x'
     assert namespace['optim_wrapper']['optimizer']['lr'] == 0.004
     assert namespace['randomness'] == {'seed': 7}
-    words = ' '.join(card.split())
+    words = ' '.join(summary.split())
     assert '12 epochs, warm-up of 500 steps' in words
     assert '0.004, the same for every network; times 0.125' in words
     assert [*tmp_path.iterdir()] == []
@@ -323,7 +330,7 @@ def test_a_composed_run_from_end_to_end(
     run_tool: Any, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    axes = ['--arch', ARCH, '--detector', 'frcnn_c4', '--dataset', 'custom', '--data-root', tiny_set]
+    choice = ['--arch', ARCH, '--detector', 'frcnn_c4', '--dataset', 'custom', '--data-root', tiny_set]
     options = ['train_cfg.max_epochs=1', 'model.rpn_head.anchor_generator.scales=[1,2]']
     options += ['model.train_cfg.rpn_proposal.max_per_img=20', 'model.test_cfg.rpn.max_per_img=10']
     for name, resize in (('train', 2), ('val', 1), ('test', 1)):
@@ -331,7 +338,7 @@ def test_a_composed_run_from_end_to_end(
         options += [f'{loader}.num_workers=0', f'{loader}.persistent_workers=False']
         options += [f'{loader}.dataset.pipeline.{resize}.scale=(64,64)']
     status, out, err = run_tool(
-        'train', *axes, '--init', 'none', '--lr', '0.016', '--cfg-options', *options
+        'train', *choice, '--init', 'none', '--lr', '0.016', '--cfg-options', *options
     )
     assert (status, err) == (0, '')
     name = f'{ARCH}_frcnn_c4_tiny'
@@ -339,13 +346,13 @@ def test_a_composed_run_from_end_to_end(
     record = record_file.read(run / 'record.json')
     assert record['config']['file'] == f'{name}.py'
     assert (run / f'{name}.py').is_file()
-    assert f'protocol {record["keys"]["protocol"]}' in out  # the card, before the training
+    assert f'protocol {record["keys"]["protocol"]}' in out  # before the training
     assert record['protocol']['optimiser']['optimizer']['lr'] == 0.016
     assert f'--arch {ARCH}' in record['command']
     assert '0.016, the same for every network; times 0.125 for the batch' in ' '.join(out.split())
     log = ''.join(file.read_text() for file in run.rglob('*.log'))
     assert 'Scaling the original LR by 0.125' in log
     checkpoint = run / record['training']['chosen']['checkpoint']
-    status, out, err = run_tool('test', *axes, checkpoint, '--init', 'none', '--cfg-options', *options)
+    status, out, err = run_tool('test', *choice, checkpoint, '--init', 'none', '--cfg-options', *options)
     assert (status, err) == (0, '')
     assert 'testing on 3 images' in out

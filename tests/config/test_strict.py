@@ -1,4 +1,4 @@
-"""A config is read strictly: what is absent, broken or misspelled is one clear line."""
+"""Strict reading of configs: a missing file, an error in it or a misspelled key gives one line."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,11 @@ import mmdet
 import pytest
 from mmengine.config import Config
 
-import backbones  # noqa: F401  brings mmcv's ops, before anything imports mmdet
+import backbones  # noqa: F401  first: it provides mmcv's operators
 from compactdet.config import strict
 from compactdet.errors import UserError
 
-STOCK = Path(mmdet.__file__).parent / '.mim' / 'configs'
-C4 = 'faster-rcnn_r50-caffe-c4.py'
+MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 LEAF = """
 _base_ = ['detector.py', 'schedule.py']
 model = dict(
@@ -87,7 +86,7 @@ def add(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_sound_config_and_its_dump(leaf: Path) -> None:
+def test_a_valid_config_and_its_resolved_text(leaf: Path) -> None:
     cfg = strict.load(leaf)
     assert cfg.model.rpn_head.in_channels == 704
     dumped = leaf.with_name('dumped.py')
@@ -95,7 +94,7 @@ def test_a_sound_config_and_its_dump(leaf: Path) -> None:
     assert {**strict.load(dumped).to_dict(), 'work_dir': None} == cfg.to_dict()
 
 
-def test_other_formats(tmp_path: Path) -> None:
+def test_other_file_formats(tmp_path: Path) -> None:
     (tmp_path / 'a.yaml').write_text('randomness:\n  seed: 1\n')
     assert strict.load(tmp_path / 'a.yaml').randomness.seed == 1
     (tmp_path / 'a.txt').write_text('')
@@ -114,11 +113,11 @@ def test_a_repeated_run_has_the_same_text(leaf: Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['faster-rcnn_r50-caffe-c4', 'faster-rcnn_r50_fpn', 'retinanet_r50_fpn'])
-def test_stock_detectors_pass(name: str) -> None:
-    base = STOCK / '_base_'
+def test_configs_of_mmdetection_are_valid(name: str) -> None:
+    base = MMDET_CONFIGS / '_base_'
     files = [f'models/{name}', 'datasets/voc0712', 'schedules/schedule_1x', 'default_runtime']
     if not base.is_dir():
-        pytest.skip('this mmdet ships no configs')
+        pytest.skip('this installation of mmdet has no configs')
     cfg = Config()
     for file in files:
         cfg.merge_from_dict(Config.fromfile(base / f'{file}.py').to_dict())
@@ -128,14 +127,14 @@ def test_stock_detectors_pass(name: str) -> None:
 @pytest.mark.parametrize(
     'file', sorted((Path(__file__).parents[2] / 'det_configs').glob('*.py')), ids=lambda file: file.stem
 )
-def test_our_configs_pass(file: Path) -> None:
+def test_configs_of_the_suite_are_valid(file: Path) -> None:
     strict.load(file)
 
 
 # Loading
 
 
-def test_an_absent_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'absent\.py: no such config file'):
         strict.load(tmp_path / 'absent.py')
     with pytest.raises(UserError, match='no such config file'):
@@ -170,23 +169,23 @@ def test_a_config_that_fails(leaf: Path, text: str, message: str) -> None:
     assert '\n' not in str(caught.value)
 
 
-def test_a_missing_base(leaf: Path) -> None:
+def test_a_missing_base_config(leaf: Path) -> None:
     leaf.with_name('schedule.py').unlink()
     with pytest.raises(UserError, match=r'leaf\.py: FileNotFoundError: .*schedule\.py'):
         strict.load(leaf)
 
 
-def test_an_import_above_the_base(leaf: Path) -> None:
+def test_an_import_above_the_base_config(leaf: Path) -> None:
     leaf.write_text('import backbones\n' + LEAF)
     with pytest.raises(UserError, match=r'leaf\.py: .*move imports below `_base_`'):
         strict.load(leaf)
 
 
-# Misspelt keys in a file
+# Misspelled keys in a file
 
-MISSPELT = [
+MISSPELLED = [
     ('train_cgf = dict(max_epochs=1)', "the config has no key 'train_cgf'; did you mean train_cfg"),
-    ('epochs = 12', "the config has no key 'epochs'; nothing reads it"),
+    ('epochs = 12', "the config has no key 'epochs'; it would have no effect"),
     (
         'model = dict(test_cfg=dict(rcnn=dict(score_thrr=0.1)))',
         r"model\.test_cfg\.rcnn has no key 'score_thrr'; did you mean score_thr\?",
@@ -228,14 +227,14 @@ MISSPELT = [
 ]
 
 
-@pytest.mark.parametrize(('text', 'message'), MISSPELT, ids=[text for text, _ in MISSPELT])
-def test_a_misspelt_key_in_a_file(leaf: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(('text', 'message'), MISSPELLED, ids=[text for text, _ in MISSPELLED])
+def test_a_misspelled_key_in_a_file(leaf: Path, text: str, message: str) -> None:
     leaf.with_name('child.py').write_text(f"_base_ = 'leaf.py'\n{text}\n")
     with pytest.raises(UserError, match=rf'child\.py: .*{message}'):
         strict.load(leaf.with_name('child.py'))
 
 
-def test_a_variable_that_the_bases_have_used_already(leaf: Path) -> None:
+def test_a_variable_that_the_base_configs_have_already_used(leaf: Path) -> None:
     child = leaf.with_name('child.py')
     child.write_text("_base_ = 'leaf.py'\ntrain_pipeline = []\n")
     with pytest.raises(
@@ -246,7 +245,7 @@ def test_a_variable_that_the_bases_have_used_already(leaf: Path) -> None:
     assert strict.load(child).train_dataloader.dataset.pipeline == []
 
 
-def test_retinanets_parts() -> None:
+def test_allowed_keys_of_retinanet() -> None:
     model = dict(type='RetinaNet', test_cfg=dict(nms_pre=1000, score_thr=0.05, rcnn=dict()))
     with pytest.raises(UserError, match=r"model\.test_cfg has no key 'rcnn'"):
         strict.check_keys(Config(dict(model=model)))
@@ -262,7 +261,7 @@ def test_retinanets_parts() -> None:
         {'optim_wrapper.optimizer.nesterov': True},  # not in the config, but SGD takes it
         {'optim_wrapper.accumulative_counts': 2},
         {'model.test_cfg.rcnn.score_thr': 0.01},
-        {'model.test_cfg.rpn.min_bbox_size': 0},  # not in the config, but the RPN reads it
+        {'model.test_cfg.rpn.min_bbox_size': 0},  # not in the config, but the RPN uses it
         {'model.test_cfg.rcnn.nms.class_agnostic': True},
         {'model.rpn_head.loss_bbox.beta': 0.1},
         {'model.backbone.bn_policy': 'eval'},
@@ -283,7 +282,7 @@ def test_an_option_is_merged(leaf: Path, options: dict[str, Any]) -> None:
     assert cfg.to_dict() == expected.to_dict() != strict.load(leaf).to_dict()
 
 
-REFUSED = [
+INVALID = [
     ('train_cgf.max_epochs', 1, "no key 'train_cgf'; did you mean train_cfg"),
     (
         'model.test_cfg.rcnn.score_thrr',
@@ -313,12 +312,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(('key', 'value', 'message'), REFUSED, ids=[case[0] for case in REFUSED])
-def test_an_option_is_refused(leaf: Path, key: str, value: Any, message: str) -> None:
+@pytest.mark.parametrize(('key', 'value', 'message'), INVALID, ids=[case[0] for case in INVALID])
+def test_an_invalid_option(leaf: Path, key: str, value: Any, message: str) -> None:
     cfg = strict.load(leaf)
     with pytest.raises(UserError, match=message):
         strict.merge_options(cfg, {'randomness.seed': 1, key: value})
-    assert cfg.to_dict() == strict.load(leaf).to_dict()  # as it was, the other option too
+    assert cfg.to_dict() == strict.load(leaf).to_dict()  # unchanged, also by the valid option
 
 
 @pytest.mark.parametrize(
@@ -338,7 +337,7 @@ def test_an_option_is_refused(leaf: Path, key: str, value: Any, message: str) ->
         ('model.roi_head.bbox_roi_extractor.roi_layer.output_size', 14),
     ],
 )
-def test_an_option_that_leaves_others_stale(leaf: Path, key: str, value: Any) -> None:
+def test_an_option_from_which_other_values_are_derived(leaf: Path, key: str, value: Any) -> None:
     cfg = strict.load(leaf)
     with pytest.raises(UserError, match=r'were derived from it.*model = frcnn_c4\(') as caught:
         strict.merge_options(cfg, {key: value})
@@ -346,7 +345,7 @@ def test_an_option_that_leaves_others_stale(leaf: Path, key: str, value: Any) ->
     assert cfg.to_dict() == strict.load(leaf).to_dict()
 
 
-def test_the_right_way_is_shown_and_works(leaf: Path) -> None:
+def test_the_message_has_a_leaf_config_with_the_intended_effect(leaf: Path) -> None:
     with pytest.raises(UserError, match="'menet_228_12x1_g3', num_classes=20"):
         strict.merge_options(strict.load(leaf), {'model.backbone.arch': 'menet_228_12x1_g3'})
     cfg = Config(dict(model=dict(type='FasterRCNN', neck=dict(type='FPN'), backbone=dict(arch='a'))))
@@ -357,7 +356,7 @@ def test_the_right_way_is_shown_and_works(leaf: Path) -> None:
         strict.merge_options(cfg, {'model.backbone.arch': 'b'})
 
 
-# What a class takes
+# Parameters of classes
 
 
 class Base:
@@ -368,7 +367,7 @@ class Passes(Base):
     def __init__(self, *args: Any, size: int = 2, **kwargs: Any) -> None: ...
 
 
-class Swallows:
+class TakesAny:
     def __init__(self, size: int = 2, **kwargs: Any) -> None: ...
 
 
@@ -384,7 +383,7 @@ def function(boxes: Any, *, threshold: float) -> None: ...
         (Base, {'scale'}, False),
         (Passes, {'scale', 'size'}, False),
         (Inherits, {'scale', 'size'}, False),
-        (Swallows, {'size'}, True),
+        (TakesAny, {'size'}, True),
         (function, {'boxes', 'threshold'}, False),
         (object, set(), False),
     ],
@@ -393,7 +392,7 @@ def test_parameters(owner: Any, names: set[str], open_ended: bool) -> None:
     assert strict.parameters(owner) == (names, open_ended)
 
 
-def test_a_class_that_swallows_keywords() -> None:
-    strict.check_keys(Config(dict(model=dict(type=Swallows, anything=1))))
-    with pytest.raises(UserError, match=r"model \(Swallows\) has no key 'sizes'; did you mean size\?"):
-        strict.check_keys(Config(dict(model=dict(type=Swallows, sizes=1))))
+def test_a_class_with_open_ended_keywords() -> None:
+    strict.check_keys(Config(dict(model=dict(type=TakesAny, anything=1))))
+    with pytest.raises(UserError, match=r"model \(TakesAny\) has no key 'sizes'; did you mean size\?"):
+        strict.check_keys(Config(dict(model=dict(type=TakesAny, sizes=1))))

@@ -8,7 +8,8 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from compactdet.config.compose import Choice, composed
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.compose import compose_config
 from compactdet.deploy.detector_graph import OneStageGraph, TwoStageGraph
 from compactdet.mmdetection import MODELS
 
@@ -31,7 +32,7 @@ def spread(convolution: nn.Module, outputs: Tensor, mean: float) -> None:
 def build(detector: str, image: Tensor, score_thr: float = 0.05) -> nn.Module:
     """Build an untrained detector whose scores are distinct."""
     torch.manual_seed(0)
-    config = composed(Choice('menet_108_8x1_g3', detector, 'shapes')).model
+    config = compose_config(DetectorChoice('menet_108_8x1_g3', detector, 'shapes')).model
     config.test_cfg.get('rcnn', config.test_cfg).score_thr = score_thr
     model = MODELS.build(config)
     for layer in model.modules():

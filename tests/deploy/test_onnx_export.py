@@ -118,6 +118,32 @@ def test_the_metadata_of_a_detector(exported_detector: Path, tiny_run: Path) -> 
     assert metadata['size'] == 'any'
 
 
+def test_the_ap_of_an_exported_detector(
+    exported_detector: Path, tiny_run: Path, run_tool, tmp_path: Path, plain_config_text
+) -> None:
+    """The same detections, and so the same AP, as PyTorch gives."""
+    found = {}
+    for backend, extra in {'pytorch': [], 'onnxruntime': ['--model', exported_detector]}.items():
+        out = tmp_path / f'{backend}.json'
+        arguments = [tiny_run, '--backend', backend, *extra, '--out', out, '--work-dir', tmp_path / backend]
+        status, text, err = run_tool('test', *arguments)
+        assert (status, err) == (0, '')
+        found[backend] = json.loads(out.read_text()), text.partition('images in')[0].partition('┏')[2]
+    (expected, table), (detections, own_table) = found['pytorch'], found['onnxruntime']
+    assert own_table == table
+    assert len(detections) == len(expected)
+    key = lambda entry: (entry['image_id'], -round(entry['score'], 4), entry['bbox'])  # noqa: E731
+    for one, other in zip(sorted(expected, key=key), sorted(detections, key=key), strict=True):
+        assert one['image_id'] == other['image_id']
+        assert one['score'] == pytest.approx(other['score'], abs=1e-4)
+
+
+def test_a_folder_that_is_no_run(run_tool, tmp_path: Path) -> None:
+    status, _, err = run_tool('test', tmp_path)
+    assert status == 1
+    assert 'is not the folder of a finished run; give CONFIG and CHECKPOINT' in err
+
+
 def test_an_exported_detector_has_its_classes(exported_detector: Path) -> None:
     with pytest.raises(UserError, match=r'detects circle, .*; the data set has cat'):
         OnnxDetector(exported_detector, ['cat'])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.leaderboard import board as leaderboard
+from compactdet.leaderboard.groups import Board, Group
 from compactdet.records import record_file
 
 TEMPLATE = Path(__file__).parents[2] / 'work_dirs_template'
@@ -53,9 +54,9 @@ def seeds(folder: Path, arch: str, *aps: float, **changes: Any) -> None:
         run(folder, arch, seed, ap, **changes)
 
 
-def board(*places: Path, add: tuple[Path, ...] = ()) -> leaderboard.Board:
+def board(*places: Path, add: tuple[Path, ...] = ()) -> Board:
     return leaderboard.make([*map(str, places)], [*map(str, add)], Path('out'))
 
 
-def measured(made: leaderboard.Board) -> list[dict[str, Any]]:
-    return [group for group in made.groups if group['kind'] == 'measured']
+def measured(made: Board) -> list[Group]:
+    return [group for group in made.groups if group.is_measured]

@@ -10,7 +10,8 @@ from torch import nn
 
 from backbones import build_backbone, get_arch, list_archs
 from backbones.wiring import detectors
-from compactdet.config.compose import Choice, composed
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.compose import compose_config
 from compactdet.mmdetection import MODELS
 
 SIDE, CLASSES = 96, 8
@@ -58,7 +59,7 @@ def batch() -> dict[str, Any]:
 
 def check_pair(arch: str, detector: str) -> None:
     torch.manual_seed(0)
-    cfg = composed(Choice(arch, detector, 'shapes')).model
+    cfg = compose_config(DetectorChoice(arch, detector, 'shapes')).model
     cfg.test_cfg.get('rcnn', cfg.test_cfg).score_thr = 0.0  # nothing has learned yet
     model = MODELS.build(cfg).train()
     for module in model.modules():

@@ -1,17 +1,19 @@
-"""Commands on the Markdown pages, with the output that stands beside them.
+"""Generated parts of the Markdown pages: tables, and commands with their output.
 
 A command block after the line ``<!-- run -->`` is run, and its output is compared with the block after it.
-``python tests/helpers/pages.py`` writes the present output of every such command into the pages.
+A table is generated between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``python tests/helpers/pages.py``
+brings every page up to date.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,7 @@ PAGES = (
     'tools/README.md',
     'tests/README.md',
     'work_dirs_template/README.md',
+    'work_dirs_template/results.md',
 )
 COMMAND = re.compile(
     r'<!-- run -->\n```bash\n(?P<command>.*?)\n```\n\n```\n(?P<output>.*?)\n```\n', re.DOTALL
@@ -56,8 +59,69 @@ def run(command: str, folder: Path) -> str:
     return '\n'.join(line.rstrip() for line in done.stdout.strip('\n').splitlines())
 
 
+def zoo() -> str:
+    """Return the table of all networks with their measured costs."""
+    head = (
+        'network',
+        'source',
+        'size',
+        'MACs, M',
+        'published',
+        'params, M',
+        'backbone MACs, M',
+        'stride: channels',
+    )
+    lines = [head, ('---',) * 3 + ('---:',) * 4 + ('---',)]
+    rows = json.loads((ROOT / 'tests/golden/complexity.json').read_text(encoding='utf-8'))
+    for row in rows:
+        published = row['paper_mflops']
+        lines.append(
+            (
+                f'`{row["arch"]}`',
+                row['paper'],
+                str(row['size']),
+                f'{row["macs"] / 1e6:.1f}',
+                '-' if published is None else f'{published:g}',
+                f'{row["params"] / 1e6:.2f}',
+                f'{row["backbone_macs"] / 1e6:.1f}',
+                ', '.join(f'{stride}: {channels}' for stride, channels in row['strides'].items()),
+            )
+        )
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
+
+
+def results(short: bool) -> str:
+    """Return the table of the committed records of BCCD and shapes."""
+    sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+    from compactdet.records import results_table
+
+    folder = ROOT / 'work_dirs_template'
+    places = [str(path) for name in ('bccd_*', 'shapes_*') for path in sorted(folder.glob(name))]
+    rows = results_table.rows(results_table.find_records(places))
+    return results_table.short_markdown(rows) if short else results_table.markdown(rows, folder)
+
+
+# Page, name of the block, content.
+TABLES: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ('backbones/README.md', 'zoo', zoo),
+    ('README.md', 'results', lambda: results(short=True)),
+    ('work_dirs_template/results.md', 'results', lambda: results(short=False)),
+)
+
+
+def table_in(page: str, name: str) -> str:
+    """Return the generated table in a page."""
+    text = (ROOT / page).read_text(encoding='utf-8')
+    return text.partition(f'<!-- {name} -->\n')[2].partition(f'<!-- /{name} -->')[0]
+
+
 def main() -> None:
-    """Write the present output of every documented command into its page."""
+    """Write every generated table and the output of every documented command into its page."""
+    for page, name, make in TABLES:
+        path = ROOT / page
+        before, _, rest = path.read_text(encoding='utf-8').partition(f'<!-- {name} -->\n')
+        after = rest.partition(f'<!-- /{name} -->')[2]
+        path.write_text(f'{before}<!-- {name} -->\n{make()}<!-- /{name} -->{after}', encoding='utf-8')
     with tempfile.TemporaryDirectory() as folder:
         for page in PAGES:
             path = ROOT / page

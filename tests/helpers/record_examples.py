@@ -1,4 +1,4 @@
-"""A complete example record, and changes to it."""
+"""A complete example record, and changes of it."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ COSTS = dict(height=224, width=224, num_proposals=300, **MACS)
 
 
 def example_record() -> dict[str, Any]:
-    """A small whole record, as ``records.write`` takes it: without keys and config.sha256."""
+    """Return a small complete record without keys and config.sha256, for ``record_file.write``."""
     chosen = dict(checkpoint='epoch_5.pth', epoch=5, metric='voc07_ap50', value=0.7)
     hardware = dict(cpu='a CPU', cores=2, threads=2, gpu=None, gpu_memory_bytes=None)
     training = dict(wall_s=900.5, iterations=300, epochs=6, images_per_s=2.5, batch_size=4)
@@ -49,7 +49,7 @@ def example_record() -> dict[str, Any]:
 
 
 def put(record: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """The record with the value at a dotted place changed."""
+    """Change the value at a dotted place of a record, and return the record."""
     *path, last = place.split('.')
     functools.reduce(dict.__getitem__, path, record)[last] = value
     return record

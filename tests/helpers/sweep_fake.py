@@ -30,8 +30,9 @@ def sha256(init: str | None) -> str | None:
 
 
 def suite(out: Path):
+    from compactdet.config.resolved import read_comparable_config
     from compactdet.sweep.grid import Run
-    from compactdet.sweep.jobs import NOT_THERE, Suite, config_of_text
+    from compactdet.sweep.jobs import NOT_THERE, JobIdentity, Suite
 
     class Fake(Suite):
         def command(self, job, *, resume):
@@ -51,19 +52,19 @@ def suite(out: Path):
             return json.loads(path.read_text())
 
         def stated(self, job, record):
-            return super().stated(job, record) if isinstance(job, Run) else record
+            if isinstance(job, Run):
+                return super().stated(job, record)
+            config = {key: record[key] for key in ('dataset', 'recipe')}
+            return JobIdentity(record['arch'], record['seed'], None, config)
 
         def identity(self, job):
             if not isinstance(job, Run):
-                return {'arch': job.arch, 'seed': job.seed, 'dataset': job.dataset, 'recipe': job.recipe}
+                config = {'dataset': job.dataset, 'recipe': job.recipe}
+                return JobIdentity(job.arch, job.seed, None, config)
             init = job.start(self.out)
             there = init in (None, 'none') or Path(init).is_file()
-            return {
-                'arch': job.arch,
-                'seed': job.seed,
-                'init': sha256(init) if there else NOT_THERE,
-                'config': config_of_text(config_text(job.arch, job.detector, job.dataset, job.lr)),
-            }
+            config = read_comparable_config(config_text(job.arch, job.detector, job.dataset, job.lr))
+            return JobIdentity(job.arch, job.seed, sha256(init) if there else NOT_THERE, config)
 
     return Fake(out)
 

@@ -20,25 +20,25 @@ def test_rows_seeds_and_ranks(tmp_path):
     seeds(tmp_path, 'worse', 0.60, 0.61, 0.62)
     seeds(tmp_path, 'once', 0.99)
     (group,) = measured(board(tmp_path))
-    rows = {row['network']: row for row in group['rows']}
-    figures = {name: row['figures'][MAIN] for name, row in rows.items()}
+    rows = {row.network: row for row in group.rows}
+    values = {name: row.metrics[MAIN] for name, row in rows.items()}
     assert list(rows) == ['once', 'good', 'like_it', 'worse']
-    assert {name: figure['ranks'] for name, figure in figures.items()} == {
+    assert {name: value.ranks for name, value in values.items()} == {
         'good': [1, 2], 'like_it': [1, 2], 'worse': [3, 3], 'once': [],
     }  # fmt: skip
-    assert figures['good']['mean'] == pytest.approx(0.81)
-    assert figures['good']['sd'] == pytest.approx(0.01)
-    assert (figures['once']['mean'], figures['once']['sd']) == (0.99, None)
-    assert (figures['once']['seeds_interval'], figures['once']['images_interval']) == (None, None)
-    assert rows['good']['class_ap'] == {MAIN: {'RBC': pytest.approx(0.81), 'WBC': pytest.approx(0.81)}}
-    assert rows['good']['costs']['time_ms'] == pytest.approx(250)
+    assert values['good'].mean == pytest.approx(0.81)
+    assert values['good'].sd == pytest.approx(0.01)
+    assert (values['once'].mean, values['once'].sd) == (0.99, None)
+    assert (values['once'].seeds_interval, values['once'].images_interval) == (None, None)
+    assert rows['good'].class_ap == {MAIN: {'RBC': pytest.approx(0.81), 'WBC': pytest.approx(0.81)}}
+    assert rows['good'].costs['time_ms'] == pytest.approx(250)
 
 
 def test_networks_on_one_seed_each_are_never_ranked_apart(tmp_path):
     for arch, ap in (('a', 0.9), ('b', 0.1), ('c', 0.5)):
         run(tmp_path, arch, 0, ap)
     (group,) = measured(board(tmp_path))
-    assert [row['figures'][MAIN]['ranks'] for row in group['rows']] == [[], [], []]
+    assert [row.metrics[MAIN].ranks for row in group.rows] == [[], [], []]
 
 
 def test_two_weights_files_of_a_network_are_two_rows(tmp_path):
@@ -50,8 +50,8 @@ def test_two_weights_files_of_a_network_are_two_rows(tmp_path):
         (path.parent / 'other').mkdir()
         record_file.write(path.parent / 'other' / 'record.json', record)
     (group,) = measured(board(tmp_path))
-    assert [len(row['seeds']) for row in group['rows']] == [2, 2]
-    assert sorted(row['label'] for row in group['rows'])[1] == 'net (other.safetensors)'
+    assert [len(row.seeds) for row in group.rows] == [2, 2]
+    assert sorted(row.label for row in group.rows)[1] == 'net (other.safetensors)'
 
 
 def test_protocols_are_never_ranked_together(tmp_path):
@@ -59,12 +59,12 @@ def test_protocols_are_never_ranked_together(tmp_path):
     seeds(tmp_path, 'c', 0.70, 0.71)
     seeds(tmp_path, 'b', 0.50, 0.51, protocol={'init': 'ImageNet', 'optimiser': {'lr': 0.01}})
     groups = measured(board(tmp_path))
-    ranks = [[row['figures'][MAIN]['ranks'] for row in group['rows']] for group in groups]
+    ranks = [[row.metrics[MAIN].ranks for row in group.rows] for group in groups]
     assert ranks == [[[1, 1], [2, 2]], [[]]]  # one that stands alone is first of nothing
-    assert len({group['key'] for group in groups}) == 2
+    assert len({group.key for group in groups}) == 2
     for group in board(tmp_path).groups:
-        if group['kind'] == 'published':
-            assert all('ranks' not in figure for row in group['rows'] for figure in row['figures'].values())
+        if group.kind == 'published':
+            assert all(value.ranks is None for row in group.rows for value in row.metrics.values())
 
 
 def test_a_seed_counts_once(tmp_path):
@@ -76,8 +76,8 @@ def test_a_seed_counts_once(tmp_path):
     changed = {'created_utc': '2026-11-22T00:00:00Z', 'config': {'file': 'x.py', 'text': text}}
     run(tmp_path / 'b', 'net', 1, 0.20, **changed)  # another config text, but nothing that moves the result
     made = board(tmp_path)
-    (row,) = measured(made)[0]['rows']
-    assert (row['seeds'], row['figures'][MAIN]['values']) == ([0, 1], [0.80, 0.82])
+    (row,) = measured(made)[0].rows
+    assert (row.seeds, row.metrics[MAIN].values) == ([0, 1], [0.80, 0.82])
     assert made.summary.startswith('2 runs (2 more records repeat a seed')
 
 
@@ -86,9 +86,9 @@ def test_added_records_are_marked_and_do_not_displace_own(tmp_path):
     run(tmp_path / 'theirs', 'net', 0, 0.10, created_utc='2020-01-01T00:00:00Z')
     run(tmp_path / 'theirs', 'other', 0, 0.70)
     (group,) = measured(board(tmp_path / 'own', add=(tmp_path / 'theirs',)))
-    rows = {row['network']: row for row in group['rows']}
-    assert (rows['net']['added'], rows['net']['figures'][MAIN]['values']) == (False, [0.80, 0.82])
-    assert (rows['other']['added'], rows['other']['source']) == (True, 'measured, added')
+    rows = {row.network: row for row in group.rows}
+    assert (rows['net'].added, rows['net'].metrics[MAIN].values) == (False, [0.80, 0.82])
+    assert (rows['other'].added, rows['other'].source) == (True, 'measured, added')
 
 
 def test_interval_over_images_has_its_own_column(tmp_path):
@@ -96,10 +96,10 @@ def test_interval_over_images_has_its_own_column(tmp_path):
     run(tmp_path, 'net', 1, 0.82, images=(0.80, 0.85))
     run(tmp_path, 'bare', 0, 0.50, images=(0.4, 0.6))
     run(tmp_path, 'bare', 1, 0.52)
-    rows = {row['network']: row['figures'][MAIN] for row in measured(board(tmp_path))[0]['rows']}
-    assert rows['net']['images_interval'] == pytest.approx([0.79, 0.84])
-    assert rows['net']['seeds_interval'] == pytest.approx(ranking.t_interval([0.80, 0.82]))
-    assert rows['bare']['images_interval'] is None
+    rows = {row.network: row.metrics[MAIN] for row in measured(board(tmp_path))[0].rows}
+    assert rows['net'].images_interval == pytest.approx([0.79, 0.84])
+    assert rows['net'].seeds_interval == pytest.approx(ranking.t_interval([0.80, 0.82]))
+    assert rows['bare'].images_interval is None
 
 
 def test_an_undefined_figure_is_no_number_and_comes_last(tmp_path):
@@ -107,8 +107,8 @@ def test_an_undefined_figure_is_no_number_and_comes_last(tmp_path):
     run(tmp_path, 'unknown', 0, None)
     run(tmp_path, 'unknown', 1, 0.9)
     made = board(tmp_path)
-    assert [row['network'] for row in measured(made)[0]['rows']] == ['known', 'unknown']
-    assert measured(made)[0]['rows'][1]['figures'][MAIN]['mean'] is None
+    assert [row.network for row in measured(made)[0].rows] == ['known', 'unknown']
+    assert measured(made)[0].rows[1].metrics[MAIN].mean is None
     assert writers.page(made)
 
 
@@ -117,20 +117,17 @@ def test_frontier_of_times_only_on_one_machine(tmp_path):
     run(tmp_path, 'b', 0, 0.6, images_per_s=4.0, macs=200)
     run(tmp_path, 'c', 0, 0.4, images_per_s=2.0, macs=300)
     (group,) = measured(board(tmp_path))
-    names = {row['id']: row['network'] for row in group['rows']}
-    assert [names[id] for id in group['frontiers']['time_ms'][MAIN]] == ['a', 'b']
-    assert [names[id] for id in group['frontiers']['detector_macs'][MAIN]] == ['a', 'b']
+    names = {row.id: row.network for row in group.rows}
+    assert [names[id] for id in group.frontiers['time_ms'][MAIN]] == ['a', 'b']
+    assert [names[id] for id in group.frontiers['detector_macs'][MAIN]] == ['a', 'b']
     run(tmp_path, 'd', 0, 0.7, hardware={**example_record()['hardware'], 'gpu': 'a GPU'})
     (group,) = measured(board(tmp_path))
-    assert 'time_ms' not in group['frontiers']
+    assert 'time_ms' not in group.frontiers
 
 
 def test_the_committed_records():
     groups = measured(board(TEMPLATE))
-    means = {
-        (g['title'], len(g['rows'])): round(100 * g['rows'][0]['figures'][g['main']]['mean'], 1)
-        for g in groups
-    }
+    means = {(g.title, len(g.rows)): round(100 * g.rows[0].metrics[g.main_metric].mean, 1) for g in groups}
     assert means == {
         ('BCCD · frcnn_c4 · ImageNet (ILSVRC 2012) weights', 2): 86.2,
         ('BCCD · frcnn_c4 · CIFAR-10 weights', 11): 54.5,
@@ -143,26 +140,26 @@ def test_the_committed_records():
         ('shapes · frcnn_c4 · random weights', 1): 74.0,
         ('shapes · frcnn_c4 · random weights, stem and 2 stages frozen', 1): 34.6,
     }
-    top1 = {row['network']: row['top1'] for row in groups[0]['rows']}
+    top1 = {row.network: row.top1 for row in groups[0].rows}
     assert top1 == {'mobilenet_0.75x': None, 'menet_108_8x1_g3': pytest.approx(0.5608)}
 
 
 def test_published_rows_are_the_papers():
-    groups = {g['key']: g for g in board(TEMPLATE).groups if g['kind'] == 'published'}
+    groups = {g.key: g for g in board(TEMPLATE).groups if g.kind == 'published'}
     voc = groups['arXiv:1803.09127/voc07_c4']
-    best = voc['rows'][0]
-    assert (best['network'], best['figures']['voc/ap50']['mean']) == ('menet_456_24x1_g3', 0.655)
-    assert (best['costs']['network_macs'], best['source']) == (551e6, 'MENet paper, Table VIII')
-    assert best['class_ap']['voc/ap50']['aeroplane'] == pytest.approx(0.692)
-    labels = [row['label'] for row in groups['arXiv:1707.01083/coco_frcnn_300']['rows']]
+    best = voc.rows[0]
+    assert (best.network, best.metrics['voc/ap50'].mean) == ('menet_456_24x1_g3', 0.655)
+    assert (best.costs['network_macs'], best.source) == (551e6, 'MENet paper, Table VIII')
+    assert best.class_ap['voc/ap50']['aeroplane'] == pytest.approx(0.692)
+    labels = [row.label for row in groups['arXiv:1707.01083/coco_frcnn_300'].rows]
     assert labels[1:3] == [
         'mobilenet_1x (1.0 MobileNet-224 [12])',
         'mobilenet_1x (1.0 MobileNet-224 (our impl.))',
     ]
     fpn = groups['arXiv:2104.04382/coco_frcnn_fpn']
-    (row,) = [row for row in fpn['rows'] if row['network'] == 'shufflenetv2_1x']
-    assert 'printed: model ShuffleNetV2 0.5x' in row['note']
-    assert all(not re.search('seed 00', json.dumps(group)) for group in groups.values())
+    (row,) = [row for row in fpn.rows if row.network == 'shufflenetv2_1x']
+    assert 'printed: model ShuffleNetV2 0.5x' in row.note
+    assert all('seed 00' not in repr(group) for group in groups.values())
 
 
 # What is refused

@@ -168,5 +168,5 @@ def test_a_bad_file_is_one_line(tmp_path: Path, row):
     data = json.loads(published.FILE.read_text(encoding='utf-8'))
     path = tmp_path / 'published.json'
     path.write_text(json.dumps({**data, 'rows': [row]}))
-    with pytest.raises(UserError, match=r'published\.json: not a file of published figures'):
+    with pytest.raises(UserError, match=r'published\.json: not a file of published results'):
         published.load(path)

@@ -95,7 +95,7 @@ def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     text = writers.markdown(made)
     assert '<' not in text
     (line,) = [line for line in text.splitlines() if 'pwned' in line]
-    assert line.count('|') - 1 == len(measured(made)[0]['figures']) + 10
+    assert line.count('|') - 1 == len(measured(made)[0].metric_names) + 10
     assert ' 85.0 ± 7.1 ' in line
     rows = list(csv.DictReader(io.StringIO(writers.table(made))))
     found = [row for row in rows if row['kind'] == 'measured' and row['figure'] == MAIN]
@@ -107,10 +107,26 @@ def test_markdown_and_csv_are_safe_and_whole(tmp_path):
 
 def test_ranks_and_costs_as_text():
     assert [writers._ranks(r) for r in ([], [2, 2], [1, 3])] == ['-', '2', '1-3']
-    costs = [{'costs': {'network_macs': macs}} for macs in (15.47e9, 138.4e6, 40.55e6, 5e4)]
-    assert [writers._cost(row, 'network_macs') for row in costs] == [
-        '15470', '138', '40.5', '0.05',
-    ]  # fmt: skip
+    costs = (15.47e9, 138.4e6, 40.55e6, 5e4, None)
+    assert [writers._cost('network_macs', macs) for macs in costs] == ['15470', '138', '40.5', '0.05', '-']
+
+
+def test_the_json_keeps_its_keys(tmp_path):
+    seeds(tmp_path, 'a', 0.8, 0.9)
+    whole = json.loads(writers.data(board(tmp_path)))
+    assert list(whole) == ['format', 'rule', 'figures', 'groups']
+    keys = ['key', 'kind', 'task', 'dataset', 'detector', 'title', 'detail', 'main', 'figures', 'protocol']
+    assert all(list(group) == [*keys, 'rows', 'frontiers'] for group in whole['groups'])
+    first, last = whole['groups'][0]['rows'][0], whole['groups'][-1]['rows'][0]
+    shared = ['figures', 'class_ap', 'costs', 'machine', 'source']
+    end = ['weights', 'top1', 'note', 'records', 'label']
+    assert list(first) == ['id', 'network', 'added', 'seeds', *shared, *end]
+    assert list(last) == ['id', 'network', 'model', *shared, 'top1', 'note', 'label', 'records']
+    assert list(first['costs']) == ['detector_macs', 'network_macs', 'params', 'time_ms']
+    spread = ['sd', 'seeds_interval', 'images_interval', 'ranks']
+    assert list(first['figures'][MAIN]) == ['mean', 'values', *spread]
+    assert first['figures']['voc/ap50_area'] == {'mean': None, 'values': [None, None]}
+    assert all(list(value) == ['mean', 'values'] for value in last['figures'].values())
 
 
 def test_same_records_give_the_same_bytes(tmp_path, run_tool):

@@ -13,10 +13,10 @@ from backbones import get_arch, list_archs
 from backbones.spec import UnknownArchError
 from compactdet.config import strict
 from compactdet.errors import UserError
-from compactdet.pretraining.compose import PretrainOptions, compose
-from compactdet.pretraining.config import compose_choice, list_recipes
+from compactdet.pretraining.choice import PretrainChoice
+from compactdet.pretraining.config import compose_config, list_recipes
 from compactdet.pretraining.config import pretraining as wire
-from compactdet.pretraining.options import PretrainChoice
+from compactdet.pretraining.options import PretrainOptions, config_from_options
 from compactdet.pretraining.record_facts import protocol_of
 from compactdet.training.runner import round_milestones
 
@@ -32,7 +32,9 @@ CHOICES = {
 
 
 def cfg_of(recipe: str, **more: Any) -> Config:
-    return compose(PretrainOptions(PretrainChoice('mobilenet_0.25x', 'cifar10', recipe), **more))
+    return config_from_options(
+        PretrainOptions(PretrainChoice('mobilenet_0.25x', 'cifar10', recipe), **more)
+    )
 
 
 def rates(cfg: Config, steps: int = 10) -> list[float]:
@@ -122,7 +124,7 @@ def test_epochs_scale_the_whole_schedule() -> None:
 
 def test_augmentation_depends_on_recipe_and_data_set() -> None:
     def steps(arch: str, dataset: str, recipe: str) -> list[str]:
-        cfg = compose_choice(PretrainChoice(arch, dataset, recipe))
+        cfg = compose_config(PretrainChoice(arch, dataset, recipe))
         return [step['type'].rpartition('.')[2] for step in cfg.train_dataloader.dataset.pipeline]
 
     assert steps('gmnet_a_cifar', 'cifar10', 'gmnet') == ['PackInputs']
@@ -138,7 +140,7 @@ def test_augmentation_depends_on_recipe_and_data_set() -> None:
 
 @pytest.mark.parametrize('name', CHOICES)
 def test_a_leaf_config_equals_the_composed_config(name: str) -> None:
-    leaf, composed = strict.load(LEAVES / f'{name}.py').to_dict(), compose_choice(CHOICES[name]).to_dict()
+    leaf, composed = strict.load(LEAVES / f'{name}.py').to_dict(), compose_config(CHOICES[name]).to_dict()
     assert leaf == composed
     text = strict.resolved_text(strict.load(LEAVES / f'{name}.py'))
     assert Config.fromstring(text, '.py').to_dict().keys() == leaf.keys() - {
@@ -157,7 +159,7 @@ def test_every_leaf_config_is_tested_and_names_its_command() -> None:
 
 def test_size_and_condensing_depend_on_the_network() -> None:
     def cfg(arch: str, dataset: str = 'cifar10') -> Config:
-        return compose_choice(PretrainChoice(arch, dataset))
+        return compose_config(PretrainChoice(arch, dataset))
 
     assert cfg('menet_108_8x1_g3').model.data_preprocessor.size == 64
     assert cfg('gmnet_a_cifar').model.data_preprocessor.size == 32
@@ -226,7 +228,7 @@ def test_a_training_step_of_every_family(arch: str) -> None:
 )
 def test_invalid_choices(choice: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compose(PretrainOptions(choice))
+        config_from_options(PretrainOptions(choice))
 
 
 def test_a_misspelled_key_of_mmpretrain_is_an_error() -> None:

@@ -19,12 +19,12 @@ from backbones.sparsity import masked_convs
 from backbones.weights import file_sha256, read_info, read_weights, save_weights
 from compactdet.errors import UserError
 from compactdet.pretraining import config as pretraining_config
-from compactdet.pretraining.compose import PretrainOptions
-from compactdet.pretraining.options import PretrainChoice
+from compactdet.pretraining.choice import PretrainChoice
+from compactdet.pretraining.options import PretrainOptions
 from compactdet.pretraining.train import train
 from compactdet.records import record_file, results_table
-from compactdet.weights.convert_sparse import convert_file
-from compactdet.weights.verify import SMALL, accuracy, find_images, load_image
+from compactdet.weights.convert_sparse import convert_to_test_form
+from compactdet.weights.verify import SMALL_IMAGE_SETS, accuracy, find_images, load_image
 
 REPO = Path(__file__).parents[2]
 ARCH = 'menet_108_8x1_g3'
@@ -75,7 +75,7 @@ def finished(colored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 def test_it_learns_and_prints_the_results(finished: tuple[Path, str]) -> None:
     folder, out = finished
-    record = record_file.read(folder / 'record.json', record_file.PRETRAINING)
+    record = record_file.read_pretraining(folder / 'record.json')
     test = record['metrics']['test']
     assert test['top1'] > 0.8  # chance: 1/3
     assert test['top5'] is None  # three classes
@@ -87,7 +87,7 @@ def test_it_learns_and_prints_the_results(finished: tuple[Path, str]) -> None:
 
 
 def test_content_of_the_record(finished: tuple[Path, str]) -> None:
-    record = record_file.read(finished[0] / 'record.json', record_file.PRETRAINING)
+    record = record_file.read_pretraining(finished[0] / 'record.json')
     assert (record['kind'], record['arch'], record['seed']) == ('pretraining', ARCH, 5)
     assert record['dataset']['name'] == 'colored'
     splits = record['dataset']['splits']
@@ -107,7 +107,7 @@ def test_content_of_the_weights_file(finished: tuple[Path, str], colored: Path) 
     file = finished[0] / 'weights.safetensors'
     state, info = read_weights(file)
     build_classifier(ARCH, 3).load_state_dict(state)  # strict
-    record = record_file.read(finished[0] / 'record.json', record_file.PRETRAINING)
+    record = record_file.read_pretraining(finished[0] / 'record.json')
     assert info.pretraining.data == 'colored'
     assert info.pretraining.top1 == pytest.approx(100 * record['metrics']['test']['top1'], abs=1e-3)
     assert info.pretraining.recipe == 'short: 12 epochs at 64x64'  # of all seeds
@@ -145,7 +145,7 @@ def test_verify_has_the_preprocessing_of_the_training(
     batch = default_collate([samples[i] for i in (0, len(samples) - 1)])
     assert samples.title == title
     trained = preprocessor(batch)['inputs']
-    seen = [load_image(paths[i], Preprocessing(), size, whole=title in SMALL) for i in (0, -1)]
+    seen = [load_image(paths[i], Preprocessing(), size, whole=title in SMALL_IMAGE_SETS) for i in (0, -1)]
     torch.testing.assert_close(torch.stack(seen), trained, rtol=1e-5, atol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_the_record_of_a_pretraining_is_an_error_for_detector_tools(finished: tu
         results_table.rows([path])
     example = REPO / 'work_dirs_template/shapes_seed0/record.json'
     with pytest.raises(UserError, match=r'the record of a detector; give that of a pretraining'):
-        record_file.read(example, record_file.PRETRAINING)
+        record_file.read_pretraining(example)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,8 @@ def test_a_changed_record_is_an_error(
     record = json.loads((finished[0] / 'record.json').read_text())
     change(record)
     (tmp_path / 'record.json').write_text(json.dumps(record))
-    kind = record_file.PRETRAINING if record['kind'] == record_file.PRETRAINING else None
     with pytest.raises(UserError, match=message):
-        record_file.read(tmp_path / 'record.json', kind)
+        record_file.read_any(tmp_path / 'record.json')
 
 
 def quick_options(root: Path, work_dir: Path, arch: str = ARCH, **more: Any) -> PretrainOptions:
@@ -248,7 +247,7 @@ def test_initial_weights(
     """Also weights of another number of classes, with a new classifier."""
     file = finished[0] / 'weights.safetensors'
     path = train(quick_options(colored, tmp_path / 'same', init=str(file), epochs=1))
-    record = record_file.read(path, record_file.PRETRAINING)
+    record = record_file.read_pretraining(path)
     assert record['init'] == {
         'class': 'colored', 'file': file.name, 'sha256': file_sha256(file), 'loaded': 1.0,
     }  # fmt: skip
@@ -256,7 +255,7 @@ def test_initial_weights(
     thousand = tmp_path / 'thousand.safetensors'
     save_weights(thousand, build_classifier(ARCH).state_dict(), read_info(file))
     path = train(quick_options(colored, tmp_path / 'other', init=str(thousand), epochs=1))
-    assert 0.9 < record_file.read(path, record_file.PRETRAINING)['init']['loaded'] < 1
+    assert 0.9 < record_file.read_pretraining(path)['init']['loaded'] < 1
     assert len(read_weights(path.parent / 'weights.safetensors')[0]['head.fc.weight']) == 3
 
 
@@ -266,7 +265,7 @@ def test_learned_sparsity_condenses_and_converts(colored: Path, tmp_path: Path, 
     network = build_classifier('condensenetv2_a', 3)
     network.load_state_dict(read_weights(file)[0])
     assert all(layer.drops[0] == layer.drops[1] for layer in masked_convs(network).values())
-    convert_file(file, tmp_path / 'converted.safetensors')
+    convert_to_test_form(file, tmp_path / 'converted.safetensors')
     converted = build_classifier('condensenetv2_a', 3, conventions={'sparsity': 'converted'})
     converted.load_state_dict(read_weights(tmp_path / 'converted.safetensors')[0])
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -325,7 +324,7 @@ def test_a_resumed_training_keeps_protocol_and_seed(
     with pytest.raises(UserError, match='was trained with seed 5, not 6; set --seed to it'):
         train(other)
     path = train(quick_options(colored, tmp_path / 'same', **options))
-    one, again = (record_file.read(p, record_file.PRETRAINING) for p in (finished[0] / 'record.json', path))
+    one, again = (record_file.read_pretraining(p) for p in (finished[0] / 'record.json', path))
     assert one['weights'] == again['weights']
 
 
@@ -355,6 +354,6 @@ def test_a_part_of_the_real_cifar10(shared: Path, tmp_path: Path) -> None:
         PretrainChoice(ARCH, 'cifar10'), str(tmp_path / 'run'), data_root=str(shared / 'data/cifar10'),
         hold_out=49_200, epochs=8, cfg_options={'train_dataloader.batch_size': 20},
     )  # fmt: skip
-    record = record_file.read(train(options), record_file.PRETRAINING)
+    record = record_file.read_pretraining(train(options))
     assert record['dataset']['splits']['train']['images'] == 800
     assert record['metrics']['test']['top1'] > 0.15

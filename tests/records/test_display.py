@@ -1,4 +1,4 @@
-"""What the console shows of a record."""
+"""Console output of a record."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from record_examples import example_record, put
 
 
 @pytest.mark.parametrize(('speed', 'shown'), [(2.5, ' (2.5 images/s), started'), (None, ' min, started')])
-def test_a_record_is_shown_with_and_without_its_speed(tmp_path, capsys, speed, shown):
+def test_results_with_and_without_speed(tmp_path, capsys, speed, shown):
     record = put(example_record(), 'training.images_per_s', speed)
     record_file.write(tmp_path / 'record.json', record)
-    display.show(tmp_path / 'record.json')
+    display.show_results(tmp_path / 'record.json')
     assert shown in ' '.join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""record.json, its keys, the protocol and the environment that it states."""
+"""record.json: writing, reading, keys; the protocol and the environment in it."""
 
 import copy
 import errno
@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-import backbones  # noqa: F401  brings mmcv's ops, before anything imports mmdet
+import backbones  # noqa: F401  first: it provides mmcv's operators
 from compactdet.config import strict
 from compactdet.errors import UserError
 from compactdet.evaluation import evaluate
@@ -37,11 +37,11 @@ def test_round_trip_keeps_every_float(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ['record.json']
 
 
-def test_schema_is_sound_and_closed() -> None:
+def test_the_schema_is_valid_and_has_no_open_objects() -> None:
     schema = json.loads(record_file.SCHEMA_FILE.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     text = json.dumps(schema)
-    # The one open object is the protocol; the maps of versions and metrics state what they hold.
+    # Only the protocol may have any keys; versions and metrics state the type of their values.
     assert text.count('"properties": {') == text.count('"additionalProperties": false') > 10
 
 
@@ -49,9 +49,7 @@ def test_schema_is_sound_and_closed() -> None:
     'file', [*(Path(__file__).parents[2] / 'work_dirs_template').rglob('record.json')], ids=str
 )
 def test_every_committed_record_is_valid(file: Path) -> None:
-    assert record_file.read(file, record_file.PRETRAINING if record_file.is_pretraining(file) else None)[
-        'keys'
-    ]
+    assert record_file.read_any(file)['keys']
 
 
 @pytest.mark.parametrize(
@@ -69,14 +67,14 @@ def test_every_committed_record_is_valid(file: Path) -> None:
         ('git', Path('x'), r'not representable in JSON'),
     ],
 )
-def test_a_wrong_record_is_not_written(tmp_path: Path, place: str, value: Any, message: str) -> None:
+def test_an_invalid_record_is_not_written(tmp_path: Path, place: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         record_file.write(tmp_path / 'record.json', put(example_record(), place, value))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('name', [n for n in example_record() if n != 'config'])
-def test_every_field_is_needed(tmp_path: Path, name: str) -> None:
+def test_every_field_is_required(tmp_path: Path, name: str) -> None:
     record = example_record()
     del record[name]
     with pytest.raises(UserError, match=rf'record: \$: missing key "{name}"'):
@@ -86,7 +84,7 @@ def test_every_field_is_needed(tmp_path: Path, name: str) -> None:
 def test_a_record_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / 'record.json'
     record_file.write(path, example_record())
-    record_file.write(path, example_record())  # the same: nothing to do
+    record_file.write(path, example_record())  # the same content: no error
     before = path.read_bytes()
     with pytest.raises(UserError, match=r'never overwritten.*another --work-dir'):
         record_file.write(path, put(example_record(), 'metrics.test.voc07_ap50', 0.9))
@@ -106,7 +104,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
-def test_no_folder_and_no_file(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / 'run').write_text('')
     with pytest.raises(UserError, match=r'cannot write .*\(Not a directory\)'):
         record_file.write(tmp_path / 'run' / 'record.json', example_record())
@@ -125,7 +123,7 @@ def test_no_folder_and_no_file(tmp_path: Path) -> None:
         ('extra', 1, r'record\.json: \$: unknown key "extra"'),
     ],
 )
-def test_a_file_edited_by_hand(tmp_path: Path, place: str, value: Any, message: str) -> None:
+def test_an_edited_file(tmp_path: Path, place: str, value: Any, message: str) -> None:
     path = tmp_path / 'record.json'
     record_file.write(path, example_record())
     path.write_text(json.dumps(put(json.loads(path.read_text()), place, value)))
@@ -141,11 +139,11 @@ def test_a_file_edited_by_hand(tmp_path: Path, place: str, value: Any, message: 
         (b'[' * 100_000, 'not a JSON file'),
         (b'{"seed": 1, "seed": 2}', 'the key "seed" occurs twice'),
         (b'{"seed": 1e999}', r'\$\.seed is NaN, infinite'),
-        (b'{"seed": 1' + b'0' * 400 + b'}', r'\$\.seed is NaN, infinite or beyond 1e\+300'),
-        (b'{"speed": 5e-324}', r'\$\.speed is NaN, infinite or beyond 1e\+300, or its inverse'),
+        (b'{"seed": 1' + b'0' * 400 + b'}', r'\$\.seed is NaN, infinite, above 1e\+300'),
+        (b'{"speed": 5e-324}', r'\$\.speed is NaN, infinite, above 1e\+300 or below its inverse'),
     ],
 )
-def test_a_file_that_is_no_record(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_record(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / 'record.json'
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -156,7 +154,7 @@ def test_a_file_that_is_no_record(tmp_path: Path, content: bytes, message: str) 
 
 
 def test_keys_by_hand() -> None:
-    # printf '%s' TEXT | sha256sum | cut -c1-12, with the texts that records.py describes
+    # printf '%s' TEXT | sha256sum | cut -c1-12, with the texts of canonical_json
     keys = {'protocol': '0af45d412ccb', 'run': 'd89e7c07e91e'}
     assert record_file.finish(example_record())['keys'] == keys
 
@@ -173,7 +171,7 @@ def test_keys_by_hand() -> None:
         ('protocol.init', 'none', {'run', 'protocol'}),
     ],
 )
-def test_what_moves_a_key(place: str, value: Any, changed: set[str]) -> None:
+def test_content_that_changes_a_key(place: str, value: Any, changed: set[str]) -> None:
     one = record_file.finish(example_record())['keys']
     other = record_file.finish(put(example_record(), place, value))['keys']
     assert {name for name in one if one[name] != other[name]} == changed
@@ -189,7 +187,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(text, json_values, max_size=4), st.randoms(use_true_random=False))
-def test_a_key_does_not_depend_on_the_order(value: dict[str, Any], random: Any) -> None:
+def test_a_key_does_not_depend_on_the_order_of_a_dict(value: dict[str, Any], random: Any) -> None:
     def shuffled(part: Any) -> Any:
         if isinstance(part, dict):
             items = [(key, shuffled(item)) for key, item in part.items()]
@@ -201,7 +199,7 @@ def test_a_key_does_not_depend_on_the_order(value: dict[str, Any], random: Any) 
 
 
 @given(json_values)
-def test_canonical_json_survives_the_file(value: Any) -> None:
+def test_canonical_json_is_unchanged_by_writing_and_reading(value: Any) -> None:
     canonical = record_file.canonical_json(value)
     assert record_file.canonical_json(json.loads(canonical)) == canonical
     assert json.loads(canonical) == value
@@ -219,9 +217,9 @@ def c4_config(family: str = 'menet') -> Config:
 
 def key_of(cfg: Config, *, init: str = 'ImageNet', sha: str = '0' * 64, world_size: int = 1) -> str:
     splits = {'train': {**SPLIT, 'annotations_sha256': sha}}
-    made = protocol.protocol_of(cfg, splits, init, world_size)
-    assert json.loads(json.dumps(made)) == made  # what a file gives back
-    return record_file.content_key(made)
+    content = protocol.protocol_of(cfg, splits, init, world_size)
+    assert json.loads(json.dumps(content)) == content  # unchanged by writing and reading
+    return record_file.content_key(content)
 
 
 def changed(options: dict[str, Any]) -> Config:
@@ -231,14 +229,14 @@ def changed(options: dict[str, Any]) -> Config:
 
 
 @pytest.mark.parametrize('family', ['shufflenet', 'mobilenet', 'menet_550m'])
-def test_all_archs_have_one_protocol(family: str) -> None:
+def test_networks_have_one_protocol(family: str) -> None:
     other = c4_config(family)
     assert other.model.rpn_head.in_channels != c4_config().model.rpn_head.in_channels
     assert key_of(other) == key_of(c4_config())
 
 
 DATA = 'train_dataloader.dataset'
-MOVES = {
+IN_PROTOCOL = {
     'optim_wrapper.optimizer.lr': 0.01, 'optim_wrapper.type': 'AmpOptimWrapper',
     'optim_wrapper.clip_grad.max_norm': 1, 'param_scheduler.1.milestones': [9],
     'train_cfg.max_epochs': 12, f'{DATA}.pipeline.2.scale': (500, 300),
@@ -253,7 +251,7 @@ MOVES = {
     'test_evaluator.metric': 'another', 'default_hooks.checkpoint.save_best': 'voc/ap50_11point',
     'custom_hooks': [dict(type='EMAHook')], 'auto_scale_lr.enable': True,
 }  # fmt: skip
-STAYS = {
+NOT_IN_PROTOCOL = {
     f'{DATA}.data_root': '/elsewhere', f'{DATA}.ann_file': 'b.txt', f'{DATA}.how_to_get': 'ask',
     f'{DATA}.pipeline.0.backend_args': 'local', 'test_dataloader.dataset.data_root': '/elsewhere',
     'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False, 'randomness.seed': 7,
@@ -267,38 +265,38 @@ STAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('option', MOVES)
-def test_what_moves_the_protocol(option: str) -> None:
-    assert key_of(changed({option: MOVES[option]})) != key_of(c4_config())
+@pytest.mark.parametrize('option', IN_PROTOCOL)
+def test_settings_that_change_the_protocol(option: str) -> None:
+    assert key_of(changed({option: IN_PROTOCOL[option]})) != key_of(c4_config())
 
 
-@pytest.mark.parametrize('option', STAYS)
-def test_what_leaves_the_protocol(option: str) -> None:
-    assert key_of(changed({option: STAYS[option]})) == key_of(c4_config())
+@pytest.mark.parametrize('option', NOT_IN_PROTOCOL)
+def test_settings_that_do_not_change_the_protocol(option: str) -> None:
+    assert key_of(changed({option: NOT_IN_PROTOCOL[option]})) == key_of(c4_config())
 
 
-def test_the_rest_of_the_protocol() -> None:
-    plain = key_of(c4_config())
-    assert key_of(c4_config(), init='none') != plain
-    assert key_of(c4_config(), sha='1' * 64) != plain
+def test_other_parts_of_the_protocol() -> None:
+    key = key_of(c4_config())
+    assert key_of(c4_config(), init='none') != key
+    assert key_of(c4_config(), sha='1' * 64) != key
     assert key_of(c4_config(), world_size=2) == key_of(changed({'train_dataloader.batch_size': 4}))
-    chosen = {'default_hooks.checkpoint.save_best': 'voc/ap50_11point'}  # then its interval counts
+    chosen = {'default_hooks.checkpoint.save_best': 'voc/ap50_11point'}  # the interval is then part of it
     assert key_of(changed(chosen)) != key_of(changed({**chosen, 'train_cfg.val_interval': 1}))
 
 
 def test_protocol_by_hand() -> None:
-    made = protocol.protocol_of(c4_config(), {'test': SPLIT}, 'ImageNet')
-    assert made['model']['backbone'] == {'bn_policy': 'frozen', 'frozen_stages': -1}
-    assert made['model']['roi_head']['shared_head'] == {'bn_policy': 'frozen'}
-    assert made['model']['data_preprocessor'] == {'type': 'DetDataPreprocessor', 'pad_size_divisor': 32}
-    assert made['annotations'] == {'test': '0' * 64}
-    assert made['selection'] == 'last'
-    assert made['batch_size'] == 2
-    assert not [t for t in ('704', '1408', 'menet', 'data/', 'num_workers') if t in json.dumps(made)]
+    content = protocol.protocol_of(c4_config(), {'test': SPLIT}, 'ImageNet')
+    assert content['model']['backbone'] == {'bn_policy': 'frozen', 'frozen_stages': -1}
+    assert content['model']['roi_head']['shared_head'] == {'bn_policy': 'frozen'}
+    assert content['model']['data_preprocessor'] == {'type': 'DetDataPreprocessor', 'pad_size_divisor': 32}
+    assert content['annotations'] == {'test': '0' * 64}
+    assert content['selection'] == 'last'
+    assert content['batch_size'] == 2
+    assert not [t for t in ('704', '1408', 'menet', 'data/', 'num_workers') if t in json.dumps(content)]
 
 
 def test_evaluator_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    load(DET_CONFIGS / 'menet_frcnn_voc.py')  # imports what registers our metric
+    load(DET_CONFIGS / 'menet_frcnn_voc.py')  # registers the metric of the suite
     assert protocol.evaluator_version('VOCMetric') == f'mmdet {mmdet.__version__}'
     assert protocol.evaluator_version('DetectionMetric') == f'bench {evaluate.VERSION}'
     before = key_of(c4_config())
@@ -311,7 +309,7 @@ def test_evaluator_version(monkeypatch: pytest.MonkeyPatch) -> None:
 # Environment
 
 
-def test_the_environment_fits_the_schema() -> None:
+def test_the_environment_matches_the_schema() -> None:
     record = example_record()
     record |= dict(versions=environment.versions(), hardware=environment.hardware())
     record['git'] = environment.git_state(Path(__file__).parents[2])
@@ -336,7 +334,7 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         who = ('-c', 'user.name=a', '-c', 'user.email=a@b', '-c', 'commit.gpgsign=false')
         subprocess.run(['git', *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
-    assert environment.git_state(tmp_path) is None  # no checkout
+    assert environment.git_state(tmp_path) is None  # not a checkout
     git('init')
     assert environment.git_state(tmp_path) is None  # no commit
     (tmp_path / 'inner').mkdir()
@@ -346,14 +344,14 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = environment.git_state(tmp_path)
     assert state is not None
     assert (len(state['commit']), state['dirty']) == (40, False)
-    assert environment.git_state(tmp_path / 'inner') is None  # not the checkout's top
+    assert environment.git_state(tmp_path / 'inner') is None  # not the top folder of the checkout
     (tmp_path / 'inner' / 'a').write_text('2')
     assert environment.git_state(tmp_path) == {**state, 'dirty': True}
     monkeypatch.setenv('PATH', '')
-    assert environment.git_state(tmp_path) is None  # no git
+    assert environment.git_state(tmp_path) is None  # git is not found
 
 
-def test_an_ap_in_per_cent_is_refused_by_whoever_reads(tmp_path, run_tool):
+def test_an_ap_in_percent_is_an_error_for_all_tools(tmp_path, run_tool):
     record = record_file.finish(example_record())
     record['metrics']['test']['voc/ap50_11point'] = 74.3
     path = tmp_path / 'record.json'

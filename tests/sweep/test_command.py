@@ -15,6 +15,7 @@ import pytest
 
 from compactdet.errors import UserError, run_main
 from compactdet.sweep import view
+from compactdet.sweep.folder import JobStatus
 from compactdet.sweep.grid import Run
 from compactdet.sweep.job_runner import may_retry, why
 from compactdet.sweep.local import Queue
@@ -260,7 +261,7 @@ def test_a_stopped_sweep_stops_its_runs_and_goes_on(tmp_path, run, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert err == 'error: stopped by a signal; the same command goes on where it was\n'
+    assert err == 'error: stopped by a signal; the same command resumes it\n'
     assert f'{ONE}: stopped' in out
     assert gone(pid, 0.1)
     assert run()[0] == 0
@@ -332,11 +333,11 @@ def test_progress_and_time_left(tmp_path):
     assert view.progress(tmp_path / 'none') == (None, None)
 
     jobs = [Run('a', 'frcnn_c4', 'shapes', seed) for seed in range(4)] + [Run('b', 'frcnn_c4', 'shapes', 0)]
-    rows = {job.name: {'state': 'waiting'} for job in jobs}
+    rows = {job.name: JobStatus('waiting') for job in jobs}
     assert view.time_left(jobs, rows, 1) is None
-    rows[jobs[0].name] = {'state': 'finished', 'wall_s': 100.0}
-    rows[jobs[1].name] = {'state': 'finished', 'wall_s': 200.0}
-    rows[jobs[2].name] = {'state': 'running', 'left_s': 40.0}
+    rows[jobs[0].name] = JobStatus('finished', wall_s=100.0)
+    rows[jobs[1].name] = JobStatus('finished', wall_s=200.0)
+    rows[jobs[2].name] = JobStatus('running', left_s=40.0)
     assert view.time_left(jobs, rows, 1) == 40 + 150 + 150
     assert view.time_left(jobs, rows, 2) == 170
     assert view.time_left(jobs, rows, 8) == 150  # the longest alone
@@ -347,10 +348,10 @@ def test_the_live_table_names_what_runs_and_what_failed():
     from rich.console import Console
 
     rows = {
-        'one[x]': {'state': 'running', 'progress': 'step 1/2', 'attempts': 2},
-        'two': {'state': 'failed', 'message': 'exit status 1: no data'},
-        'three': {'state': 'waiting'},
-        **{f'end{n}': {'state': 'finished', 'wall_s': 61.0, 'ended_utc': f'{n}'} for n in range(5)},
+        'one[x]': JobStatus('running', progress='step 1/2', attempts=2),
+        'two': JobStatus('failed', message='exit status 1: no data'),
+        'three': JobStatus('waiting'),
+        **{f'end{n}': JobStatus('finished', wall_s=61.0, ended_utc=f'{n}') for n in range(5)},
     }
     console = Console(width=100, record=True, file=open(os.devnull, 'w'))  # noqa: SIM115, PTH123
     console.print(view.table(rows))

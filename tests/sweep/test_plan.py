@@ -12,7 +12,7 @@ from compactdet.sweep import plan_view
 from compactdet.sweep import speed as sweep_speed
 from compactdet.sweep.folder import Folder
 from compactdet.sweep.grid import jobs
-from compactdet.sweep.jobs import Suite, compose
+from compactdet.sweep.jobs import Suite, compose_job_config
 from compactdet.sweep.plan import Row, Work
 from compactdet.sweep.speed import Estimate, Speed, Speeds
 
@@ -152,7 +152,7 @@ def test_what_moves_the_speed_is_in_the_key_and_the_seed_is_not(tmp_path):
     def key(**given: object) -> str:
         content = {'archs': ['menet_108_8x1_g3'], 'detectors': ['frcnn_c4'], 'datasets': ['bccd']}
         (job,) = jobs({**content, 'init': ['none'], **given}, 'grid')
-        return sweep_speed.key_of(sweep_plan.protocol_of(job, compose(job, tmp_path)))
+        return sweep_speed.key_of(sweep_plan.protocol_of(job, compose_job_config(job, tmp_path)))
 
     assert key() == key(seeds=[5]) == key(lr=0.5) == key(archs=['ghostnet_1x']) == key(schedule='2x')
     changes = [
@@ -190,9 +190,9 @@ def test_learned_sparsity_is_planned_in_the_form_that_trains(tmp_path):
     archs = ['menet_108_8x1_g3', 'mobilenet_0.25x', 'sfr_shufflenetv2_0.5x', 'condensenetv2_a']
     content = {'archs': archs, 'detectors': ['frcnn_c4'], 'datasets': ['bccd'], 'init': ['none']}
     asked = jobs(content, 'grid')
-    cfgs = [compose(job, tmp_path) for job in asked]
+    cfgs = [compose_job_config(job, tmp_path) for job in asked]
     trained = [sweep_plan.macs_of(job, cfg, (480, 640)) for job, cfg in zip(asked, cfgs, strict=True)]
-    stored = [detector_costs(cfg.model, 480, 640)['total_macs'] for cfg in cfgs]
+    stored = [detector_costs(cfg.model, 480, 640).total_macs for cfg in cfgs]
     assert trained[:2] == stored[:2]
     assert all(dense > 1.5 * sparse for dense, sparse in zip(trained[2:], stored[2:], strict=True))
     key = sweep_speed.key_of(sweep_plan.protocol_of(asked[0], cfgs[0]))
@@ -213,7 +213,7 @@ def test_macs_are_those_of_the_record(tmp_path):
     (job,) = jobs(content, 'grid')
     at_input = record['costs']['at_input']
     size = (at_input['height'], at_input['width'])
-    assert sweep_plan.macs_of(job, compose(job, tmp_path), size) == at_input['total_macs']
+    assert sweep_plan.macs_of(job, compose_job_config(job, tmp_path), size) == at_input['total_macs']
 
 
 def test_the_command_line(run_tool, tmp_path):

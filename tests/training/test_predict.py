@@ -18,6 +18,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from compactdet.config import strict
+from compactdet.config.resolved import RENAMED_MODULES
 from compactdet.data import shapes
 from compactdet.data.readers import read_predictions, read_voc
 from compactdet.errors import UserError, run_main
@@ -247,68 +248,25 @@ def test_unusable_configs(broken_run: Callable[..., Path], old: str, new: str, m
         predict.load_detector(folder)
 
 
+def test_a_run_made_before_the_package_was_renamed(
+    run_dir: Path, broken_run: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    def rename(record: dict[str, Any]) -> None:
+        for old, new in RENAMED_MODULES.items():
+            record['config']['text'] = record['config']['text'].replace(repr(new), repr(old))
+        assert "'bench.voc'" in record['config']['text']
+        assert 'compactdet' not in record['config']['text']
+
+    old_run = broken_run(rename)
+    predict.predict(old_run, photos / 'cat.PNG', tmp_path / 'old')
+    predict.predict(run_dir, photos / 'cat.PNG', tmp_path / 'new')
+    assert read_json(tmp_path / 'old') == read_json(tmp_path / 'new')
+
+
 def test_cuda_without_a_gpu(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(UserError, match='--device cuda needs a CUDA GPU'):
         predict.load_detector(run_dir, 'cuda')
-
-
-# The record's config
-
-
-@pytest.mark.parametrize('name', ['menet_frcnn_voc', 'menet_frcnn_bccd'])
-def test_a_resolved_config_is_read_as_it_was_written(name: str) -> None:
-    cfg = strict.load(CONFIG.with_name(f'{name}.py'))
-    assert predict.parse_resolved(cfg.pretty_text).to_dict() == cfg.to_dict()
-
-
-def test_keys_that_are_no_names_are_read() -> None:
-    cfg = predict.parse_resolved("a = dict({'x.y': dict(b=-1.5), 'z': {}})\nb = [(1, None), dict(c=True)]")
-    assert cfg.to_dict() == {'a': {'x.y': {'b': -1.5}, 'z': {}}, 'b': [(1, None), {'c': True}]}
-
-
-@pytest.mark.parametrize(
-    'text',
-    [
-        "__import__('os').system('true')",
-        "a = __import__('os')",
-        "a = 'x'.upper()",
-        'a = [i for i in (1, 2)]',
-        'a = dict(b=lambda: 1)',
-        'a = dict(**{})',
-        'a = {**{}}',
-        'a = dict([(1, 2)])',
-        'a = list((1, 2))',
-        'a = 9 ** 9',
-        'a = print',
-        "a = f'{1}'",
-        'a = b = 1',
-        'a, b = 1, 2',
-        'a.b = 1',
-        'a: int = 1',
-        'import os',
-        'def f(): pass',
-    ],
-)
-def test_code_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r'record, line 2: .* is not a plain value'):
-        predict.parse_resolved(f'ok = 1\n{text}', 'record')
-
-
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('a = (1\nb = 2', 'record, line 1: syntax error'),
-        ("filename = 'x'", 'record: not a config: .*filename is reserved'),
-        ('a = {[]: 1}', 'record: not a config: .*unhashable'),
-        ('a = ' + 5000 * '[' + 5000 * ']', 'record'),
-        ('a = ' + 150 * 'f(' + 150 * ')', 'record, line 1: .* is not a plain value'),
-        ('a = "\0"', 'record'),
-    ],
-)
-def test_texts_that_are_no_config(text: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        predict.parse_resolved(text, 'record')
 
 
 # test

@@ -18,7 +18,7 @@ from mmengine.fileio import LocalBackend
 
 from compactdet import errors
 from compactdet.benchmarks.resume import differences
-from compactdet.config.options import Options
+from compactdet.config.options import TrainOptions
 from compactdet.records import record_file
 from compactdet.training.checkpoints import read_training_state
 from compactdet.training.loops import ResumableEpochLoop
@@ -70,7 +70,7 @@ class Kill:
         return mock.patch.object(owner, name, replaced)
 
 
-def child(options: Options, patch: Any, output: Path) -> None:
+def child(options: TrainOptions, patch: Any, output: Path) -> None:
     """Train in a child process, which ends like tools/train.py."""
     with output.open('a') as file, patch:
         sys.stdout = sys.stderr = file
@@ -85,7 +85,7 @@ def run(config: Path, tmp_path: Path) -> Callable[..., int]:
         work_dir: Path, patch: Any = None, during: Callable[[Any], None] | None = None, **options: Any
     ) -> int:
         options = {'resume': 'auto', 'seed': 3, **options}
-        made = Options(str(config), str(work_dir), **options)
+        made = TrainOptions(str(config), str(work_dir), **options)
         arguments = (made, patch or mock.MagicMock(), tmp_path / 'output.txt')
         process = FORK.Process(target=child, args=arguments)
         process.start()
@@ -104,7 +104,11 @@ def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('runs')
     process = FORK.Process(
         target=child,
-        args=(Options(str(config), str(folder / 'whole'), seed=3), mock.MagicMock(), folder / 'output'),
+        args=(
+            TrainOptions(str(config), str(folder / 'whole'), seed=3),
+            mock.MagicMock(),
+            folder / 'output',
+        ),
     )
     process.start()
     process.join(120)
@@ -318,7 +322,7 @@ def stopped(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a run that was killed in its second epoch; tests copy it."""
     folder = tmp_path_factory.mktemp('runs')
     kill = Kill('compactdet.training.loops.ResumableEpochLoop.run_iter', 7)
-    options = Options(str(config), str(folder / 'stopped'), seed=3)
+    options = TrainOptions(str(config), str(folder / 'stopped'), seed=3)
     process = FORK.Process(target=child, args=(options, kill.patch(), folder / 'output'))
     process.start()
     process.join(120)

@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones import build_classifier
 from backbones.weights import file_sha256, save_weights
 from compactdet.config import strict
-from compactdet.config.options import Options, check_init, compose
+from compactdet.config.options import TrainOptions, check_initial_weights, config_from_options
 from compactdet.data import shapes
 from compactdet.data.voc_files import read_split
 from compactdet.records import record_file
@@ -99,7 +99,9 @@ def test_the_record_states_training_metrics_and_costs(tiny_run: Path) -> None:
 def test_the_record_has_the_composed_config(tiny_run: Path, tiny_config: Path) -> None:
     config = record_file.read(tiny_run / 'record.json')['config']
     assert config['file'] == 'tiny.py'
-    assert config['text'] == strict.resolved_text(compose(Options(str(tiny_config), seed=3)))
+    assert config['text'] == strict.resolved_text(
+        config_from_options(TrainOptions(str(tiny_config), seed=3))
+    )
     cfg = Config.fromstring(config['text'], '.py')
     assert cfg.randomness.seed == 3
     assert cfg.model.backbone.bn_policy == 'train'
@@ -118,7 +120,7 @@ def test_no_temporary_file_is_left(tiny_run: Path) -> None:
 def one_epoch(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a run of one epoch, seed 4."""
     folder = tmp_path_factory.mktemp('runs') / 'one'
-    options = Options(str(tiny_config), str(folder), seed=4, cfg_options={'train_cfg.max_epochs': 1})
+    options = TrainOptions(str(tiny_config), str(folder), seed=4, cfg_options={'train_cfg.max_epochs': 1})
     return train(options).parent
 
 
@@ -198,10 +200,10 @@ def test_initial_weights_are_in_the_record(
 
 
 def test_random_weights_are_trained_in_all_layers() -> None:
-    cfg = compose(Options(str(CONFIGS / 'mobilenet_frcnn_voc.py'), init='none'))
+    cfg = config_from_options(TrainOptions(str(CONFIGS / 'mobilenet_frcnn_voc.py'), init='none'))
     for part in (cfg.model.backbone, cfg.model.roi_head.shared_head):
         assert (part.init_cfg, part.bn_policy) == (None, 'train')
-    check_init(cfg)
+    check_initial_weights(cfg)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The transfer study's estimators, on data where the answer is known."""
+"""Estimators of the transfer study, on data with known results."""
 
 import itertools
 import math
@@ -11,18 +11,19 @@ from scipy import stats
 
 from compactdet.transfer import correlation
 from compactdet.transfer.correlation import (
-    chance,
+    Measurement,
     count_pairs,
     estimate,
     fit_residuals,
     kendall,
     mean_difference,
     partial_spearman,
+    permutation_p_value,
     spearman,
 )
 
 X = np.array([1.0, 2, 3, 4, 5])
-Y = np.array([2.0, 1, 4, 3, 5])  # two neighbors swapped, twice
+Y = np.array([2.0, 1, 4, 3, 5])  # two pairs of neighbors are swapped
 ORDERS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=12
 )
@@ -35,12 +36,12 @@ def random_columns(n, columns=2, seed=0):
 # Statistics
 
 
-def test_worked_by_hand():
+def test_values_computed_by_hand():
     assert spearman(X, Y) == pytest.approx(1 - 6 * 4 / (5 * 24))  # sum of squared rank differences: 4
     assert kendall(X, Y) == pytest.approx((8 - 2) / 10)
 
 
-def test_ties_by_hand():
+def test_ties_computed_by_hand():
     tied = np.array([1.0, 2, 2, 3])
     assert kendall(tied, X[:4]) == pytest.approx(5 / math.sqrt(5 * 6))  # 5 pairs agree, 1 ties in x
     assert spearman(tied, X[:4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))  # ranks 1 2.5 2.5 4
@@ -48,7 +49,7 @@ def test_ties_by_hand():
 
 @settings(deadline=None)
 @given(ORDERS)
-def test_the_same_as_scipy(rows):
+def test_statistics_equal_those_of_scipy(rows):
     x, y, _ = np.array(rows, float).T
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         assert np.isnan(spearman(x, y))
@@ -60,7 +61,7 @@ def test_the_same_as_scipy(rows):
 
 @settings(deadline=None)
 @given(ORDERS)
-def test_partial_is_that_of_the_inverse_of_the_rank_correlations(rows):
+def test_partial_correlation_equals_that_of_the_inverse_correlation_matrix(rows):
     ranks = stats.rankdata(np.array(rows, float).T, axis=1)
     if any(np.ptp(row) == 0 for row in ranks):
         return
@@ -72,22 +73,22 @@ def test_partial_is_that_of_the_inverse_of_the_rank_correlations(rows):
     assert partial_spearman(*ranks) == pytest.approx(expected, abs=1e-6)
 
 
-def test_vectorised_is_one_by_one():
+def test_vectorized_values_equal_single_values():
     columns = random_columns(7 * 6, 3).reshape(3, 6, 7)
     for statistic, count in ((spearman, 2), (kendall, 2), (partial_spearman, 3), (mean_difference, 2)):
         rows = [statistic(*(column[i] for column in columns[:count])) for i in range(6)]
         assert statistic(*columns[:count]) == pytest.approx(np.array(rows))
 
 
-def test_partial_is_nought_where_cost_explains_all():
+def test_partial_correlation_is_zero_if_cost_explains_everything():
     cost, a, b = random_columns(5000, 3)
     accuracy, ap = cost + 0.5 * a, cost + 0.5 * b
     assert spearman(accuracy, ap) > 0.7
     assert abs(partial_spearman(accuracy, ap, cost)) < 0.04
-    assert partial_spearman(accuracy, cost**3, cost) == 0  # AP is cost itself: nothing is left
+    assert partial_spearman(accuracy, cost**3, cost) == 0
 
 
-def test_partial_is_one_where_cost_explains_nothing():
+def test_partial_correlation_is_one_if_cost_explains_nothing():
     cost = np.array([1.0, 5, 2, 4, 3])
     assert partial_spearman(X, X**2, cost) == pytest.approx(1)
     assert partial_spearman(X, -X, cost) == pytest.approx(-1)
@@ -96,7 +97,7 @@ def test_partial_is_one_where_cost_explains_nothing():
 # Intervals
 
 
-def test_interval_is_scipys():
+def test_interval_equals_that_of_scipy():
     x, y = random_columns(9)
     made = estimate(spearman, x, y, resamples=999)
     ours = stats.bootstrap(
@@ -114,18 +115,18 @@ def test_interval_is_scipys():
     assert made.note == ''
 
 
-def test_interval_of_a_mean_is_near_students():
+def test_interval_of_a_mean_is_close_to_that_of_the_t_test():
     a, b = random_columns(60)
     made = estimate(mean_difference, a, b)
     student = stats.ttest_rel(a, b).confidence_interval()
     assert (made.low, made.high) == pytest.approx(student, abs=0.05)
 
 
-def test_the_same_twice():
+def test_estimates_are_repeatable():
     assert estimate(kendall, X, Y) == estimate(kendall, X, Y)
 
 
-def test_many_nets_are_drawn_less_often():
+def test_more_networks_use_fewer_resamples():
     drawn = []
 
     def first(x, axis=-1):
@@ -138,8 +139,8 @@ def test_many_nets_are_drawn_less_often():
         assert sum(shape[0] for shape in drawn if len(shape) == 2 and shape[1] == n) == resamples
 
 
-def test_resamples_without_an_order_are_left_out_and_counted():
-    x = np.array([1.0, 1, 1, 1, 2, 3])  # four networks tie: (4/6)**6 of the resamples hold only these
+def test_undefined_resamples_are_excluded_and_counted():
+    x = np.array([1.0, 1, 1, 1, 2, 3])  # (4/6)**6 of the resamples contain only the four tied networks
     made = estimate(spearman, x, np.array([1.0, 3, 2, 4, 6, 5]))
     assert made.low is not None
     count = int(made.note.split()[0])
@@ -150,28 +151,28 @@ def test_resamples_without_an_order_are_left_out_and_counted():
     ('x', 'y', 'value', 'note'),
     [
         (X[:4], Y[:4], 0.6, '4 networks are too few'),
-        (X[:1], Y[:1], None, 'one network'),
-        (np.ones(6), np.arange(6.0), None, 'all networks are equal'),
-        (X, X, 1.0, 'every resample gives the same'),
-        (np.array([1.0, 1, 1, 1, 1, 2]), np.arange(6.0), 0.6547, 'without one of the networks'),
+        (X[:1], Y[:1], None, 'one network is not enough'),
+        (np.ones(6), np.arange(6.0), None, 'all networks have the same value'),
+        (X, X, 1.0, 'all resamples give the same value'),
+        (np.array([1.0, 1, 1, 1, 1, 2]), np.arange(6.0), 0.6547, 'not defined without one of the networks'),
     ],
 )
-def test_no_interval_and_why(x, y, value, note):
+def test_note_states_why_there_is_no_interval(x, y, value, note):
     made = estimate(spearman, x, y)
     assert made.value == (None if value is None else pytest.approx(value, abs=1e-4))
     assert (made.low, made.high, made.excludes_zero) == (None, None, False)
     assert note in made.note
 
 
-def test_blocks_that_no_single_net_changes_have_an_interval():
+def test_equal_jackknife_values_give_an_interval_without_acceleration():
     x = np.arange(12.0)
-    y = x % 3 - 0.9 * x  # without any one network rho is the same: the acceleration is 0 / 0
+    y = x % 3 - 0.9 * x  # rho is the same without any one network: the acceleration is 0 / 0
     made = estimate(spearman, x, y)
     assert -1 <= made.low < made.value < made.high < 0
     assert 'without acceleration' in made.note
 
 
-def test_nought_in_the_interval():
+def test_excludes_zero():
     x = np.arange(12.0)
     noise = np.random.default_rng(1).normal(size=12)
     assert estimate(spearman, x, x + noise).excludes_zero
@@ -180,54 +181,59 @@ def test_nought_in_the_interval():
 
 
 @pytest.mark.parametrize(('n', 'expected'), [(2, 1), (3, 2 / 6), (4, 2 / 24), (6, 2 / 720)])
-def test_chance_of_a_perfect_order(n, expected):
-    assert chance(np.arange(n), np.arange(n)) == pytest.approx(expected)
-    assert chance(np.arange(n), -np.arange(n)) == pytest.approx(expected)
+def test_p_value_of_a_perfect_order(n, expected):
+    assert permutation_p_value(np.arange(n), np.arange(n)) == pytest.approx(expected)
+    assert permutation_p_value(np.arange(n), -np.arange(n)) == pytest.approx(expected)
 
 
-def test_chance_counts_all_orders():
+def test_p_value_counts_all_orders():
     orders = [abs(spearman(np.array(order), Y)) for order in itertools.permutations(X)]
-    assert chance(X, Y) == pytest.approx(np.mean([value >= 0.8 - 1e-9 for value in orders]))
-    assert chance(np.ones(5), Y) is None
+    assert permutation_p_value(X, Y) == pytest.approx(np.mean([value >= 0.8 - 1e-9 for value in orders]))
+    assert permutation_p_value(np.ones(5), Y) is None
 
 
-def test_chance_of_many_nets_is_near_students():
+def test_p_value_of_many_networks_is_close_to_that_of_scipy():
     x, noise = random_columns(30)
     y = 0.3 * x + noise
-    assert chance(x, y) == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.01)
+    assert permutation_p_value(x, y) == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.01)
 
 
 # Pairs
 
 
-def test_pairs_within_settings_by_hand():
-    one = [('a', 1, 10, 100), ('b', 2, 20, 110), ('c', 3, 15, 400)]  # ab, ac agree; bc does not
-    two = [('a', 1, 99, 100), ('d', 2, 98, 101), ('e', 2, 97, 500)]  # none agrees; de ties in accuracy
+def networks(*rows):
+    return [Measurement(*row) for row in rows]
+
+
+def test_pairs_within_settings_counted_by_hand():
+    one = networks(('a', 1, 10, 100), ('b', 2, 20, 110), ('c', 3, 15, 400))  # ab and ac agree, bc does not
+    two = networks(('a', 1, 99, 100), ('d', 2, 98, 101), ('e', 2, 97, 500))  # none agrees; d and e are tied
     pairs = count_pairs([one, two], math.inf)
     assert (pairs.agree, pairs.total, pairs.share.value, pairs.share.n) == (2, 5, 0.4, 5)
-    near = count_pairs([one, two], 1.25)
-    assert (near.agree, near.total, near.share.n) == (1, 2, 3)  # ab and ad; the bootstrap draws a, b, d
-    assert 'too few' in near.share.note
+    similar = count_pairs([one, two], 1.25)
+    assert (similar.agree, similar.total) == (1, 2)  # ab and ad
+    assert similar.share.n == 3
+    assert 'too few' in similar.share.note
 
 
-def test_a_pair_in_two_settings_counts_twice_but_is_drawn_as_one():
-    nets = [(name, i, i, 1.0) for i, name in enumerate('abcdef')]
-    other = [(name, x, -y, cost) for name, x, y, cost in nets]
-    pairs = count_pairs([nets, other], math.inf)
+def test_a_pair_in_two_settings_counts_twice_and_is_resampled_once():
+    rows = [(name, i, i, 1.0) for i, name in enumerate('abcdef')]
+    opposite = [(name, x, -y, cost) for name, x, y, cost in rows]
+    pairs = count_pairs([networks(*rows), networks(*opposite)], math.inf)
     assert (pairs.agree, pairs.total, pairs.share.n) == (15, 30, 6)
-    assert 'every resample' in pairs.share.note  # whichever networks are drawn: one half
+    assert 'all resamples give the same' in pairs.share.note  # one half for any networks
 
 
-def test_unknown_costs_are_not_near():
-    nets = [('a', 1, 1, None), ('b', 2, 2, 100)]
-    assert count_pairs([nets], 1.25).total == 0
-    assert count_pairs([nets], math.inf).total == 1
+def test_unknown_costs_are_not_similar():
+    measured = networks(('a', 1, 1, None), ('b', 2, 2, 100))
+    assert count_pairs([measured], 1.25).total == 0
+    assert count_pairs([measured], math.inf).total == 1
 
 
 # Residuals
 
 
-def test_residuals_by_leaving_each_net_out():
+def test_residuals_equal_those_of_leave_one_out_fits():
     x, z, noise = random_columns(9, 3)
     y = 2 + 3 * x - z + noise
     fit = fit_residuals(y, x, z)
@@ -244,7 +250,7 @@ def test_residuals_by_leaving_each_net_out():
     assert fit_residuals(y, x).coefficients == pytest.approx((straight.intercept, straight.slope))
 
 
-def test_the_one_net_off_the_line_stands_out():
+def test_a_network_off_the_line_is_an_outlier():
     x = np.arange(60.0, 68)
     y = 0.5 * x
     y[3] += 2
@@ -253,14 +259,14 @@ def test_the_one_net_off_the_line_stands_out():
     assert fit.residuals[3] > 1
 
 
-def test_nothing_stands_out_on_an_exact_line():
+def test_an_exact_line_has_no_outliers():
     x = np.arange(60.0, 68)
     fit = fit_residuals(0.5 * x, x)
     assert fit.coefficients == pytest.approx((0, 0.5), abs=1e-9)
     assert min(fit.p) == 1
 
 
-def test_a_net_that_decides_its_own_fit_has_no_t():
+def test_a_network_that_determines_its_fitted_value_has_no_t():
     fit = fit_residuals([1, 2, 3, 2, 9], [1, 1, 1, 1, 5])
     assert [t is None for t in fit.studentised] == [False] * 4 + [True]
     assert fit.p[4] is None
@@ -269,18 +275,18 @@ def test_a_net_that_decides_its_own_fit_has_no_t():
 @pytest.mark.parametrize(
     'predictors', [[X[:4]], [np.ones(5)], [X, 2 * X], [X, Y, X * Y]], ids=['few', 'flat', 'twice', 'many']
 )
-def test_no_fit(predictors):
+def test_no_fit_is_returned(predictors):
     assert fit_residuals(np.arange(len(predictors[0])), *predictors) is None
 
 
-# What the intervals are worth
+# Coverage and false positives, by simulation
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('n', [8, 12, 20])
 @pytest.mark.parametrize('pearson', [0.0, 0.8])
-def test_intervals_cover(n, pearson):
-    """Of normal data, rho is 6 / pi arcsin(r / 2) and tau is 2 / pi arcsin(r)."""
+def test_coverage_of_the_intervals(n, pearson):
+    """For normal data, rho is 6 / pi arcsin(r / 2) and tau is 2 / pi arcsin(r)."""
     generator = np.random.default_rng(n)
     truth = {spearman: 6 / math.pi * math.asin(pearson / 2), kendall: 2 / math.pi * math.asin(pearson)}
     for statistic, value in truth.items():
@@ -297,8 +303,8 @@ def test_intervals_cover(n, pearson):
 @pytest.mark.slow
 @pytest.mark.parametrize('n', [6, 8, 12])
 @pytest.mark.parametrize('noise', [0.15, 0.3, 1.0])
-def test_cost_alone_is_seldom_taken_for_more(n, noise):
-    """Where cost alone drives accuracy and AP, few intervals of the partial correlation exclude 0."""
+def test_false_positive_rate_of_the_partial_correlation(n, noise):
+    """If only cost affects accuracy and AP, few intervals of the partial correlation exclude 0."""
     generator = np.random.default_rng(n)
     excluded = 0
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Published weights become ours; how well they then recognize images; tools/weights.py."""
+"""Conversion of published weights, their accuracy on images, and tools/weights.py."""
 
 import json
 import subprocess
@@ -18,7 +18,8 @@ from backbones import Conventions, Preprocessing, StageHead, build_classifier, g
 from backbones import weights as w
 from backbones.weights import is_counter
 from compactdet.errors import UserError
-from compactdet.weights.convert import FORMATS, convert, convert_file
+from compactdet.weights.convert import PREPROCESSING_NAMES, PublishedFacts, convert, convert_file
+from compactdet.weights.formats import FORMATS
 from compactdet.weights.verify import accuracy, find_images, load_image
 
 ARCH = 'menet_108_8x1_g3'
@@ -26,35 +27,36 @@ MENET_FILE = 'weights/108-MENet-8x1-group-3.pth.tar'
 MOBILENET_FILE = 'weights/mobilenet_v1_075_224_converted.pth'
 MOBILENETV2_FILE = 'weights/mobilenet_v2_1.0_224_dequantised.pth'
 TENSORFLOW = dict(padding='same', activation='relu6', bn_eps=1e-3)
+FORMAT_OF = {fmt.name: fmt for fmt in FORMATS}
 
 
 def renamed(entries, layers):
-    """Entries with their layers' names mapped."""
+    """Return the entries with renamed layers."""
     parts = ((key.rpartition('.'), value) for key, value in entries.items())
     return {f'{layers[layer]}.{leaf}': value for (layer, _, leaf), value in parts}
 
 
 @pytest.fixture(scope='module')
-def in_their_format(random_state):
-    """Makes a file's content as the network's authors would publish it, from random weights of ours."""
+def published_entries(random_state):
+    """Return a function that makes entries in a published format, from random weights."""
 
     def make(arch, name="the MENet authors' PyTorch files", prefix=''):
-        fmt = FORMATS[name]
-        theirs = {ours: name for name, ours in fmt.layers(get_arch(arch)).items()}
+        fmt = FORMAT_OF[name]
+        published = {ours: name for name, ours in fmt.layer_names(get_arch(arch)).items()}
         ours = random_state(arch, conventions=fmt.conventions)
-        return {prefix + key: value for key, value in renamed(ours, theirs).items()}, ours
+        return {prefix + key: value for key, value in renamed(ours, published).items()}, ours
 
     return make
 
 
-# --- conversion ----------------------------------------------------------------------------------------
+# Conversion
 
 
 @pytest.mark.parametrize('arch', list_archs('menet_*'))
-def test_every_menet_of_the_authors_format_is_converted_whole(in_their_format, arch, tmp_path):
+def test_menet_authors_files(published_entries, arch, tmp_path):
     prefix = 'module.' if 'g8' in arch else ''
-    theirs, ours = in_their_format(arch, prefix=prefix)
-    torch.save({'state_dict': theirs, 'name': arch}, tmp_path / 'x.pth.tar')
+    published, ours = published_entries(arch, prefix=prefix)
+    torch.save({'state_dict': published, 'name': arch}, tmp_path / 'x.pth.tar')
     info = convert_file(tmp_path / 'x.pth.tar', arch, tmp_path / 'x.safetensors')
     state, read_info = w.read_weights(tmp_path / 'x.safetensors')
     assert info == read_info
@@ -64,11 +66,11 @@ def test_every_menet_of_the_authors_format_is_converted_whole(in_their_format, a
 
 
 @pytest.mark.parametrize('arch', list_archs('mobilenet_*'))
-def test_every_mobilenet_of_keras_is_converted_whole(in_their_format, arch, tmp_path):
-    theirs, ours = in_their_format(arch, "Keras' MobileNet as a PyTorch file")
-    theirs['features.conv1.bn.num_batches_tracked'] = torch.tensor(0)
-    torch.save(theirs, tmp_path / 'x.pth')
-    state, info = convert(tmp_path / 'x.pth', arch, top1=70, top5=90)
+def test_keras_mobilenet_files(published_entries, arch, tmp_path):
+    published, ours = published_entries(arch, "Keras' MobileNet as a PyTorch file")
+    published['features.conv1.bn.num_batches_tracked'] = torch.tensor(0)
+    torch.save(published, tmp_path / 'x.pth')
+    state, info = convert(tmp_path / 'x.pth', arch, PublishedFacts(top1=70, top5=90))
     assert info.conventions == Conventions(**TENSORFLOW)
     assert info.preprocessing == Preprocessing('rgb', (127.5,) * 3, (127.5,) * 3)
     assert (info.pretraining.top1, info.pretraining.top5) == (70, 90)
@@ -76,53 +78,53 @@ def test_every_mobilenet_of_keras_is_converted_whole(in_their_format, arch, tmp_
 
 
 @pytest.mark.parametrize('arch', list_archs('shufflenetv2_*'))
-def test_every_shufflenetv2_of_the_authors_is_converted_whole(in_their_format, arch, tmp_path):
-    theirs, ours = in_their_format(arch, "the ShuffleNetV2 authors' PyTorch files")
-    torch.save(theirs, tmp_path / 'x.pth')
+def test_shufflenetv2_authors_files(published_entries, arch, tmp_path):
+    published, ours = published_entries(arch, "the ShuffleNetV2 authors' PyTorch files")
+    torch.save(published, tmp_path / 'x.pth')
     state, info = convert(tmp_path / 'x.pth', arch)
     assert info.preprocessing == Preprocessing('bgr', (0, 0, 0), (1, 1, 1))
     assert state.keys() == ours.keys()
     assert all(torch.equal(state[key], ours[key]) for key in ours)
 
 
-def test_a_trunk_alone_is_converted_and_starts_a_detectors_halves(random_state, tmp_path):
+def test_a_backbone_without_classifier_initializes_a_stage_head(random_state, tmp_path):
     arch = get_arch('shufflenetv2_0.5x')
-    fmt = next(f for f in FORMATS.values() if f.trunk_only)
+    fmt = next(f for f in FORMATS if f.backbone_only)
     ours = {k: v for k, v in random_state(arch.name).items() if not k.startswith('head.')}
-    layers = {mine: name for name, mine in fmt.layers(arch).items()}
-    theirs = renamed(ours, layers)
-    torch.save(theirs, tmp_path / 'x.pth')
+    layers = {mine: name for name, mine in fmt.layer_names(arch).items()}
+    published = renamed(ours, layers)
+    torch.save(published, tmp_path / 'x.pth')
     info = convert_file(tmp_path / 'x.pth', arch.name, tmp_path / 'x.safetensors')
     assert info.pretraining.data == 'not stated'
     half = StageHead(arch, init_cfg=dict(type='ClassifierWeights', checkpoint=tmp_path / 'x.safetensors'))
     half.init_weights()
     assert all(torch.equal(value, ours[key]) for key, value in half.state_dict().items() if key in ours)
-    del theirs['stage4.3.branch_main.6.bias']
-    torch.save(theirs, tmp_path / 'y.pth')
+    del published['stage4.3.branch_main.6.bias']
+    torch.save(published, tmp_path / 'y.pth')
     with pytest.raises(UserError, match=r'missing: stage4\.3\.branch_main\.6\.bias'):
         convert(tmp_path / 'y.pth', arch.name)
 
 
 @torch.no_grad()
-def test_a_folded_mobilenetv2_computes_the_same(tmp_path):
-    """A network whose BN only adds, written as TFLite has it: biases, a class 0, names of two parts."""
+def test_a_folded_mobilenetv2_computes_the_same_function(tmp_path):
+    """The network's BN only adds a bias; the file has TensorFlow Lite's biases, class 0 and names."""
     torch.manual_seed(0)
     network = build_classifier('mobilenetv2_1x', 4, conventions=dict(padding='same', bn_eps=1e-3)).eval()
-    fmt = next(f for f in FORMATS.values() if f.prepare)
-    theirs = {}
-    for name, ours in fmt.layers(network.arch).items():
+    fmt = next(f for f in FORMATS if f.before_renaming)
+    published = {}
+    for name, ours in fmt.layer_names(network.arch).items():
         layer = network.get_submodule(ours)
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_var.fill_(1 - 1e-3)
-            theirs[f'x;{name.removesuffix(".bn")}.bias'] = layer.bias.normal_()
+            published[f'x;{name.removesuffix(".bn")}.bias'] = layer.bias.normal_()
         elif isinstance(layer, nn.Conv2d):
-            theirs[f'MobilenetV2.Conv.Conv2D_Fold;{name.removesuffix(".conv")}.weight'] = layer.weight
+            published[f'MobilenetV2.Conv.Conv2D_Fold;{name.removesuffix(".conv")}.weight'] = layer.weight
         else:
-            theirs[f'x;{name}.weight'] = torch.cat([torch.ones(1, 1280), layer.weight])[..., None, None]
-            theirs[f'x;{name}.bias'] = torch.cat([torch.ones(1), layer.bias])
-    entries = fmt.prepare(theirs, network.arch)
+            published[f'x;{name}.weight'] = torch.cat([torch.ones(1, 1280), layer.weight])[..., None, None]
+            published[f'x;{name}.bias'] = torch.cat([torch.ones(1), layer.bias])
+    entries = fmt.before_renaming(published, network.arch)
     other = build_classifier('mobilenetv2_1x', 4, conventions=fmt.conventions).eval()
-    loaded = other.load_state_dict(renamed(entries, fmt.layers(network.arch)), strict=False)
+    loaded = other.load_state_dict(renamed(entries, fmt.layer_names(network.arch)), strict=False)
     assert not loaded.unexpected_keys
     assert all(is_counter(key) for key in loaded.missing_keys)
     x = torch.randn(1, 3, 64, 64)
@@ -131,12 +133,12 @@ def test_a_folded_mobilenetv2_computes_the_same(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
-def test_a_librarys_file_serves_an_adapted_network(tmp_path, suffix):
+def test_library_file_of_an_adapted_network(tmp_path, suffix):
     torch.manual_seed(0)
-    theirs = torchvision.models.resnet18().eval()
+    published = torchvision.models.resnet18().eval()
     file, out = tmp_path / f'resnet18.{suffix}', tmp_path / 'out.safetensors'
     (torch.save if suffix == 'pth' else lambda state, path: save_file(state, path))(
-        theirs.state_dict(), file
+        published.state_dict(), file
     )
     info = convert_file(file, 'torchvision:resnet18', out)
     assert (info.arch, info.source) == (
@@ -146,10 +148,10 @@ def test_a_librarys_file_serves_an_adapted_network(tmp_path, suffix):
     ours = build_classifier('torchvision:resnet18').eval()
     ours.load_state_dict(w.read_weights(out)[0])
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours(x), published(x))
 
 
-def test_a_librarys_file_of_another_network_is_refused(tmp_path):
+def test_library_file_of_another_network(tmp_path):
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / 'x.pth')
     with pytest.raises(UserError, match=r'does not fit torchvision:resnet18: 96 entries unused'):
         convert(tmp_path / 'x.pth', 'torchvision:resnet18')
@@ -158,12 +160,12 @@ def test_a_librarys_file_of_another_network_is_refused(tmp_path):
         convert(tmp_path / 'y.safetensors', 'torchvision:resnet18')
 
 
-def test_a_file_that_does_not_fit_is_refused_with_the_list(in_their_format, tmp_path):
-    theirs, _ = in_their_format(ARCH)
-    del theirs['features.stage_2_3.s_conv.weight']
-    theirs['features.stage_2_9.compress.weight'] = torch.zeros(1)
-    theirs['classifier.weight'] = torch.zeros(1001, 432)
-    torch.save({'state_dict': theirs}, tmp_path / 'x.pth')
+def test_differences_to_the_network_are_listed(published_entries, tmp_path):
+    published, _ = published_entries(ARCH)
+    del published['features.stage_2_3.s_conv.weight']
+    published['features.stage_2_9.compress.weight'] = torch.zeros(1)
+    published['classifier.weight'] = torch.zeros(1001, 432)
+    torch.save({'state_dict': published}, tmp_path / 'x.pth')
     with pytest.raises(UserError) as caught:
         convert_file(tmp_path / 'x.pth', ARCH, tmp_path / 'out.safetensors')
     assert str(caught.value) == (
@@ -174,35 +176,35 @@ def test_a_file_that_does_not_fit_is_refused_with_the_list(in_their_format, tmp_
     assert not (tmp_path / 'out.safetensors').exists()
 
 
-def test_another_arch_is_refused_and_the_right_one_named(in_their_format, tmp_path):
-    theirs, _ = in_their_format('menet_256_12x1_g4')
-    torch.save({'state_dict': theirs}, tmp_path / 'x.pth')
+def test_the_matching_archs_are_named(published_entries, tmp_path):
+    published, _ = published_entries('menet_256_12x1_g4')
+    torch.save({'state_dict': published}, tmp_path / 'x.pth')
     with pytest.raises(
         UserError, match=r'entries misshapen: .*, \.\.\.; it fits menet_256_12x1_g4, menet_256_12x1_g4_add'
     ):
         convert(tmp_path / 'x.pth', ARCH)
     with pytest.raises(
-        UserError, match=r"one of the MENet authors' .* holds a MENet; mobilenet_1x is a MobileNet"
+        UserError, match=r"the format of the MENet authors' .*, of MENet; mobilenet_1x is a MobileNet"
     ):
         convert(tmp_path / 'x.pth', 'mobilenet_1x')
     with pytest.raises(UserError, match=r"unknown arch 'menet_256_12x1_g5'; near: .*menet_256_12x1_g4"):
         convert(tmp_path / 'x.pth', 'menet_256_12x1_g5')
     with pytest.raises(UserError, match=r'top1=560.* percent'):
-        convert(tmp_path / 'x.pth', 'menet_256_12x1_g4', top1=560)
-    with pytest.raises(UserError, match='is the file to convert'):
+        convert(tmp_path / 'x.pth', 'menet_256_12x1_g4', PublishedFacts(top1=560))
+    with pytest.raises(UserError, match='is the input file'):
         convert_file(tmp_path / 'x.pth', 'menet_256_12x1_g4', tmp_path / 'x.pth')
 
 
-def test_a_file_of_no_known_format_is_refused(tmp_path):
+def test_unknown_formats(tmp_path):
     path = tmp_path / 'x.pth'
     for content, message in [
         (
             {'layer1.0.conv1.weight': torch.zeros(1)},
-            r"no known format .*layer1\.0\.conv1\.weight.*known: the MENet authors'",
+            r"no known format of MENet .*layer1\.0\.conv1\.weight.*known formats: the MENet authors'",
         ),
-        ({'state_dict': {'a': 1, 'b': torch.zeros(1)}}, 'no state_dict: 1 entries that are no tensors: a'),
-        ([torch.zeros(1)], 'holds no state_dict'),
-        ({}, 'holds no state_dict'),
+        ({'state_dict': {'a': 1, 'b': torch.zeros(1)}}, 'no state_dict: 1 entries that are not tensors: a'),
+        ([torch.zeros(1)], 'contains no state_dict'),
+        ({}, 'contains no state_dict'),
     ]:
         torch.save(content, path)
         with pytest.raises(UserError, match=message):
@@ -210,7 +212,7 @@ def test_a_file_of_no_known_format_is_refused(tmp_path):
 
 
 @pytest.mark.shared
-def test_official_menet_gives_the_stated_logits(in_their_format, shared, tmp_path):
+def test_official_menet_gives_the_known_logits(published_entries, shared, tmp_path):
     out = tmp_path / 'menet.safetensors'
     info = convert_file(shared / MENET_FILE, ARCH, out)
     assert (info.pretraining.top1, info.pretraining.top5) == (56.08, 79.24)
@@ -218,15 +220,15 @@ def test_official_menet_gives_the_stated_logits(in_their_format, shared, tmp_pat
     published = w.load_pickle_safely(shared / MENET_FILE)['state_dict']
     assert len(state) == len(published) == 487
     assert (
-        published.keys() == in_their_format(ARCH)[0].keys()
-    )  # so the synthetic files are like the real one
+        published.keys() == published_entries(ARCH)[0].keys()
+    )  # the generated files have the names of the real one
     model = build_classifier(ARCH)
     model.load_state_dict(state, strict=True)
     x = torch.sin(0.01 * torch.arange(3 * 224 * 224, dtype=torch.float64)).float().view(1, 3, 224, 224)
     with torch.no_grad():
         logits = model.eval()(x)[0]
-    stated = [-3.7814, 2.51741, -1.54092, -4.66729, -2.68861, -2.09181, -0.71993, -4.28376]
-    torch.testing.assert_close(logits[:8], torch.tensor(stated), atol=1e-3, rtol=0)
+    expected = [-3.7814, 2.51741, -1.54092, -4.66729, -2.68861, -2.09181, -0.71993, -4.28376]
+    torch.testing.assert_close(logits[:8], torch.tensor(expected), atol=1e-3, rtol=0)
     assert logits.argmax() == 904
     assert logits.sum().item() == pytest.approx(0.1361, abs=1e-3)
     assert logits.norm().item() == pytest.approx(119.5381, abs=1e-3)
@@ -236,7 +238,7 @@ def test_official_menet_gives_the_stated_logits(in_their_format, shared, tmp_pat
 @pytest.mark.parametrize(
     ('file', 'arch'), [(MOBILENET_FILE, 'mobilenet_0.75x'), (MOBILENETV2_FILE, 'mobilenetv2_1x')]
 )
-def test_tensorflow_mobilenets_recognise_images(shared, tmp_path, file, arch):
+def test_tensorflow_mobilenets_classify_images(shared, tmp_path, file, arch):
     out = tmp_path / 'mobilenet.safetensors'
     convert_file(shared / file, arch, out)
     images = find_images(shared / 'data/imagenet_sample')
@@ -254,7 +256,7 @@ def test_tensorflow_mobilenets_recognise_images(shared, tmp_path, file, arch):
         (MOBILENETV2_FILE, 'mobilenetv2_1x', 91.2, 99.2),
     ],
 )
-def test_accuracy_on_the_sample(shared, tmp_path, file, arch, top1, top5):
+def test_accuracy_on_the_image_sample(shared, tmp_path, file, arch, top1, top5):
     convert_file(shared / file, arch, tmp_path / 'x.safetensors')
     result = accuracy(tmp_path / 'x.safetensors', find_images(shared / 'data/imagenet_sample'))
     assert result == {
@@ -264,12 +266,12 @@ def test_accuracy_on_the_sample(shared, tmp_path, file, arch, top1, top5):
     }
 
 
-# --- accuracy ------------------------------------------------------------------------------------------
+# Accuracy
 
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Five images in class folders 0, 0, 3, 4 and 7 of ten."""
+    """Create five images in the folders of classes 0, 0, 3, 4 and 7 of ten."""
     for number in range(10):
         (tmp_path / f'class{number}').mkdir()
     for i, number in enumerate([0, 0, 3, 4, 7]):
@@ -279,7 +281,7 @@ def image_folder(tmp_path):
 
 @pytest.fixture
 def ranking_file(weights_info, tmp_path):
-    """A classifier of ten classes that ranks them 0, 1, ... 9 whatever it sees."""
+    """Write a classifier of ten classes that ranks them 0, 1, ... 9 for every image."""
     state = build_classifier(ARCH, 10).state_dict()
     state['head.fc.weight'].zero_()
     state['head.fc.bias'] = -torch.arange(10.0)
@@ -293,7 +295,7 @@ def test_accuracy_of_a_known_ranking(image_folder, ranking_file):
     assert accuracy(ranking_file, images) == {'top1': 40, 'top5': 80, 'num_images': 5}
 
 
-def test_what_cannot_tell_classes_apart_recognises_none(weights_info, image_folder, tmp_path):
+def test_a_tie_counts_against_the_correct_class(weights_info, image_folder, tmp_path):
     state = build_classifier(ARCH, 10).state_dict()
     path = tmp_path / 'ten.safetensors'
     w.save_weights(
@@ -301,11 +303,11 @@ def test_what_cannot_tell_classes_apart_recognises_none(weights_info, image_fold
     )  # one logit for all
     assert accuracy(path, find_images(image_folder)) == {'top1': 0, 'top5': 0, 'num_images': 5}
     w.save_weights(path, state | {'head.fc.bias': torch.full((10,), torch.nan)}, weights_info)
-    with pytest.raises(UserError, match=r'ten\.safetensors gives no finite logits for .*class0'):
+    with pytest.raises(UserError, match=r'ten\.safetensors gives NaN or infinite logits for .*class0'):
         accuracy(path, find_images(image_folder))
 
 
-def test_classes_by_name_of_the_image_and_a_list(tmp_path, ranking_file):
+def test_classes_from_file_names_and_a_list(tmp_path, ranking_file):
     for name in ('n02_great_white', 'n00_17', 'n01'):
         Image.new('RGB', (30, 40)).save(tmp_path / f'{name}.JPEG', 'JPEG')
     (tmp_path / 'class_index.txt').write_text('0 n00_tench\n1 n01_goldfish\n2 n02_great_white\n')
@@ -319,7 +321,7 @@ def test_classes_by_name_of_the_image_and_a_list(tmp_path, ranking_file):
 
 
 @pytest.mark.parametrize(('order', 'color'), [('rgb', (200, 100, 50)), ('bgr', (50, 100, 200))])
-def test_an_image_is_presented_as_in_training(tmp_path, order, color):
+def test_preprocessing_of_an_image(tmp_path, order, color):
     Image.new('RGB', (500, 300), (200, 100, 50)).save(tmp_path / 'x.png')
     preprocessing = Preprocessing(order, (1, 2, 3), (4, 5, 6))
     x = load_image(tmp_path / 'x.png', preprocessing)
@@ -330,33 +332,33 @@ def test_an_image_is_presented_as_in_training(tmp_path, order, color):
         assert x[channel].unique().tolist() == pytest.approx([expected])
 
 
-def test_the_centre_of_the_scaled_image_is_cut_out(tmp_path):
+def test_the_center_of_the_image_is_cropped(tmp_path):
     pixels = np.zeros((256, 320, 3), np.uint8)
-    pixels[16:240, 48:272] = 255  # 224x224 in the middle, and the shorter side is 256 already
+    pixels[16:240, 48:272] = 255  # the middle 224x224; the shorter side is already 256
     Image.fromarray(pixels).save(tmp_path / 'x.png')
     x = load_image(tmp_path / 'x.png', Preprocessing('rgb', (0, 0, 0), (255, 255, 255)))
     assert x.min() == 1
 
 
-def test_bad_images_and_folders_are_one_line(image_folder, ranking_file, tmp_path):
+def test_errors_of_images_and_folders(image_folder, ranking_file, tmp_path):
     with pytest.raises(UserError, match='no such folder of images'):
         find_images(tmp_path / 'absent')
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(UserError, match='holds no image'):
+    with pytest.raises(UserError, match='contains no image'):
         find_images(tmp_path / 'empty')
     (image_folder / 'class2' / 'x.jpg').write_bytes(b'\xff\xd8\xff')
     with pytest.raises(UserError, match=r'cannot read the image .*class2/x\.jpg'):
         accuracy(ranking_file, find_images(image_folder))
-    with pytest.raises(UserError, match='its class is beyond the 10'):
+    with pytest.raises(UserError, match=r'class number 10, but .* has 10 classes'):
         accuracy(ranking_file, [(image_folder / 'class0' / '0.png', 10)])
 
 
-# --- the command ---------------------------------------------------------------------------------------
+# The command
 
 
-def test_the_verbs(in_their_format, image_folder, ranking_file, tmp_path, capsys):
-    theirs, _ = in_their_format(ARCH)
-    torch.save({'state_dict': theirs}, tmp_path / 'x.pth')
+def test_commands(published_entries, image_folder, ranking_file, tmp_path, capsys):
+    published, _ = published_entries(ARCH)
+    torch.save({'state_dict': published}, tmp_path / 'x.pth')
     out = tmp_path / 'folder' / 'x.safetensors'
     tool.main(['convert', str(tmp_path / 'x.pth'), '--arch', ARCH, '--out', str(out), '--top1', '56.1'])
     assert f'{out}: {ARCH}, from ' in capsys.readouterr().out
@@ -367,7 +369,7 @@ def test_the_verbs(in_their_format, image_folder, ranking_file, tmp_path, capsys
     assert summary['pretraining']['top1'] == 56.1
     tool.main(['verify', str(ranking_file), '--images', str(image_folder)])
     assert capsys.readouterr().out == 'top-1 40.00 %, top-5 80.00 % of 5 images\n'
-    with pytest.raises(UserError, match='cannot read'):
+    with pytest.raises(w.WeightsError, match='cannot read'):
         tool.main(['inspect', str(tmp_path / 'absent')])
     with pytest.raises(SystemExit) as caught:
         tool.main(['convert', 'x.pth'])
@@ -376,6 +378,10 @@ def test_the_verbs(in_their_format, image_folder, ranking_file, tmp_path, capsys
         tool.main(['--help'])
     assert caught.value.code == 0
     assert 'python tools/weights.py convert' in capsys.readouterr().out
+
+
+def test_names_of_preprocessing():
+    assert tuple(PREPROCESSING_NAMES) == tool.IMAGES_AS
 
 
 def test_exit_status(weights_file, tmp_path):

@@ -1,4 +1,4 @@
-"""tools/weights.py list and get: the tables of known weights, downloads from a server of this machine."""
+"""tools/weights.py list and get: the catalog of published weights, and downloads from a local server."""
 
 import hashlib
 import io
@@ -21,23 +21,30 @@ from backbones import weights as w
 from backbones.libraries.adapter import ALIASES
 from compactdet.data import download
 from compactdet.errors import UserError
-from compactdet.weights import download as obtain_weights
-from compactdet.weights.catalog import KNOWN, KnownWeights, as_json, find, known_weights, select
+from compactdet.weights import download as weights_download
+from compactdet.weights.catalog import (
+    CATALOG_FILE,
+    PublishedWeights,
+    find_weights,
+    read_catalog,
+    select_weights,
+    to_json,
+)
 from compactdet.weights.formats import FORMATS
 
 SCRIPT = Path(__file__).parents[2] / 'tools/weights.py'
 ARCH = 'mobilenetv3_small_1x'
 
 
-# --- the tables ------------------------------------------------------------------------------------------
+# The catalog
 
 
 @pytest.fixture(scope='module')
-def rows() -> list[KnownWeights]:
-    return [*known_weights()]
+def rows() -> list[PublishedWeights]:
+    return [*read_catalog()]
 
 
-def test_every_row_is_of_a_network_that_is_here_and_says_where_it_is_from(rows: list[KnownWeights]) -> None:
+def test_rows_of_the_catalog_are_complete(rows: list[PublishedWeights]) -> None:
     names = [row.name for row in rows]
     assert len(names) == len(set(names)) > 40
     for row in rows:
@@ -50,18 +57,18 @@ def test_every_row_is_of_a_network_that_is_here_and_says_where_it_is_from(rows: 
         assert row.sha1 is None or len(row.sha1) == 40
         assert all(a is None or 30 < a < 100 for a in (row.top1, row.top5))
         assert row.top1 is None or row.top5 is None or row.top1 < row.top5
-        if row.arch not in ALIASES:  # a library's own, with its own file
-            assert any(get_arch(row.arch).family in fmt.families for fmt in FORMATS.values())
+        if row.arch not in ALIASES:  # an adapted network, which needs no format
+            assert any(get_arch(row.arch).family in fmt.families for fmt in FORMATS)
 
 
-def test_torchvisions_rows_are_its_own_metadata(rows: list[KnownWeights]) -> None:
+def test_torchvision_rows_equal_its_metadata(rows: list[PublishedWeights]) -> None:
     weights = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
     row = next(row for row in rows if row.name == 'mobilenetv2_1x@torchvision.IMAGENET1K_V2')
     assert (row.url, row.top1) == (weights.url, weights.meta['_metrics']['ImageNet-1K']['acc@1'])
     assert row.sha256 == '7ebf99e0'  # mobilenet_v2-7ebf99e0.pth
 
 
-def test_pytorchcvs_rows_have_its_hashes(rows: list[KnownWeights]) -> None:
+def test_pytorchcv_rows_have_its_hashes(rows: list[PublishedWeights]) -> None:
     store = pytest.importorskip('pytorchcv.models.common.model_store')
     _, _, sha1, tag = store.get_model_metainfo('menet228_12x1_g3')
     row = next(row for row in rows if row.name == 'menet_228_12x1_g3@pytorchcv.menet228_12x1_g3')
@@ -69,7 +76,7 @@ def test_pytorchcvs_rows_have_its_hashes(rows: list[KnownWeights]) -> None:
     assert row.url == f'{store.imgclsmob_repo_url}/releases/download/{tag}/{row.file}.zip'
 
 
-def test_menets_figures_are_the_papers(rows: list[KnownWeights]) -> None:
+def test_menet_accuracies_are_those_of_the_paper(rows: list[PublishedWeights]) -> None:
     stated = {row.arch: row.top1 for row in rows if row.publisher == 'authors' and 'menet_' in row.arch}
     assert stated['menet_108_8x1_g3'] == 56.08
     assert len(stated) == 6
@@ -83,7 +90,7 @@ def test_an_absent_library_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     module._pytorchcv_table.cache_clear()
     module._mmpretrain_models.cache_clear()
-    assert {row.publisher.partition('.')[0] for row in known_weights()} == {'authors', 'torchvision'}
+    assert {row.publisher.partition('.')[0] for row in read_catalog()} == {'authors', 'torchvision'}
 
 
 def test_list(run_tool: Callable, tmp_path: Path) -> None:
@@ -101,16 +108,16 @@ def test_list(run_tool: Callable, tmp_path: Path) -> None:
     assert (status, json.loads(out)) == (0, [])
 
 
-def test_names(rows: list[KnownWeights], run_tool: Callable) -> None:
-    assert find(rows, 'ghostnet_1x').publisher == 'authors'
-    first = find(rows, 'menet_108_8x1_g3')
-    assert first.url or all(row.url is None for row in select(rows, 'menet_108_8x1_g3'))
+def test_find_and_select_by_name(rows: list[PublishedWeights], run_tool: Callable) -> None:
+    assert find_weights(rows, 'ghostnet_1x').publisher == 'authors'
+    first = find_weights(rows, 'menet_108_8x1_g3')
+    assert first.url or all(row.url is None for row in select_weights(rows, 'menet_108_8x1_g3'))
     status, _, err = run_tool('weights', 'get', 'ghostnet_9x')
     assert (status, err.count('\n')) == (1, 1)
-    assert "no weights are known for 'ghostnet_9x'" in err
+    assert "no published weights are known for 'ghostnet_9x'" in err
 
 
-def test_what_only_a_browser_can_download_says_how(run_tool: Callable, tmp_path: Path) -> None:
+def test_error_for_a_file_that_must_be_downloaded_manually(run_tool: Callable, tmp_path: Path) -> None:
     status, _, err = run_tool('weights', 'get', 'shufflenetv2_1x@authors', '--out', tmp_path / 'new')
     assert status == 1
     for words in ('OneDrive', 'https://1drv.ms/', 'weights.py convert FILE --arch shufflenetv2_1x --out'):
@@ -118,14 +125,14 @@ def test_what_only_a_browser_can_download_says_how(run_tool: Callable, tmp_path:
     assert not (tmp_path / 'new').exists()
 
 
-# --- downloads -------------------------------------------------------------------------------------------
+# Downloads
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/KIND/NAME``: serves the server's file well or in one of the ways in which servers fail."""
+    """Serve the server's file at ``/KIND/NAME``; KIND selects a failure."""
 
     def log_message(self, *args: Any) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         server: Any = self.server
@@ -157,7 +164,7 @@ def published() -> bytes:
 @pytest.fixture
 def server(published: bytes) -> Iterator[Any]:
     with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
-        server.handle_error = lambda *_: None  # of a client that hangs up
+        server.handle_error = lambda *_: None  # a client may close the connection
         server.seen, server.body = [], published
         thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
         thread.start()
@@ -173,7 +180,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def known(server: Any, published: bytes, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a list with one row of the server's file."""
+    """Return a function that writes a list with one row for the server's file."""
 
     def write(kind: str = 'good', **fields: Any) -> Path:
         row = {
@@ -196,8 +203,8 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
-def test_get_downloads_checks_and_converts(known: Callable, published: bytes, tmp_path: Path) -> None:
-    """As a user does it; `sha256sum` says what the tool said."""
+def test_get_downloads_verifies_and_converts(known: Callable, published: bytes, tmp_path: Path) -> None:
+    """Run the command as a user does; compare its hash with that of `sha256sum`."""
     command = [sys.executable, SCRIPT, 'get', ARCH, '--known', known(), '--out', tmp_path / 'weights']
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     path = tmp_path / 'weights' / f'{ARCH}.safetensors'
@@ -213,28 +220,28 @@ def test_get_downloads_checks_and_converts(known: Callable, published: bytes, tm
     assert (info.licence, info.pretraining.top1, info.source_sha256) == ('MIT', 67.7, original)
 
 
-def test_what_came_is_listed_as_here(known: Callable, run_tool: Callable, tmp_path: Path) -> None:
+def test_downloaded_weights_are_listed_as_here(known: Callable, run_tool: Callable, tmp_path: Path) -> None:
     path = known(sha256=None)
     arguments = ['--known', path, '--out', tmp_path / 'weights', '--keep']
     assert run_tool('weights', 'get', ARCH, *arguments)[0] == 0
     assert files(tmp_path / 'weights') == ['downloads/small.pth', f'{ARCH}.safetensors']
-    row = as_json(next(known_weights(path)), tmp_path / 'weights')
+    row = to_json(next(read_catalog(path)), tmp_path / 'weights')
     assert row['here'] == str(tmp_path / 'weights' / f'{ARCH}.safetensors')
-    assert row['sha256'] == w.file_sha256(tmp_path / 'weights/downloads/small.pth')  # noted as it came
+    assert row['sha256'] == w.file_sha256(
+        tmp_path / 'weights/downloads/small.pth'
+    )  # recorded after the download
     assert row['here_sha256'] == w.file_sha256(row['here'])
 
 
 @pytest.mark.usefixtures('quick')
-def test_a_broken_download_is_gone_on_from(
+def test_an_interrupted_download_is_resumed(
     known: Callable, run_tool: Callable, server: Any, tmp_path: Path
 ) -> None:
     assert run_tool('weights', 'get', ARCH, '--known', known('short'), '--out', tmp_path / 'w')[0] == 0
     assert server.seen == [None, f'bytes={len(server.body) // 2}-']
 
 
-def test_the_first_digits_of_a_hash_are_a_check(
-    known: Callable, run_tool: Callable, tmp_path: Path
-) -> None:
+def test_first_digits_of_a_hash_are_verified(known: Callable, run_tool: Callable, tmp_path: Path) -> None:
     digits = json.loads(known().read_text())[0]['sha256'][:8]
     assert run_tool('weights', 'get', ARCH, '--known', known(sha256=digits), '--out', tmp_path)[0] == 0
 
@@ -248,10 +255,10 @@ def test_the_first_digits_of_a_hash_are_a_check(
         ('good', {'sha256': '00000000'}, 'published is 00000000'),
         ('good', {'size': 17}, 'the published one has 17'),
         ('good', {'arch': 'mobilenetv3_large_1x'}, 'does not fit mobilenetv3_large_1x'),
-        ('good', {'arch': 'menet_108_8x1_g3'}, 'so holds a MobileNetV3'),
+        ('good', {'arch': 'menet_108_8x1_g3'}, 'of MobileNetV3; menet_108_8x1_g3 is a MENet'),
     ],
 )
-def test_a_wrong_download_leaves_no_weights(
+def test_a_failed_download_leaves_no_weights_file(
     known: Callable, run_tool: Callable, tmp_path: Path, kind: str, fields: dict, words: str
 ) -> None:
     path = known(kind, **fields)
@@ -272,7 +279,7 @@ def zipped(server: Any, members: dict[str, bytes]) -> None:
     server.body = buffer.getvalue()
 
 
-def test_a_zipped_file(
+def test_a_zip_archive(
     known: Callable, run_tool: Callable, server: Any, published: bytes, tmp_path: Path
 ) -> None:
     zipped(server, {'small.pth': published})
@@ -285,13 +292,13 @@ def test_a_zipped_file(
 @pytest.mark.parametrize(
     ('members', 'words'),
     [
-        ({'a': b'1', 'b': b'2'}, 'does not hold one file'),
-        ({'../../evil': b'1'}, 'holds another file: its sha1 is '),
-        ({'bomb': bytes(3_000_000)}, 'does not hold one file of at most 2000000 bytes'),
-        (None, 'is no whole zip archive'),
+        ({'a': b'1', 'b': b'2'}, 'does not contain exactly one file'),
+        ({'../../evil': b'1'}, 'does not contain the published file: its SHA-1 is '),
+        ({'bomb': bytes(3_000_000)}, 'does not contain exactly one file of at most 2000000 bytes'),
+        (None, 'is damaged or not a zip archive'),
     ],
 )
-def test_bad_archives(
+def test_invalid_archives(
     known: Callable,
     run_tool: Callable,
     server: Any,
@@ -300,11 +307,11 @@ def test_bad_archives(
     members: dict | None,
     words: str,
 ) -> None:
-    monkeypatch.setattr(obtain_weights, 'LARGEST', 2_000_000)
+    monkeypatch.setattr(weights_download, 'MAX_BYTES', 2_000_000)
     if members:
         zipped(server, members)
     else:
-        server.body = b'PK\x03\x04 and no more'
+        server.body = b'PK\x03\x04 truncated'
     path = known(sha256=None, sha1='0' * 40)
     status, _, err = run_tool('weights', 'get', ARCH, '--known', path, '--out', tmp_path / 'w')
     assert (status, err.count('\n')) == (1, 1)
@@ -314,16 +321,16 @@ def test_bad_archives(
 
 
 @pytest.mark.parametrize('text', ['{}', '[1]', '[{"arch": "x"}]', '[{"arck": "x"}]', 'no'])
-def test_a_bad_list_is_one_line(run_tool: Callable, tmp_path: Path, text: str) -> None:
+def test_an_invalid_list_is_a_user_error(run_tool: Callable, tmp_path: Path, text: str) -> None:
     (tmp_path / 'known.json').write_text(text)
     status, _, err = run_tool('weights', 'list', '--known', tmp_path / 'known.json')
     assert (status, err.count('\n')) == (1, 1)
     assert 'known.json: ' in err
 
 
-def test_the_table_of_the_authors_is_plain_data() -> None:
-    table = json.loads(KNOWN.read_text())
-    fields = set(KnownWeights.__dataclass_fields__)
+def test_catalog_file_has_only_known_fields() -> None:
+    table = json.loads(CATALOG_FILE.read_text())
+    fields = set(PublishedWeights.__dataclass_fields__)
     assert all(set(row) <= fields for row in table['authors'])
-    with pytest.raises(UserError, match='no weights are known'):
-        find([], 'x')
+    with pytest.raises(UserError, match='no published weights are known'):
+        find_weights([], 'x')

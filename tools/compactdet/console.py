@@ -1,4 +1,4 @@
-"""Formatting for the console."""
+"""Formatting of texts for the console."""
 
 import io
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as hours and minutes, or minutes and seconds: ``1 h 05 min``, ``4:07 min``."""
+    """Return a duration in seconds as text: ``1 h 05 min``, or below an hour ``4:07 min``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'

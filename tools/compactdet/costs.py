@@ -1,9 +1,9 @@
 """Costs of a network or a detector: parameters, multiply-adds, memory traffic.
 
-Convolutions and fully connected layers are counted for one image: the "FLOPs" of the papers. A multiply
-and its add count as one; biases, BN, activations, pooling, sums and operators without weights (NMS,
-RoIAlign) count as nothing. Nothing is computed: the network runs on PyTorch's meta device, which holds only
-shapes.
+The multiply-adds of convolutions and fully connected layers are counted for one image; papers call them
+"FLOPs". A multiply and its add count as one. Biases, BN, activations, pooling, sums and operators without
+weights (NMS, RoIAlign) are not counted. Nothing is computed: the network runs on PyTorch's meta device,
+whose tensors have no data.
 
 >>> arch_costs('menet_228_12x1_g3')['macs']
 144092352
@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from mmdet.registry import MODELS
@@ -49,7 +49,7 @@ ELEMENTWISE: dict[Any, Callable[..., int]] = {
     aten.sigmoid: lambda x, out: 2 * x.numel(),
 }
 
-# PyTorch determines the output shape of these operators in Python code that takes milliseconds.
+# On the meta device, PyTorch needs milliseconds for the output shape of each of these operators.
 KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
     aten.native_batch_norm: lambda x: (torch.empty_like(x), x.new_empty(0), x.new_empty(0)),
     **dict.fromkeys((aten.relu, aten.sigmoid, aten.hardswish, aten.silu), torch.empty_like),
@@ -58,11 +58,11 @@ KEEP_SHAPE: dict[Any, Callable[[Tensor], Any]] = {
 
 
 @dataclass
-class Costs:
+class LayerCosts:
     """Costs of a group of layers for one forward pass.
 
-    The sum of the last three, in elements, is the memory-access cost of the ShuffleNet v2 paper (Ma et
-    al. 2018, arXiv:1807.11164): h w (c1 + c2) + c1 c2 / g for a 1x1 convolution.
+    The sum of the last three is the memory access cost of the ShuffleNet v2 paper (Ma et al. 2018,
+    arXiv:1807.11164), in elements: h w (c1 + c2) + c1 c2 / g for a 1x1 convolution.
 
     Attributes:
         macs: Multiply-adds.
@@ -83,15 +83,15 @@ class LayerCounter(TorchDispatchMode):
     Attributes:
         part: Name under which the next layers are counted.
         costs: ``{part: costs}``.
-        elementwise: Operations without weights, as the CondenseNet authors' tool counts them: one for
-            each element that enters a ReLU, one for each element of each average-pooling window, two for
-            each element that enters a sigmoid.
+        elementwise: Operations without weights, counted as by the tool of CondenseNet's authors: one per
+            input element of a ReLU, one per element of each average-pooling window, two per input element
+            of a sigmoid.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.part = ''
-        self.costs: dict[str, Costs] = defaultdict(Costs)
+        self.costs: dict[str, LayerCosts] = defaultdict(LayerCosts)
         self.elementwise = 0
 
     @property
@@ -128,9 +128,10 @@ class LayerCounter(TorchDispatchMode):
 
 
 def count(module: nn.Module, *inputs: Any) -> LayerCounter:
-    """Count the costs of a forward pass by direct child; '' stands for operators outside all children.
+    """Count the costs of a forward pass for each direct child of a module.
 
-    The mode, weights and device of the module are not changed.
+    Operators outside all children are counted under the name ''. The mode, weights and device of the module
+    are not changed.
     """
     if not all(tensor.is_meta for tensor in module.state_dict().values()):
         module = copy.deepcopy(module).to('meta')
@@ -155,14 +156,63 @@ def num_params(params: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in params)
 
 
-def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
-    """Return one network's row of the cost table, ready for JSON.
+class ArchCosts(TypedDict):
+    """Costs of a network for one image: a row of the cost table, written as JSON and CSV.
 
-    ``params`` and ``macs`` are those of the classifier with the published number of classes, ``backbone_*``
-    those without its head; ``stage_macs`` splits ``macs`` by part. ``paper_size_macs`` is counted at the
-    input size and in the convention of the paper and is compared with the published value. The costs of a
-    network with learned sparsity are those of its test-time form; ``training_params`` and
-    ``training_macs`` are those of its training form.
+    Learned sparsity is in its test-time form, except for ``training_*``.
+
+    Attributes:
+        arch: Registered name.
+        family: Name of the class that builds the network.
+        paper: Source of the network: arXiv id and table.
+        size: Height and width of the image in pixels.
+        params: Parameters of the classifier with the published number of classes.
+        macs: Its multiply-adds.
+        backbone_params: Parameters without the classifier's head.
+        backbone_macs: Multiply-adds without the classifier's head.
+        strides: Channels of the feature map by stride.
+        stage_macs: Multiply-adds by part: 'stem', 'stage4', ..., 'head'.
+        activations_read: Elements of the layers' inputs.
+        activations_written: Elements of the layers' outputs.
+        weights_read: Elements of the layers' weights.
+        training_params: Parameters in training form.
+        training_macs: Multiply-adds in training form.
+        paper_mflops: Published cost in millions; None if the paper states none.
+        paper_params_m: Published number of parameters in millions; None if the paper states none.
+        paper_size: Input size of the paper.
+        paper_convention: What the paper counts: a key of ``COUNTING_CONVENTIONS``.
+        paper_size_macs: Cost at the input size and in the convention of the paper.
+        difference_percent: Excess of ``paper_size_macs`` over ``paper_mflops`` in percent; None if the
+            paper states no cost.
+        cost_note: Reason of the difference.
+    """
+
+    arch: str
+    family: str
+    paper: str
+    size: int
+    params: int
+    macs: int
+    backbone_params: int
+    backbone_macs: int
+    strides: dict[str, int]
+    stage_macs: dict[str, int]
+    activations_read: int
+    activations_written: int
+    weights_read: int
+    training_params: int
+    training_macs: int
+    paper_mflops: float | None
+    paper_params_m: float | None
+    paper_size: int
+    paper_convention: str
+    paper_size_macs: int
+    difference_percent: float | None
+    cost_note: str
+
+
+def arch_costs(name: str | Arch, size: int | None = None) -> ArchCosts:
+    """Return the costs of a network.
 
     Args:
         name: A name from ``list_archs()``, a ``LIBRARY:NAME``, or a row.
@@ -220,8 +270,8 @@ def arch_costs(name: str | Arch, size: int | None = None) -> dict[str, Any]:
     }
 
 
-def select(patterns: list[str]) -> list[str]:
-    """Return the names that match any of the patterns, each once.
+def select_archs(patterns: list[str]) -> list[str]:
+    """Return the names of the networks that match any of the patterns, each once.
 
     Raises:
         UserError: A pattern matches nothing. The message lists similar names.
@@ -243,20 +293,59 @@ def has_two_forms(name: str) -> bool:
     return 'sparsity' in family_of(get_arch(name)).takes_conventions
 
 
+@dataclass(frozen=True)
+class DetectorCosts:
+    """Costs of a detector for one image.
+
+    Attributes:
+        height: Height of the padded image in pixels.
+        width: Width of the padded image in pixels.
+        backbone_macs: Multiply-adds of backbone and neck.
+        dense_head_macs: Multiply-adds of the RPN, or of the only head of a single-stage detector.
+        roi_head_macs_per_proposal: Multiply-adds of the RoI head for one proposal; 0 without RoI head.
+        num_proposals: Number of proposals at test; 0 without RoI head.
+        backbone_params: Parameters of backbone and neck.
+        dense_head_params: Parameters of the RPN, or of the only head of a single-stage detector.
+        roi_head_params: Parameters of the RoI head; 0 without RoI head.
+    """
+
+    height: int
+    width: int
+    backbone_macs: int
+    dense_head_macs: int
+    roi_head_macs_per_proposal: int
+    num_proposals: int
+    backbone_params: int
+    dense_head_params: int
+    roi_head_params: int
+
+    @property
+    def roi_head_macs(self) -> int:
+        """Multiply-adds of the RoI head for all proposals."""
+        return self.roi_head_macs_per_proposal * self.num_proposals
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-adds of the whole detector."""
+        return self.backbone_macs + self.dense_head_macs + self.roi_head_macs
+
+    @property
+    def total_params(self) -> int:
+        """Parameters of the whole detector."""
+        return self.backbone_params + self.dense_head_params + self.roi_head_params
+
+
 def detector_costs(
     detector: Mapping[str, Any], height: int, width: int, *, test_time: bool = True
-) -> dict[str, Any]:
-    """Return the costs of an MMDetection detector for one image, as ``record.json`` stores them.
-
-    Learned sparsity is counted in its test-time form. ``backbone_macs`` includes the neck. ``rpn_macs`` is
-    for the dense head: the RPN or the only head of a single-stage detector, whose RoI costs are 0. The RoI
-    head runs once per proposal, for ``test_cfg.rpn.max_per_img`` proposals.
+) -> DetectorCosts:
+    """Return the costs of an MMDetection detector for one image.
 
     Args:
         detector: The config of a two-stage detector with one RoI head, or of a single-stage one.
         height: Height of the padded image in pixels.
         width: Width of the padded image in pixels.
-        test_time: False counts learned sparsity in the form that the config has.
+        test_time: Whether learned sparsity is counted in its test-time form; False counts it in the form
+            that the config has.
     """
     cfg = ConfigDict(copy.deepcopy(dict(detector)))
     for half in halves(cfg) if test_time else ():
@@ -280,26 +369,19 @@ def detector_costs(
         per_proposal = shared + _macs(roi_head.bbox_head, roi)[1]
         num_proposals = model.test_cfg.rpn.max_per_img
 
-    roi_macs = per_proposal * num_proposals
-    total_params = num_params(model.parameters())
     dense_params = num_params(dense_head.parameters())
     roi_params = num_params(roi_head.parameters()) if roi_head is not None else 0
-    return {
-        'height': height,
-        'width': width,
-        'backbone_macs': backbone_macs,
-        'rpn_macs': dense_macs,
-        'roi_head_macs_per_proposal': per_proposal,
-        'num_proposals': num_proposals,
-        'roi_head_macs': roi_macs,
-        'total_macs': backbone_macs + dense_macs + roi_macs,
-        'params': {
-            'backbone': total_params - dense_params - roi_params,
-            'rpn': dense_params,
-            'roi_head': roi_params,
-            'total': total_params,
-        },
-    }
+    return DetectorCosts(
+        height=height,
+        width=width,
+        backbone_macs=backbone_macs,
+        dense_head_macs=dense_macs,
+        roi_head_macs_per_proposal=per_proposal,
+        num_proposals=num_proposals,
+        backbone_params=num_params(model.parameters()) - dense_params - roi_params,
+        dense_head_params=dense_params,
+        roi_head_params=roi_params,
+    )
 
 
 def _macs(function: Callable[..., Any], *inputs: Any) -> tuple[Any, int]:

@@ -1,8 +1,8 @@
-"""Training and testing in several processes started by torchrun or Slurm, on GPUs (NCCL) or CPUs (Gloo).
+"""Training and testing in several processes, which torchrun or Slurm starts, on GPUs (NCCL) or CPUs (Gloo).
 
-MMEngine reads the variables of the launchers, but selects a GPU with every backend; this module also works
-without one. The processes share the initial weights, the gradients (averaged), the BN statistics (separate
-during training, averaged after each epoch; no SyncBN) and the results of an evaluation.
+MMEngine reads the environment variables of the launchers, but always selects a GPU; this module also works
+without one. The processes share the initial weights, the averaged gradients and the results of an
+evaluation. Without SyncBN, their BN statistics are separate during an epoch and averaged after it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LAUNCHERS = {
 
 
 def check_launcher(launcher: str) -> None:
-    """Raise UserError if a launcher cannot work here.
+    """Raise UserError if this process was not started as a launcher requires.
 
     Raises:
-        UserError: The program of the launcher did not start this process, or assigned no GPU to it on a
-            machine with GPUs; or torchrun started it without --launcher.
+        UserError: The program of the launcher did not start this process; there are more processes than
+            GPUs on a machine with GPUs; or torchrun started several processes without --launcher.
     """
     if launcher == 'none':
         if int(os.environ.get('WORLD_SIZE', 1)) > 1 and 'TORCHELASTIC_RUN_ID' in os.environ:
@@ -60,7 +60,7 @@ def check_launcher(launcher: str) -> None:
 
 
 def start(launcher: str, env_cfg: Mapping[str, Any]) -> None:
-    """Join the processes of a launcher, once. Do nothing without a launcher.
+    """Join the process group of a launcher, unless this process has joined or there is no launcher.
 
     Args:
         launcher: 'none', 'pytorch' or 'slurm'.
@@ -98,7 +98,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Run the body in the first process before all others, which may read what it writes."""
+    """Run the body in the main process first, then in all others, which may read the files it writes."""
     if not is_main_process():
         barrier()
     yield
@@ -107,7 +107,7 @@ def main_first() -> Iterator[None]:
 
 
 def seed_by_rank(seed: int) -> None:
-    """Seed each process but the first differently, for augmentation and sampling."""
+    """Give every process its own seed for augmentation and sampling; the main process keeps ``seed``."""
     rank, _ = get_dist_info()
     if rank:
         random.seed(seed + rank)
@@ -116,9 +116,10 @@ def seed_by_rank(seed: int) -> None:
 
 
 def end_process(status: int) -> None:
-    """End a failed process, immediately if there are others.
+    """End a failed process immediately if there are other processes; otherwise do nothing.
 
-    Python's normal exit waits for the threads of Gloo, which abort the process once the others are gone.
+    At a normal exit, Python waits for the threads of Gloo, which abort the process when the others have
+    ended.
     """
     if is_distributed():
         logging.shutdown()
@@ -130,7 +131,7 @@ def end_process(status: int) -> None:
 def prints_error() -> bool:
     """Return True in the one process that prints an error: the first one that fails.
 
-    Before the processes have joined, this is one process per machine.
+    Before the processes have joined a group, it is one process per machine.
     """
     if is_distributed():
         return _failures(1) == 1
@@ -138,13 +139,13 @@ def prints_error() -> bool:
 
 
 def another_process_failed() -> bool:
-    """Return True if another process has printed an error, of which the error here is a consequence."""
+    """Return True if another process has failed; an error in this process is then a consequence."""
     return is_distributed() and _failures(0) > 0
 
 
 def _failures(more: int) -> int:
-    """Add to the number of failed processes, which all processes share, and return it."""
+    """Add a number to the shared count of failed processes and return the count."""
     try:
         return torch_dist.distributed_c10d._get_default_store().add('compactdet/failures', more)
-    except torch_dist.DistError:  # the process that stores the number has ended
+    except torch_dist.DistError:  # the process that stores the count has ended
         return 2

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-# User errors of `backbones`, looked up only if it is loaded: loading it takes seconds.
+# User errors of `backbones`. They are looked up only if their module is loaded, which takes seconds.
 OTHER_USER_ERRORS = (('backbones.spec', 'UnknownArchError'), ('backbones.weights', 'WeightsError'))
 
 
@@ -17,8 +17,9 @@ class UserError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and end the process.
 
-    The exit status is 0 on success and 1, with one line, on a user error. Any other exception is a defect
-    of the suite and keeps its traceback. With several processes only one prints the line.
+    The exit status is the value that ``main`` returns (0 for None), or 1 after an error. A user error is
+    printed as one line, by only one of several processes. Any other exception is a defect of the suite and
+    keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
         if isinstance(stream, io.TextIOWrapper):
@@ -28,12 +29,12 @@ def run_main(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         status = 1
-    except BrokenPipeError:  # such as `| head`; discard the rest of the buffer
+    except BrokenPipeError:  # as with `| head`; discard the rest of the buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
         line = user_line(error)
-        # Loaded by the tools that run in several processes.
+        # None in the tools that never run in several processes.
         distributed = sys.modules.get('compactdet.distributed')
         if line is None and not (distributed and distributed.another_process_failed()):
             raise
@@ -48,17 +49,17 @@ def run_main(main: Callable[[], int | None]) -> None:
 def user_line(error: BaseException) -> str | None:
     """Return the line to print for an error; None if it is not a user error.
 
-    A data loader worker passes an exception on as its type with the whole traceback as its message. Only
-    the original message is kept.
+    A data loader's worker process passes an exception on with the whole traceback as its message; the line
+    has only the original message.
     """
     if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec('backbones') is None:
         return f'{sys.executable} has no {error.name}: activate the environment of the set-up in README.md'
-    kinds = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHER_USER_ERRORS]
-    if not isinstance(error, (UserError, *kinds)):
+    other_types = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHER_USER_ERRORS]
+    if not isinstance(error, (UserError, *other_types)):
         return None
     text = str(error)
     if 'Original Traceback' in text:
         text = text.rpartition(f'{type(error).__name__}: ')[2]
     line = ' '.join(text.split())
-    # A name out of somebody's archive may hold what moves a terminal's cursor.
-    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    # File names from downloaded archives can contain control characters of the terminal.
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in line)

@@ -36,7 +36,7 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Check before a long computation that its result can be written.
+    """Check before a long computation that its result can be written to a file.
 
     Raises:
         UserError: The file cannot be written.
@@ -47,23 +47,25 @@ def check_writable(path: Path) -> None:
             raise IsADirectoryError(0, 'is a folder')
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # missing_ok: a process of another machine may have the same number
+        probe.unlink(missing_ok=True)  # missing_ok: a process on another machine may have the same id
     except OSError as error:
         raise UserError(f'{path} cannot be written ({error.strerror}); choose another path') from error
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a dict for ``json``'s ``object_pairs_hook``; JSON itself takes the last of equal keys.
+    """Return a dict of key and value pairs, for ``json``'s ``object_pairs_hook``.
+
+    By default, ``json`` takes the last of equal keys.
 
     Raises:
         ValueError: A key occurs twice.
     """
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key "{twice}" occurs twice in one object')
-    return made
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'the key "{repeated}" occurs twice in one object')
+    return content
 
 
 def load_json(path: Path) -> Any:

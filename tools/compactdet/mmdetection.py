@@ -1,7 +1,7 @@
 """MMDetection objects used by the suite, imported with its log output suppressed.
 
-The import prints to standard output, where it would mix with a tool's JSON, and warns of optional packages
-that the suite does not use.
+MMDetection prints to standard output when it is imported, which would mix with a tool's JSON, and warns of
+missing optional packages that the suite does not use.
 """
 
 import contextlib

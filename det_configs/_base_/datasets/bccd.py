@@ -3,7 +3,7 @@
 dataset_type = 'VOCFormatDataset'
 data_root = 'data/BCCD'
 metainfo = dict(name='BCCD', classes=('RBC', 'WBC', 'Platelets'))
-# Each holds one box of xmin == xmax and ymin == ymax; it is dropped, counted and recorded.
+# Each has one box with xmin == xmax and ymin == ymax, which is dropped, counted and recorded.
 known_defects = ('BloodImage_00338', 'BloodImage_00343')
 how_to_get = (
     'Get it with: python tools/data.py get bccd. '
@@ -13,25 +13,25 @@ how_to_get = (
 )
 
 train_pipeline = [
-    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    # Pixels as stored, as in VOC's development kit; MMDetection's default applies the EXIF orientation.
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='LoadAnnotations', with_bbox=True),
-    # As they are: the R-CNN subnet costs most, and its cost does not grow with the image.
+    # Unchanged size: the stage head costs most, independent of the image size.
     dict(type='Resize', scale=(640, 480), keep_ratio=True),
-    # Under a microscope nothing is upright: all four flips, equally likely.
+    # Microscope images have no orientation: all four flips, equally likely.
     dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
-    # As they are: the R-CNN subnet costs most, and its cost does not grow with the image.
+    # Unchanged size: the stage head costs most, independent of the image size.
     dict(type='Resize', scale=(640, 480), keep_ratio=True),
-    # After Resize, so that the boxes stay in the original image's coordinates.
+    # After Resize, so that boxes keep the coordinates of the original image.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
-# The images are small: loading them in the training process leaves a laptop's cores to the network.
+# The images are small: loading them in the training process leaves the cores to the network.
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
@@ -47,7 +47,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# Settings and epochs are chosen on val; test is for the figure that is reported.
+# Settings and epochs are chosen on val; test is only for the reported metric.
 val_dataloader = dict(
     batch_size=4,
     num_workers=0,

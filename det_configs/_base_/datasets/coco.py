@@ -1,7 +1,8 @@
 """COCO, trainval35k -> minival2014, shorter side 800, longer <= 1333.
 
-trainval35k is train2017 and minival2014 is val2017: where data_root holds no files of those names, 2017's
-are read. The areas and crowds that the metric needs come from the same file as the boxes.
+trainval35k is train2017 and minival2014 is val2017: if data_root has no files of those names, the files of
+2017 are
+read. The areas and crowds for the metric come from the same file as the boxes.
 """
 
 dataset_type = 'COCOFormatDataset'
@@ -21,7 +22,7 @@ metainfo = dict(
         'teddy bear', 'hair drier', 'toothbrush',
     )
 )  # fmt: skip
-# Each holds one box of no height; it is dropped, counted and recorded.
+# Each has one box without height, which is dropped, counted and recorded.
 known_defects = (200365, 550395)
 how_to_get = (
     'Get it with: python tools/data.py get coco (20 GB), or python tools/data.py import coco FOLDER, or '
@@ -30,7 +31,7 @@ how_to_get = (
 )
 
 train_pipeline = [
-    # Pixels as stored, which the annotations refer to; MMDetection's default turns by EXIF.
+    # Pixels as stored, to which annotations refer; MMDetection's default applies the EXIF orientation.
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
@@ -40,7 +41,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After Resize, so that the boxes stay in the original image's coordinates.
+    # After Resize, so that boxes keep the coordinates of the original image.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
@@ -50,7 +51,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    # Landscape and portrait images are not mixed in a batch, which would pad both.
+    # Mixing landscape and portrait images in a batch would pad both.
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
         type=dataset_type,
@@ -83,7 +84,7 @@ test_dataloader = dict(
 test_evaluator = dict(type='DetectionMetric')
 test_cfg = dict(type='TestLoop')
 
-# trainval35k takes all images but minival's, so there is no third split: nothing is chosen by a figure.
+# There is no third split: no checkpoint is selected by a metric.
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

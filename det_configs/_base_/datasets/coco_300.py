@@ -1,4 +1,4 @@
-"""COCO at shorter side 300, longer <= 500 (the same proportion); all else as in coco.py."""
+"""COCO at shorter side 300, longer <= 500 (the same proportion); otherwise as coco.py."""
 
 _base_ = ['coco.py']
 

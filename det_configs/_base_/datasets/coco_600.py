@@ -1,4 +1,4 @@
-"""COCO at shorter side 600, longer <= 1000 (py-faster-rcnn's size); all else as in coco.py."""
+"""COCO at shorter side 600, longer <= 1000 (py-faster-rcnn's size); otherwise as coco.py."""
 
 _base_ = ['coco.py']
 

@@ -1,27 +1,27 @@
-"""The embedded data set: drawn into data_root when it is first used (tools/compactdet/data/shapes.py)."""
+"""The embedded data set: drawn into data_root at the first use (tools/compactdet/data/shapes.py)."""
 
 dataset_type = 'ShapesDataset'
 data_root = 'data/shapes'
 
 train_pipeline = [
-    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    # Pixels as stored, as in VOC's development kit; MMDetection's default applies the EXIF orientation.
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='LoadAnnotations', with_bbox=True),
-    # Drawn at 160x160: larger, so that an object covers enough cells of the stride-16 map.
+    # Enlarged from 160x160, so that an object covers enough cells of the stride-16 map.
     dict(type='Resize', scale=(192, 192), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
-    # Drawn at 160x160: larger, so that an object covers enough cells of the stride-16 map.
+    # Enlarged from 160x160, so that an object covers enough cells of the stride-16 map.
     dict(type='Resize', scale=(192, 192), keep_ratio=True),
-    # After Resize, so that the boxes stay in the original image's coordinates.
+    # After Resize, so that boxes keep the coordinates of the original image.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
-# The images are small: loading them in the training process leaves a laptop's cores to the network.
+# The images are small: loading them in the training process leaves the cores to the network.
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
@@ -34,7 +34,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# Settings and epochs are chosen on val; test is for the figure that is reported.
+# Settings and epochs are chosen on val; test is only for the reported metric.
 val_dataloader = dict(
     batch_size=16,
     num_workers=0,

@@ -18,7 +18,7 @@ how_to_get = (
 )
 
 train_pipeline = [
-    # Pixels as stored, as VOC's development kit reads them; MMDetection's default turns by EXIF.
+    # Pixels as stored, as in VOC's development kit; MMDetection's default applies the EXIF orientation.
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(1000, 600), keep_ratio=True),
@@ -28,7 +28,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
     dict(type='Resize', scale=(1000, 600), keep_ratio=True),
-    # After Resize, so that the boxes stay in the original image's coordinates.
+    # After Resize, so that boxes keep the coordinates of the original image.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
@@ -38,7 +38,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    # Landscape and portrait images are not mixed in a batch, which would pad both.
+    # Mixing landscape and portrait images in a batch would pad both.
     batch_sampler=dict(type='AspectRatioBatchSampler'),
     dataset=dict(
         type=dataset_type,
@@ -69,7 +69,7 @@ test_dataloader = dict(
 test_evaluator = dict(type='DetectionMetric')
 test_cfg = dict(type='TestLoop')
 
-# The published protocol has no third split: nothing is chosen by a figure, the last checkpoint is tested.
+# The published protocol has no third split: the last checkpoint is tested.
 val_dataloader = None
 val_evaluator = None
 val_cfg = None

@@ -1,10 +1,13 @@
-"""What Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) is on one map and on a pyramid alike.
+"""Settings that Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) has on one feature map and on a pyramid.
 
-As in the code of its authors (py-faster-rcnn): 256 anchors sampled an image, positive from IoU 0.7 and
-negative below 0.3, RoIs positive from 0.5, a quarter of those sampled; NMS at 0.7 on proposals; a hundred
-detections of score 0.05 or more. Two deviations: anchors that cross the image's border are trained too and
-proposals have no minimum size (so that small images and objects work), and an object's best anchor is
-positive only from IoU 0.3.
+As in the code of its authors (py-faster-rcnn): 256 anchors sampled per image, positive from IoU 0.7 and
+negative
+below 0.3; RoIs positive from IoU 0.5, a quarter of the sample; NMS at 0.7 on proposals; at most 100
+detections with a
+score of at least 0.05. Three deviations: anchors that cross the border of the image are trained too;
+proposals have no
+minimum size (so that small images and objects work); the best anchor of an object is positive only from IoU
+0.3.
 """
 
 model = dict(

@@ -1,11 +1,16 @@
 """Faster R-CNN C4 as in the MENet paper (arXiv:1803.09127, section IV-B).
 
-The paper gives: the last stage as R-CNN subnet with every stride 1, RoIAlign, 300 proposals at test.
-BN is frozen, statistics and affine, as C4 rigs do: a step of two images is too few to measure it.
-What the paper leaves open follows py-faster-rcnn, the C4 rig of its time: RPN of 512 channels with 9
-anchors, smooth L1 losses, 128 RoIs sampled an image, NMS at 0.3 on detections. RoI maps are 7x7:
-py-faster-rcnn's size, which a subnet of stride 1 keeps. A deviation beside those of faster_rcnn.py:
-RoIAlign samples 2x2 points a bin without the half-pixel offset that its first version had.
+From the paper: the last stage with stride 1 as R-CNN subnet, RoIAlign, 300 proposals at test. BN is frozen,
+statistics
+and affine parameters, as usual for C4: two images per step are too few to estimate statistics. Otherwise as
+in
+py-faster-rcnn, the C4 code of that time: RPN of 512 channels with 9 anchors, smooth L1 losses, 128 RoIs
+sampled per
+image, NMS at 0.3 on detections. RoI maps are 7x7, the size in py-faster-rcnn, which a subnet with stride 1
+keeps. One
+deviation besides those of faster_rcnn.py: RoIAlign samples 2x2 points per bin without the half-pixel offset
+of its
+first version.
 """
 
 _base_ = ['faster_rcnn.py']

@@ -1,4 +1,4 @@
-"""Faster R-CNN C4 for COCO: py-faster-rcnn's anchors there have a fourth, smaller scale (64 pixels)."""
+"""Faster R-CNN C4 for COCO: as in py-faster-rcnn, a fourth, smaller anchor scale (64 pixels)."""
 
 _base_ = ['frcnn_c4.py']
 

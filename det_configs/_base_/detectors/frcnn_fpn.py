@@ -1,9 +1,10 @@
-"""Faster R-CNN on a feature pyramid (Lin et al. 2017, arXiv:1612.03144), as MMDetection sets it up.
+"""Faster R-CNN on a feature pyramid (Lin et al. 2017, arXiv:1612.03144), with MMDetection's settings.
 
-From the paper: 256 channels on every level; one anchor scale a level, 32 to 512 pixels on the strides
-4 to 64, the last a subsampled copy for the RPN alone; 512 RoIs sampled an image; two hidden layers of
-1,024 on 7x7 RoI maps. Later habits that MMDetection's published figures rest on: RoIAlign in RoIPool's
-place, L1 losses on boxes, and the deviations of faster_rcnn.py.
+From the paper: 256 channels on every level; one anchor scale per level, 32 to 512 pixels on strides 4 to
+64, the last a
+subsampled copy only for the RPN; 512 RoIs sampled per image; two hidden layers of 1,024 on 7x7 RoI maps.
+From
+MMDetection: RoIAlign instead of RoIPool, L1 losses on boxes, and the deviations of faster_rcnn.py.
 """
 
 _base_ = ['faster_rcnn.py']

@@ -1,4 +1,4 @@
-"""Faster R-CNN on a feature pyramid, small enough for a CPU: 64 channels a level, the RoIs of the C4."""
+"""Faster R-CNN on a feature pyramid, small enough for a CPU: 64 channels per level, RoIs as for C4."""
 
 _base_ = ['frcnn_fpn.py']
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN on BCCD's small feature pyramid, with the RoIs of the shapes' C4."""
+"""Faster R-CNN on BCCD's small feature pyramid, with the RoIs of C4 for shapes."""
 
 _base_ = ['frcnn_fpn_bccd.py']
 

@@ -1,11 +1,14 @@
-"""RetinaNet (Lin et al. 2017, arXiv:1708.02002), as MMDetection sets it up.
+"""RetinaNet (Lin et al. 2017, arXiv:1708.02002), with MMDetection's settings.
 
-From the paper: five levels of 256 channels at the strides 8 to 128, nine anchors a place (three octave
-scales from 4 times the stride, three ratios), two towers of four convolutions, focal loss with
-alpha 0.25 and gamma 2, anchors positive from IoU 0.5 and negative below 0.4. Two deviations: L1 loss on
-boxes, as MMDetection's published figures rest on, and the two extra levels are made from the pyramid's
-last level, not from the network's last map: that map's width is what these networks differ in, and a
-convolution on it would charge the detector's cost to the network.
+From the paper: five levels of 256 channels at strides 8 to 128, nine anchors per position (three octave
+scales from 4
+times the stride, three ratios), two towers of four convolutions, focal loss with alpha 0.25 and gamma 2,
+anchors
+positive from IoU 0.5 and negative below 0.4. Two deviations: L1 loss on boxes, as in MMDetection; and the
+two extra
+levels are computed from the last level of the pyramid instead of the last map of the network, whose width
+differs
+between networks and would add a network-dependent convolution to the detector.
 """
 
 model = dict(

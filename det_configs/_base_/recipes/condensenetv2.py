@@ -1,9 +1,12 @@
 """CondenseNetV2's training on ImageNet (Yang et al. 2021, arXiv:2104.04382, section 4.1 and appendix C).
 
-SGD with Nesterov momentum, lr 0.4, cosine, 1024 images per step, weight decay 4e-5. What the paper leaves
-to MobileNetV3's setting is as in the command of the authors' README: 350 epochs, 5 of them from lr 0.1,
-RandAugment (magnitude 9, sd 0.5), random erasing (0.2, by noise). Masked layers condense as section 3.1
-says; the hook for it is added where a network has some.
+SGD with Nesterov momentum, lr 0.4, cosine, 1024 images per step, weight decay 4e-5. Where the paper refers
+to
+MobileNetV3's setting, this is the command in the authors' README: 350 epochs, 5 of them from lr 0.1,
+RandAugment
+(magnitude 9, sd 0.5), random erasing (0.2, with noise). Masked layers condense as in section 3.1; the hook
+is added for
+networks that have some.
 """
 
 recipe = dict(

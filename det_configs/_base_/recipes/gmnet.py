@@ -1,11 +1,13 @@
 """GM-Net's training without augmentation (Chen and Li 2017, arXiv:1706.06792, section 3.4): C10 and C100.
 
 300 epochs, Nesterov momentum, lr 0.1 divided by 10 after half and three quarters of them. Dropout (keep
-0.8) is part of the network. Not printed: images per step (64) and weight decay (1e-4), both as in DenseNet,
-whose schedule this is.
+0.8) is part of
+the network. Not stated in the paper: images per step (64) and weight decay (1e-4), both as in DenseNet,
+whose schedule
+this is.
 
-Deviation: the paper subtracts the set's own channel means; here all weights see images as a detector gives
-them.
+Deviation: the paper subtracts the channel means of the data set; here images are preprocessed as in a
+detector.
 """
 
 recipe = dict(name='gmnet', batch_size=64, augmented=False)

@@ -1,8 +1,10 @@
-"""MENet's training (Qin et al. 2018, section IV-A; Nesterov: the authors' README).
+"""MENet's training (Qin et al. 2018, section IV-A; Nesterov momentum from the authors' README).
 
 120 epochs at 256 images per step, lr 0.1 divided by 10 every 30 epochs, weight decay 4e-5, "less aggressive
-multi-scale data augmentation", no color jitter. How much less is not printed: here a crop has a quarter of
-the image or more (Inception's has 8 %).
+multi-scale
+data augmentation", no color jitter. The paper gives no numbers for the augmentation; here a crop has at
+least a quarter
+of the image (Inception: 8 %).
 """
 
 recipe = dict(name='menet', batch_size=256, crop_area=(0.25, 1))

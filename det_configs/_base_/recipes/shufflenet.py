@@ -1,8 +1,9 @@
 """ShuffleNet's training (Zhang et al. 2018, arXiv:1707.01083, section 4).
 
-lr from 0.5 to 0 in a straight line, a step at a time; 1024 images per step; weight decay 4e-5; "slightly
-less aggressive scale augmentation", without numbers: MENet's. The paper's 3 x 10^5 steps are 239.8 epochs
-of ImageNet, here 240. Momentum 0.9 is of the training that it follows (ResNeXt).
+lr from 0.5 to 0, linear per step; 1024 images per step; weight decay 4e-5; "slightly less aggressive scale
+augmentation", without numbers: that of MENet. The paper's 3 x 10^5 steps are 239.8 epochs of ImageNet, here
+240.
+Momentum 0.9 is that of the training that it follows (ResNeXt).
 """
 
 recipe = dict(name='shufflenet', batch_size=1024, crop_area=(0.25, 1))

@@ -1,4 +1,4 @@
-"""MMDetection's 1x: 12 epochs, lr / 10 after 8 and 11; SGD at 0.02 for 16 images per step."""
+"""MMDetection's 1x schedule: 12 epochs, lr / 10 after 8 and 11; SGD at 0.02 for 16 images per step."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12)
 optim_wrapper = dict(
@@ -8,5 +8,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]
-# The rate is for 16 images per step; another number of images or processes scales it.
+# For 16 images per step; other numbers of images or processes scale it.
 auto_scale_lr = dict(enable=True, base_batch_size=16)

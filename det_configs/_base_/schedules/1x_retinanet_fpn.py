@@ -1,4 +1,4 @@
-"""The 1x for RetinaNet: half the rate, as MMDetection trains it."""
+"""The 1x schedule for RetinaNet: half the rate, as in MMDetection."""
 
 _base_ = ['1x.py']
 

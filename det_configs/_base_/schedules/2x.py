@@ -1,4 +1,4 @@
-"""MMDetection's 2x: the 1x with 24 epochs, lr / 10 after 16 and 22."""
+"""MMDetection's 2x schedule: 1x with 24 epochs, lr / 10 after 16 and 22."""
 
 _base_ = ['1x.py']
 

@@ -1,4 +1,4 @@
-"""The 2x for RetinaNet: half the rate, as MMDetection trains it."""
+"""The 2x schedule for RetinaNet: half the rate, as in MMDetection."""
 
 _base_ = ['2x.py']
 

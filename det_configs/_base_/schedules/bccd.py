@@ -1,4 +1,4 @@
-"""Six epochs on BCCD's 205 training images, the best by the validation figure is kept."""
+"""Six epochs on BCCD's 205 training images; the best checkpoint on val is kept."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_begin=4, val_interval=1)
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-"""Half of bccd.py, for studies of many networks: three epochs, the last one is taken."""
+"""Half of bccd.py for studies of many networks: three epochs, the last checkpoint is used."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_begin=3, val_interval=1)
 optim_wrapper = dict(

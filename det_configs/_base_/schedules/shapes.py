@@ -1,7 +1,8 @@
-"""From random weights on a CPU in minutes: three epochs, AdamW.
+"""Training from random weights in minutes on a CPU: three epochs, AdamW.
 
-The rate is eight times AdamW's usual 1e-3: in so few steps a small network with BN learns faster for it
-(three epochs are 564 steps; classifying objects cut from the images, 2e-3 was far slower).
+The rate is eight times the usual 1e-3 of AdamW, with which a small network with BN learns faster in so few
+steps (three
+epochs are 564 steps; in the classification of cropped objects, 2e-3 was much slower).
 """
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)

@@ -1,4 +1,4 @@
-"""A third of shapes.py, for studies of many networks: one epoch."""
+"""A third of shapes.py for studies of many networks: one epoch."""
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 optim_wrapper = dict(

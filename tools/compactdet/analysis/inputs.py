@@ -85,8 +85,10 @@ def from_run(
         UserError: It is not a finished run, or its predictions or data are missing or not valid. The
             message states what to do.
     """
+    # here: loads MMDetection
+    from compactdet.config.resolved import read_resolved_config
     from compactdet.records import record_file
-    from compactdet.training.predict import find_checkpoint, parse_resolved  # here: loads MMDetection
+    from compactdet.training.predict import find_checkpoint
 
     file = run_dir / 'record.json'
     if not file.is_file():
@@ -94,12 +96,12 @@ def from_run(
     record = record_file.read(file)
     dt_path = dt_path or run_dir / 'predictions.json'
     if not dt_path.is_file():
-        config = run_dir / record['config']['file']
         raise UserError(
-            f'{dt_path} is not there; make it: python tools/test.py {config} '
+            f'{dt_path} is not there; make it: python tools/test.py {run_dir / record["config"]["file"]} '
             f'{find_checkpoint(run_dir, record)} --out {dt_path}'
         )
-    dataset = parse_resolved(record['config']['text'], f'{file}: config.text').test_dataloader.dataset
+    config = read_resolved_config(record['config']['text'], f'{file}: config.text')
+    dataset = config.test_dataloader.dataset
     if gt_path is None:
         gt_path = _data_of(dataset)
     if split is None:

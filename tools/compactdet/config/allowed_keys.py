@@ -1,17 +1,17 @@
-"""Tables of the config keys that no class's signature declares, for ``compactdet.config.strict``."""
+"""Tables of allowed config keys that are not parameters of a class, for ``compactdet.config.strict``."""
 
 import inspect
 from collections.abc import Collection
 
 from torch.utils.data import DataLoader
 
-# Top-level keys that are read besides those of MMEngine's Runner.
+# Allowed top-level keys besides the parameters of MMEngine's Runner.
 ALSO_READ = (
     'custom_imports', 'auto_scale_lr', 'compile', 'runner_type', 'tta_model', 'tta_pipeline', 'lr_choice',
 )  # fmt: skip
 
-# Variables of config files. Their values are copied when the config is read, so setting one afterwards has
-# no effect. Name: what to set instead.
+# Variables of config files, with the remedy for setting one afterwards: their values are copied when the
+# config is read, so a later change has no effect.
 VARIABLES = {
     'data_root': 'use --data-root',
     'dataset_type': 'set train_dataloader.dataset.type and the like',
@@ -29,7 +29,7 @@ VARIABLES = {
 _RPN_TEST = ('nms_pre', 'max_per_img', 'nms', 'min_bbox_size')
 _DENSE_TRAIN = ('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
 
-# Keys that are read from plain dicts, by pattern of the dict's place (`*` matches dots too).
+# Allowed keys of dicts without a `type`, by pattern of the dotted path (`*` matches dots too).
 PLAIN: dict[str, Collection[str]] = {
     '*_dataloader': ('dataset', 'num_batch_per_epoch', *inspect.signature(DataLoader).parameters),
     '*.filter_cfg': ('filter_empty_gt', 'min_size', 'bbox_min_size'),
@@ -49,7 +49,7 @@ PLAIN: dict[str, Collection[str]] = {
     'custom_imports': ('imports', 'allow_failed_imports'),
 }  # fmt: skip
 
-# Keys that each detector reads from model.train_cfg and model.test_cfg.
+# Allowed keys of model.train_cfg and model.test_cfg, by detector.
 DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
     'FasterRCNN': {
         'model.train_cfg': ('rpn', 'rpn_proposal', 'rcnn'),
@@ -66,7 +66,7 @@ DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
     },
 }
 
-# Keys that the builder of a class takes before the class gets the others.
+# Allowed keys that are not passed to the class but used by its builder, by pattern of the dotted path.
 BUILDER_KEYS = {
     '*': ('type', '_scope_'),
     'optim_wrapper': ('optimizer', 'paramwise_cfg', 'constructor'),
@@ -78,7 +78,7 @@ BUILDER_KEYS = {
     'train_cfg': ('by_epoch',),
 }
 
-# Default types.
+# Types of dicts without a `type`, by pattern of the dotted path.
 DEFAULT_TYPES = {
     'optim_wrapper': 'OptimWrapper',
     'val_cfg': 'ValLoop',
@@ -87,7 +87,8 @@ DEFAULT_TYPES = {
     '*.nms': 'nms',
 }
 
-# Options from which other config values are derived: setting one alone makes those inconsistent.
+# Patterns of values from which others are derived; an option that changes one would leave the others as
+# they are.
 DERIVED_FROM = (
     'model.type', 'model.backbone.type', 'model.backbone.arch', 'model.backbone.out_strides',
     'model.backbone.conventions', '*.shared_head.type', '*.shared_head.arch', '*.shared_head.in_stride',

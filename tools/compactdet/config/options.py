@@ -1,4 +1,4 @@
-"""The config of a training from its command-line options, checked as far as possible without the data."""
+"""Command-line options of a training, and the config that they give."""
 
 from __future__ import annotations
 
@@ -14,57 +14,68 @@ from backbones import get_arch
 from backbones.weights import how_to_get
 from backbones.wiring import halves, set_init
 from compactdet.config import strict
-from compactdet.config.compose import Choice, composed
+from compactdet.config.argument_types import LrChoice
+from compactdet.config.choice import DetectorChoice
+from compactdet.config.compose import compose_config
 from compactdet.distributed import check_launcher
 from compactdet.errors import UserError
 
 
 @dataclass
-class Options:
-    """Command-line options of a training; None keeps the value of the config.
+class TrainOptions:
+    """Command-line options of the training of a detector; None keeps the value of the config.
 
     Attributes:
         config: A config file, or a choice of network, detector and data set.
+        work_dir: The run folder; None is that of the config, or ``work_dirs/NAME_OF_THE_CONFIG``.
+        resume: A training state, or 'auto' for the newest one in the run folder; None starts a new run.
+        seed: Seed of all random numbers.
+        data_root: Folder of the data set.
+        init: Weights file with the initial weights, or 'none' for random initialization.
         lr: Learning rate of the optimizer, before it is scaled with the batch size.
-        lr_choice: How ``lr`` was chosen, if by a metric; see ``protocol.parse_lr_choice``.
+        lr_choice: How ``lr`` was chosen, if by a metric.
+        amp: Whether to train with mixed precision, which needs a CUDA GPU.
+        launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
+        cfg_options: Values by dotted key that replace those of the config.
+        command: The command line, for the record; empty for the tool's name and the config.
     """
 
-    config: str | Choice
+    config: str | DetectorChoice
     work_dir: str | None = None
     resume: str | None = None
     seed: int | None = None
     data_root: str | None = None
     init: str | None = None
     lr: float | None = None
-    lr_choice: dict[str, Any] | None = None
+    lr_choice: LrChoice | None = None
     amp: bool = False
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)
     command: str = ''
 
 
-def compose(options: Options) -> Config:
-    """Return the config for command-line options, checked as far as possible without the data.
+def config_from_options(options: TrainOptions) -> Config:
+    """Return the config that options give, after all checks that do not need the data set.
 
     Raises:
         UserError: The config or an option is not valid; see ``compactdet.config.strict``.
         WeightsError: The initial weights cannot be used.
     """
     choice = options.config
-    cfg = composed(choice) if isinstance(choice, Choice) else strict.load(choice)
+    cfg = compose_config(choice) if isinstance(choice, DetectorChoice) else strict.load(choice)
     if cfg.get('model', {}).get('type') == 'mmpretrain.ImageClassifier':
         raise UserError(
             f'{cfg.filename} is the config of a pretraining; run `python tools/pretrain.py {cfg.filename}`'
         )
-    set_common(cfg, options)
+    apply_common_options(cfg, options)
     if options.init is not None:
         set_init(cfg.model, None if options.init == 'none' else options.init)
-    check_classes(cfg)
+    check_num_classes(cfg)
     return cfg
 
 
-def set_common(cfg: Config, options: Options) -> None:
-    """Set the options that all trainings have in a config, in place.
+def apply_common_options(cfg: Config, options: TrainOptions) -> None:
+    """Apply the options that all trainings have to a config, in place.
 
     Raises:
         UserError: An option cannot be used.
@@ -73,10 +84,10 @@ def set_common(cfg: Config, options: Options) -> None:
     check_launcher(options.launcher)
     cfg.launcher = options.launcher
     if options.data_root is not None:
-        for dataset in datasets(cfg):
+        for dataset in dataset_configs(cfg):
             dataset.data_root = options.data_root
     if options.lr is not None:
-        set_lr(cfg, options.lr)
+        set_learning_rate(cfg, options.lr)
     if options.lr_choice is not None:
         cfg.lr_choice = options.lr_choice
     if options.seed is not None:
@@ -92,8 +103,8 @@ def set_common(cfg: Config, options: Options) -> None:
         cfg.load_from = None if options.resume == 'auto' else options.resume
 
 
-def datasets(cfg: Config) -> Iterator[Any]:
-    """Return the innermost data set configs of all data loaders."""
+def dataset_configs(cfg: Config) -> Iterator[Any]:
+    """Yield the innermost data set configs of all data loaders."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (cfg.get(name) or {}).get('dataset')
         while dataset:
@@ -103,11 +114,11 @@ def datasets(cfg: Config) -> Iterator[Any]:
             dataset = inner
 
 
-def set_lr(cfg: Config, lr: float) -> None:
-    """Set the learning rate of the optimizer.
+def set_learning_rate(cfg: Config, lr: float) -> None:
+    """Set the learning rate of the optimizer in a config, in place.
 
     Raises:
-        UserError: The optimizer of the config has none.
+        UserError: The optimizer of the config has no learning rate.
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if 'lr' not in optimizer:
@@ -115,14 +126,14 @@ def set_lr(cfg: Config, lr: float) -> None:
     cfg.optim_wrapper.optimizer.lr = lr
 
 
-def check_classes(cfg: Config) -> None:
+def check_num_classes(cfg: Config) -> None:
     """Raise UserError if the head and the data set have different numbers of classes.
 
     Raises:
         UserError: The numbers differ.
     """
     head = cfg.model.get('roi_head', cfg.model).bbox_head
-    for dataset in datasets(cfg):
+    for dataset in dataset_configs(cfg):
         classes = (dataset.get('metainfo') or {}).get('classes')
         if classes and len(classes) != head.num_classes:
             raise UserError(
@@ -131,11 +142,11 @@ def check_classes(cfg: Config) -> None:
             )
 
 
-def check_init(cfg: Config) -> None:
+def check_initial_weights(cfg: Config) -> None:
     """Raise UserError if the initial weights are missing.
 
     Raises:
-        UserError: They are missing. The message states how to get them.
+        UserError: The message states how to get them.
     """
     for half in halves(cfg.model):
         checkpoint = (half.get('init_cfg') or {}).get('checkpoint')

@@ -1,8 +1,8 @@
-"""Read a config strictly: refuse the misspelled keys that MMEngine would merge silently.
+"""Strict reading of configs: an error for a misspelled key, which MMEngine would merge silently.
 
-The allowed keys come from three places: the signatures of the registered classes (for any dict with a
-``type``), MMEngine's ``Runner``, and the tables of ``compactdet.config.allowed_keys`` for the plain dicts
-that MMEngine and MMDetection read by name.
+The allowed keys come from three places: the signature of the registered class for a dict with a ``type``,
+MMEngine's ``Runner`` for the top level, and the tables of ``compactdet.config.allowed_keys`` for the other
+dicts.
 """
 
 import ast
@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import re
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -23,7 +24,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
-import compactdet.mmdetection  # noqa: F401  mmcv's ops, then MMDetection without its chatter
+import compactdet.mmdetection  # noqa: F401  provides mmcv's operators, then imports MMDetection
 from compactdet.config.allowed_keys import (
     ALSO_READ,
     BUILDER_KEYS,
@@ -33,6 +34,7 @@ from compactdet.config.allowed_keys import (
     PLAIN,
     VARIABLES,
 )
+from compactdet.config.resolved import RENAMED_MODULES
 from compactdet.errors import UserError
 
 T = TypeVar('T')
@@ -42,7 +44,7 @@ def load(path: Path | str) -> Config:
     """Read a config file and check its keys.
 
     Raises:
-        UserError: See ``read``; or nothing reads a key.
+        UserError: See ``read``; or the config has a key that is not used.
     """
     cfg = read(Path(path))
     if Path(path).suffix == '.py':
@@ -52,7 +54,7 @@ def load(path: Path | str) -> Config:
 
 
 def read(path: Path) -> Config:
-    """Read a config file or a base config.
+    """Read a config file or a base config without checking its keys.
 
     Raises:
         UserError: The file is missing, is not valid Python or fails when it is run (an unknown network, a
@@ -77,8 +79,8 @@ def resolved_text(cfg: Config) -> str:
     """
     resolved = copy.deepcopy(cfg)
     # With `resume`, `load_from` is the training state; otherwise it is the initial detector.
-    starts = cfg.get('load_from') and not cfg.get('resume')
-    for key in ('work_dir', 'launcher', 'resume', *([] if starts else ['load_from'])):
+    has_initial_detector = cfg.get('load_from') and not cfg.get('resume')
+    for key in ('work_dir', 'launcher', 'resume', *([] if has_initial_detector else ['load_from'])):
         resolved.pop(key, None)
     return resolved.pretty_text
 
@@ -87,16 +89,16 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Merge ``--cfg-options`` into the config, in place.
 
     Raises:
-        UserError: Nothing reads the key of an option, its value was already copied, or other values were
+        UserError: The key of an option is not used, its value was already copied, or other values were
             derived from it. The config is then unchanged.
     """
     leaves = dict(_leaves(options))
     for key in leaves:
         top = key.split('.')[0]
         if top in VARIABLES:
-            raise UserError(f'--cfg-options {key}: {_unread(top)}')
+            raise UserError(f'--cfg-options {key}: {_no_effect(top)}')
         if any(fnmatchcase(key, p) or fnmatchcase(key, f'{p}.*') for p in DERIVED_FROM):
-            raise UserError(_stale(cfg, key, leaves[key]))
+            raise UserError(_derived_from(cfg, key, leaves[key]))
     merged = copy.deepcopy(cfg)
     for key, value in options.items():
         try:
@@ -105,12 +107,12 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise UserError(f'--cfg-options {key}: {_one_line(error)}') from error
     _raise_first(_problems(merged), '--cfg-options')
     for key in leaves:
-        _refuse_free(cfg, key)
+        _check_new_key(cfg, key)
     cfg.merge_from_dict(copy.deepcopy(dict(options)))
 
 
 def check_keys(cfg: Config) -> None:
-    """Raise UserError for a key that nothing reads, anywhere in the config.
+    """Raise UserError if a config has a key that is not used.
 
     Raises:
         UserError: The message names the file, the key and similar keys.
@@ -118,18 +120,19 @@ def check_keys(cfg: Config) -> None:
     _raise_first(_problems(cfg), cfg.filename or 'config')
 
 
-def _unread(name: str) -> str:
+def _no_effect(name: str) -> str:
+    """Return why setting a variable of a config file has no effect."""
     return f'{name} is a variable of its config file, and setting it has no effect; {VARIABLES[name]}'
 
 
 def _check_variables(path: Path) -> None:
-    """Raise UserError if a config sets a variable of its base that it does not use itself."""
+    """Raise UserError if a config sets a variable of its base config and does not use it itself."""
     names = [n for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Name)]
     is_set = {name.id: name.lineno for name in names if isinstance(name.ctx, ast.Store)}
     is_read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
     for name, line in is_set.items():
         if '_base_' in is_set and name in VARIABLES and name not in is_read:
-            raise UserError(f'{path}, line {line}: {_unread(name)}')
+            raise UserError(f'{path}, line {line}: {_no_effect(name)}')
 
 
 def _raise_first(problems: Iterator[str], source: str) -> None:
@@ -138,6 +141,7 @@ def _raise_first(problems: Iterator[str], source: str) -> None:
 
 
 def _problems(cfg: Config) -> Iterator[str]:
+    """Yield a message for each key that is not used."""
     content = cfg.to_dict()
     plain = _tables(content)
     runner = inspect.signature(Runner.__init__).parameters
@@ -148,12 +152,20 @@ def _problems(cfg: Config) -> Iterator[str]:
 
 
 def _tables(content: Mapping[str, Any]) -> dict[str, Collection[str]]:
+    """Return the allowed keys of dicts without a ``type``, by pattern of their place."""
     model = content.get('model')
     detector = model.get('type') if isinstance(model, dict) else None
     return {**PLAIN, **DETECTOR_PARTS.get(str(detector).split('.')[-1], {})}
 
 
 def _walk(value: Any, place: str, plain: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Yield a message for each key in a value that is not used.
+
+    Args:
+        value: Part of the config.
+        place: Its dotted path.
+        plain: Result of ``_tables``.
+    """
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _walk(item, f'{place}.{index}', plain)
@@ -170,47 +182,53 @@ def _walk(value: Any, place: str, plain: Mapping[str, Collection[str]]) -> Itera
 
 
 def _first(table: Mapping[str, T], place: str) -> T | None:
+    """Return the value of the first pattern that matches a place, or None."""
     return next((value for pattern, value in table.items() if fnmatchcase(place, pattern)), None)
 
 
 def _unknown(owner: str, value: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     for key in value:
         if key not in known:
-            yield f'{owner} has no key {key!r}; {_near(key, known)}'
+            yield f'{owner} has no key {key!r}; {_suggestion(key, known)}'
 
 
-def _near(word: str, known: Collection[str], otherwise: str | None = None) -> str:
+def _suggestion(word: str, known: Collection[str], otherwise: str | None = None) -> str:
+    """Return a question with the known names similar to a word; without one, ``otherwise`` or all names."""
     near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
     if near:
         return f'did you mean {" or ".join(near)}?'
-    return otherwise or (f'known: {", ".join(sorted(known))}' if len(known) <= 20 else 'nothing reads it')
+    if otherwise:
+        return otherwise
+    return f'known: {", ".join(sorted(known))}' if len(known) <= 20 else 'it would have no effect'
 
 
 def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[str]:
+    """Yield a message for each key of a dict with a ``type`` that its class does not take."""
     owners = _owners(kind)
     if owners is None:
         return
     if not owners:
         names: set[str] = set().union(*_sources())
-        hint = _near(kind, names, 'name the module of your own class in custom_imports')
+        hint = _suggestion(kind, names, 'name the module of your own class in custom_imports')
         yield f'{place}: no class {kind!r} is registered; {hint}'
         return
     known = {key for pattern, keys in BUILDER_KEYS.items() if fnmatchcase(place, pattern) for key in keys}
     found = [parameters(owner) for owner in owners]
     known = known.union(*(names for names, _ in found))
-    swallows = any(open_ended for _, open_ended in found)
+    takes_any = any(open_ended for _, open_ended in found)
     for problem in _unknown(f'{place} ({getattr(kind, "__name__", kind)})', value, known):
-        # A class with **kwargs may read any key: there, only a key similar to a known one is an error.
-        if not swallows or 'did you mean' in problem:
+        # A class with **kwargs takes any key; only a key similar to a known one is then an error.
+        if not takes_any or 'did you mean' in problem:
             yield problem
 
 
 def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
-    """Return the keyword parameters of a function or a class (with those of its bases if it passes
-    ``**kwargs`` on).
+    """Return the keyword parameters of a function or a class.
+
+    Those of a class include those of its base classes if its ``__init__`` takes ``**kwargs``.
 
     Returns:
-        Their names, and whether ``**kwargs`` takes all other keywords.
+        Their names, and True if ``**kwargs`` takes all other keywords.
     """
     if not inspect.isclass(owner):
         signatures = [inspect.signature(owner)]
@@ -227,7 +245,7 @@ def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def _owners(kind: Any) -> list[Callable[..., Any]] | None:
-    """Return the classes that a ``type`` names in any registry; None if unknown."""
+    """Return the classes with a name in any registry; None if the registries of its scope are not known."""
     if not isinstance(kind, str):
         return [kind] if callable(kind) else []
     scope, _, name = kind.rpartition('.')
@@ -242,8 +260,8 @@ def _owners(kind: Any) -> list[Callable[..., Any]] | None:
 
 @functools.cache
 def _sources() -> list[Mapping[str, Any]]:
-    """Return the classes of all registries by name, and mmcv's operators (RoI layers, NMS)."""
-    import mmcv.ops  # here: needs compactdet.mmdetection to be imported first
+    """Return tables of all registered classes by name, and of mmcv's operators (RoI layers, NMS)."""
+    import mmcv.ops  # here: compactdet.mmdetection must be imported first
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
@@ -251,12 +269,13 @@ def _sources() -> list[Mapping[str, Any]]:
 
 
 def _registries(package: str) -> list[Mapping[str, Any]]:
-    """Return the classes of a package's registries by name, as far as they are imported."""
+    """Return tables of the imported classes in a package's registries by name."""
     found = vars(importlib.import_module(f'{package}.registry')).values()
     return [registry.module_dict for registry in found if isinstance(registry, Registry)]
 
 
 def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each option; a dict stands for its items."""
     for key, value in options.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f'{prefix}{key}.')
@@ -264,8 +283,8 @@ def _leaves(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
             yield f'{prefix}{key}', value
 
 
-def _refuse_free(cfg: Config, key: str) -> None:
-    """Raise UserError for an option that adds a key to a dict whose readers are unknown."""
+def _check_new_key(cfg: Config, key: str) -> None:
+    """Raise UserError if an option adds a key to a dict whose allowed keys are unknown."""
     content = cfg.to_dict()
     plain, value, place = _tables(content), content, ''
     for part in key.split('.'):
@@ -276,7 +295,7 @@ def _refuse_free(cfg: Config, key: str) -> None:
         else:
             known = 'type' in value or _first({**DEFAULT_TYPES, **plain}, place) is not None
             if place and not known:
-                hint = _near(part, value.keys(), 'add the key in a config file if it is intended')
+                hint = _suggestion(part, value.keys(), 'add the key in a config file if it is intended')
                 raise UserError(f'--cfg-options {key}: {place} has no key {part!r}; {hint}')
             return
         place = f'{place}.{part}' if place else part
@@ -284,8 +303,10 @@ def _refuse_free(cfg: Config, key: str) -> None:
             return
 
 
-def _stale(cfg: Config, key: str, value: Any) -> str:
-    """Return why an option is an error, and a leaf config that does the same."""
+def _derived_from(cfg: Config, key: str, value: Any) -> str:
+    """Return the error message for an option from which other values are derived, with a leaf config
+    that has the intended effect.
+    """
     model = cfg.get('model') or {}
     wire = 'retinanet_fpn' if model.get('type') == 'RetinaNet' else 'frcnn_c4'
     if wire == 'frcnn_c4' and model.get('neck'):
@@ -293,35 +314,58 @@ def _stale(cfg: Config, key: str, value: Any) -> str:
     arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
     head = (model.get('roi_head') or model).get('bbox_head') or {}
     classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
-    stale = f'--cfg-options {key}: other values of the config were derived from it; '
+    reason = f'--cfg-options {key}: other values of the config were derived from it; '
     if cfg.filename and not Path(cfg.filename).is_file():  # composed in memory
-        return f'{stale}choose them with --arch, --detector and --dataset'
+        return f'{reason}choose them with --arch, --detector and --dataset'
     return (
-        f"{stale}write a config with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
+        f"{reason}write a config with _base_ = ['{cfg.filename or 'BASE.py'}'] and below it "
         f'`from backbones.wiring import {wire}` and '
         f"`model = {wire}('{arch}', num_classes={classes})`"
     )
 
 
+def _config_files(path: Path) -> Iterator[Path]:
+    """Yield a config file, then its base configs; without those that MMEngine finds in a package."""
+    if path.is_file():
+        yield path
+        for base in Config._get_base_files(str(path)):
+            yield from _config_files(path.parent / base)
+
+
 def _syntax_error(path: Path) -> str:
-    """Return which file does not parse and where, the config or one of its bases; or an empty text."""
-    if not path.is_file():  # a base that MMEngine finds in a package
-        return ''
-    try:
-        ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        return f'{path}, line {error.lineno}: syntax error: {error.msg}'
-    bases = [_syntax_error(path.parent / base) for base in Config._get_base_files(str(path))]
-    return next(filter(None, bases), '')
+    """Return where a config or one of its bases has a syntax error; an empty text if there is none."""
+    for file in _config_files(path):
+        try:
+            ast.parse(file.read_bytes())
+        except SyntaxError as error:
+            return f'{file}, line {error.lineno}: syntax error: {error.msg}'
+    return ''
+
+
+def _renamed_modules(path: Path) -> str:
+    """Return where a config or one of its bases names renamed modules, and their new names; an empty text
+    if there are none.
+    """
+    for file in _config_files(path):
+        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+        found = [(n, name) for n, line in enumerate(lines, 1) for name in re.findall(r'\bbench\.\w+', line)]
+        new = {name: RENAMED_MODULES[name] for _, name in found if name in RENAMED_MODULES}
+        if new:
+            line = next(n for n, name in found if name in new)
+            names = ', '.join(f'{current} for {old}' for old, current in new.items())
+            return f'{file}, line {line}: the package bench was renamed to compactdet; write {names}'
+    return ''
 
 
 def _run_error(path: Path, error: BaseException) -> str:
-    """Return the line of the config that failed, the reason, and what to do if that is known."""
+    """Return the line of the config that failed, the reason and, if known, the remedy."""
     calls = itertools.pairwise(traceback.extract_tb(error.__traceback__))
     lines = [f for by, f in calls if by.name == '_file2dict' and f.name == '<module>']
     where = f'{lines[-1].filename}, line {lines[-1].lineno}' if lines else str(path)
     hint = ''
     if isinstance(error, ImportError):
+        if renamed := _renamed_modules(path):
+            return renamed
         while isinstance(error.__cause__ or error.__context__, ImportError):
             error = error.__cause__ or error.__context__  # type: ignore[assignment]
         hint = '; install what is missing (backbones and compactdet: pip install -e . in the checkout)'
@@ -332,7 +376,8 @@ def _run_error(path: Path, error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, after its type if that is a built-in exception."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     text = text.strip().split('\n')[0]
-    named = type(error).__module__ == 'builtins'  # the text of the suite's own errors is complete
-    return f'{type(error).__name__}: {text}' if named else text
+    is_builtin = type(error).__module__ == 'builtins'  # the suite's own errors have complete messages
+    return f'{type(error).__name__}: {text}' if is_builtin else text

@@ -1,7 +1,8 @@
-"""Check whether the suite can run on this machine, and state what to do if not.
+"""Check whether the suite can run on this machine, and state what to do about each problem.
 
-Nothing that may be damaged is imported at the top: PyTorch and MMDetection are tried in separate processes
-(`compactdet.doctor.stack`), and what needs them (`compactdet.doctor.files`) is checked only if they work.
+No package that may be damaged is imported at the top: PyTorch and MMDetection are tested in separate
+processes (`compactdet.doctor.framework_checks`). `compactdet.doctor.file_checks` imports both, so it is
+used only if both work.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from compactdet.doctor.findings import REINSTALL, Finding, Places
-from compactdet.doctor.stack import check_stack, check_torch
+from compactdet.doctor.findings import REINSTALL, DoctorOptions, Finding
+from compactdet.doctor.framework_checks import check_mmdetection, check_torch
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 10)
 MAIN_JOB = 'python tools/train.py det_configs/menet_frcnn_shapes.py'
-DISK_BYTES = GIB  # the main job writes 0.1 GB of data and checkpoints
-MEMORY_BYTES = 3 * GIB  # 2.9 GB in its records
-SHARED_MEMORY_BYTES = GIB // 4  # four workers with two batches of VOC each
-CGROUPS = (  # files of limit, usage and statistics, of version 2 and version 1
+MIN_DISK_BYTES = GIB  # the main job writes 0.1 GB of data and checkpoints
+MIN_MEMORY_BYTES = 3 * GIB  # the main job uses 2.9 GB, according to its records
+MIN_SHARED_MEMORY_BYTES = GIB // 4  # two batches of VOC for each of four data loader workers
+CGROUP_FILES = (  # limit, usage and statistics of cgroup version 2 and version 1
     ('memory.max', 'memory.current', 'memory.stat'),
     ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes', 'memory/memory.stat'),
 )
 
-# Requirement: the original package that may replace it, with the same import name.
+# Original packages that may be installed instead of a requirement; they have the same import names.
 ORIGINALS = {
     'onedl-mmcv': ('mmcv', 'mmcv-lite'),
     'onedl-mmengine': ('mmengine',),
@@ -37,70 +38,82 @@ ORIGINALS = {
 }
 
 
-def examine(places: Places) -> list[Finding]:
-    """Make every check; a check that fails itself is reported as a problem."""
-    found: list[Finding] = []
+def run_checks(options: DoctorOptions) -> Iterator[Finding]:
+    """Run all checks; yield each finding when it is known.
+
+    An exception in a check is reported as a problem.
+    """
+    frameworks_work = True
     for name, check in CHECKS.items():
-        if name == 'files' and any(f.main_job for f in found if f.check in ('PyTorch', 'MMDetection')):
-            text = 'data, weights and checkpoints were not looked at'
-            found.append(Finding(name, 'absent', text, 'fix the problems above first'))
+        if name == 'files' and not frameworks_work:
+            text = 'data sets, weights files and checkpoints were not checked'
+            yield Finding(name, 'absent', text, 'solve the problems above first')
             continue
         try:
-            found += check(places)
+            for finding in check(options):
+                if finding.check in ('PyTorch', 'MMDetection') and finding.main_job:
+                    frameworks_work = False
+                yield finding
         except Exception as error:
             text = ' '.join(f'the check failed ({type(error).__name__}: {error})'.split())
-            found.append(Finding(name, 'problem', text, 'report this as a defect of the suite'))
-    return found
+            yield Finding(name, 'problem', text, 'report this as a defect of the suite')
 
 
-def check_files(places: Places) -> Iterator[Finding]:
-    """Check data sets, weights and checkpoints."""
-    from compactdet.doctor import files  # here: loads what the previous checks have tried
+def check_files(options: DoctorOptions) -> Iterator[Finding]:
+    """Check data sets, weights files and checkpoints."""
+    from compactdet.doctor import file_checks  # here: loads PyTorch and MMDetection, which may be damaged
 
-    yield from files.examine(places)
+    yield from file_checks.check_files(options)
 
 
-def check_python(places: Places) -> Iterator[Finding]:
+def check_python(options: DoctorOptions) -> Iterator[Finding]:
     """Check the version of Python."""
     version = platform.python_version()
     if sys.version_info[:2] < OLDEST_PYTHON:
-        cure = 'make an environment with Python 3.10 or newer: python3.12 -m venv .venv'
+        cure = 'create an environment with Python 3.10 or newer: python3.12 -m venv .venv'
         yield Finding('Python', 'problem', f'{version} is too old', cure, main_job=True)
     else:
         yield Finding('Python', 'ok', f'{version} ({sys.executable})')
 
 
-def check_packages(places: Places) -> Iterator[Finding]:
+def check_packages(options: DoctorOptions) -> Iterator[Finding]:
     """Check the distributions that pyproject.toml requires."""
-    if not installed('compactdet'):
-        cure = f'in the checkout: {REINSTALL}'
+    if not installed_version('compactdet'):
+        cure = f'run in the checkout: {REINSTALL}'
         yield Finding('packages', 'problem', 'compactdet is not installed', cure, main_job=True)
         return
-    from packaging.requirements import Requirement
+    from packaging.requirements import Requirement  # here: the package may be missing
 
-    needs = importlib.metadata.requires('compactdet') or []
+    requirements = importlib.metadata.requires('compactdet') or []
     problems = []
 
     def problem(text: str, cure: str, *, main_job: bool = True) -> None:
         problems.append(Finding('packages', 'problem', text, cure, main_job))
 
-    for text in needs:
-        need = Requirement(text)
-        if need.marker is not None and not need.marker.evaluate({'extra': ''}):
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({'extra': ''}):
             continue
-        version, others = installed(need.name), ORIGINALS.get(need.name, ())
-        there = [other for other in others if installed(other)]
-        if version and there:
-            cure = f'python -m pip uninstall -y {need.name} {" ".join(there)}, then {REINSTALL}'
-            problem(f'{need.name} and {there[0]} overwrite each other', cure, main_job=False)
-        elif not version and not there:
-            problem(f'{need.name} is not installed', REINSTALL)
-        elif version and not need.specifier.contains(version, prereleases=True):
-            problem(f'{need.name} is {version}, not {need.specifier}', f"python -m pip install '{text}'")
-    yield from problems or [Finding('packages', 'ok', f'{len(needs)} requirements are met')]
+        version = installed_version(requirement.name)
+        originals = [name for name in ORIGINALS.get(requirement.name, ()) if installed_version(name)]
+        if version and originals:
+            cure = f'python -m pip uninstall -y {requirement.name} {" ".join(originals)}, then {REINSTALL}'
+            problem(
+                f'{requirement.name} and {originals[0]} are both installed and overwrite each other',
+                cure,
+                main_job=False,
+            )
+        elif not version and not originals:
+            problem(f'{requirement.name} is not installed', REINSTALL)
+        elif version and not requirement.specifier.contains(version, prereleases=True):
+            problem(
+                f'{requirement.name} is {version}, not {requirement.specifier}',
+                f"python -m pip install '{text}'",
+            )
+    yield from problems or [Finding('packages', 'ok', f'{len(requirements)} requirements are met')]
 
 
-def installed(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
     """Return the version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
@@ -108,42 +121,47 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def check_disk(places: Places) -> Iterator[Finding]:
-    """Check the space for data, runs and temporary files, and whether they can be written."""
+def check_disk(options: DoctorOptions) -> Iterator[Finding]:
+    """Check that the folders of data, runs and temporary files are writable and have enough space."""
     temporary = Path(tempfile.gettempdir())
-    for name, folder in (('runs', places.work_dirs), ('data', places.data), ('temporary files', temporary)):
-        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    for name, folder in (
+        ('runs', options.work_dirs),
+        ('data', options.data),
+        ('temporary files', temporary),
+    ):
+        parents = (folder.absolute(), *folder.absolute().parents)
+        existing = next(parent for parent in parents if parent.is_dir())
         try:
-            with tempfile.TemporaryFile(dir=there):
+            with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
-            cure = 'make it writable for your user, or work in another folder'
-            text = f'{there} cannot be written ({error.strerror})'
+            cure = 'make it writable for your user, or use another folder'
+            text = f'{existing} cannot be written ({error.strerror})'
             yield Finding('disk', 'problem', text, cure, main_job=True)
             continue
-        free = shutil.disk_usage(there).free
-        text = f'{free / GIB:.1f} GB free for {name} in {there}'
-        if free < DISK_BYTES:
-            text += f'; the main job needs {DISK_BYTES / GIB:.0f}'
-            cure = 'make room, or use a folder on another disk'
+        free = shutil.disk_usage(existing).free
+        text = f'{free / GIB:.1f} GB free for {name} in {existing}'
+        if free < MIN_DISK_BYTES:
+            text += f'; the main job needs {MIN_DISK_BYTES / GIB:.0f} GB'
+            cure = 'free disk space, or use a folder on another disk'
             yield Finding('disk', 'problem', text, cure, main_job=True)
         else:
             yield Finding('disk', 'ok', text)
     shared = Path('/dev/shm')
-    if shared.is_dir() and (size := shutil.disk_usage(shared).free) < SHARED_MEMORY_BYTES:
-        cure = 'docker run --shm-size=2g, or --cfg-options train_dataloader.num_workers=0'
-        text = f'{size / 2**20:.0f} MB of shared memory, through which workers pass images'
+    if shared.is_dir() and (size := shutil.disk_usage(shared).free) < MIN_SHARED_MEMORY_BYTES:
+        cure = 'use docker run --shm-size=2g, or --cfg-options train_dataloader.num_workers=0'
+        text = f'{size / 2**20:.0f} MB of shared memory, which data loader workers use to pass images'
         yield Finding('disk', 'problem', text, cure)
 
 
-def check_memory(places: Places) -> Iterator[Finding]:
+def check_memory(options: DoctorOptions) -> Iterator[Finding]:
     """Check the free memory and the number of cores."""
     free = available_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     if free is None:
-        yield Finding('memory', 'absent', f'the free memory cannot be told here; {cores} cores')
-    elif free < MEMORY_BYTES:
-        text = f'{free / GIB:.1f} GB free; the main job needs {MEMORY_BYTES / GIB:.0f}'
+        yield Finding('memory', 'absent', f'the free memory is unknown; {cores} cores')
+    elif free < MIN_MEMORY_BYTES:
+        text = f'{free / GIB:.1f} GB free; the main job needs {MIN_MEMORY_BYTES / GIB:.0f} GB'
         cure = 'close other programs, or raise the limit of the container'
         yield Finding('memory', 'problem', text, cure, main_job=True)
     else:
@@ -151,7 +169,7 @@ def check_memory(places: Places) -> Iterator[Finding]:
 
 
 def available_memory() -> int | None:
-    """Return the free memory in bytes, of the machine or of the container (cgroup) if it has a limit."""
+    """Return the free memory of the machine or the container (cgroup) in bytes; None if unknown."""
     free = None
     info = Path('/proc/meminfo')
     if info.exists():
@@ -159,20 +177,22 @@ def available_memory() -> int | None:
         free = int(rows['MemAvailable'].split()[0]) * 1024
     elif 'SC_AVPHYS_PAGES' in os.sysconf_names:
         free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    for limit, used, statistics in ([Path('/sys/fs/cgroup') / name for name in names] for names in CGROUPS):
+    for limit, used, statistics in (
+        [Path('/sys/fs/cgroup') / name for name in names] for names in CGROUP_FILES
+    ):
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
             rows = dict(line.split() for line in statistics.read_text().splitlines())
-            cache = int(rows.get('inactive_file', 0))  # is released when it is needed
+            cache = int(rows.get('inactive_file', 0))  # released when needed
             rest = int(text) - int(used.read_text()) + cache
             free = rest if free is None else min(free, rest)
     return free
 
 
-CHECKS: dict[str, Callable[[Places], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[DoctorOptions], Iterator[Finding]]] = {
     'Python': check_python,
     'packages': check_packages,
     'PyTorch': check_torch,
-    'MMDetection': check_stack,
+    'MMDetection': check_mmdetection,
     'disk': check_disk,
     'memory': check_memory,
     'files': check_files,

@@ -1,4 +1,4 @@
-"""Findings of the doctor, and the places that it checks."""
+"""Findings and options of the doctor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,15 @@ REINSTALL = 'python -m pip install -e .'
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report.
+    """Result of a check: one line of the output.
+
+    The fields are keys of the JSON output.
 
     Attributes:
         check: What was checked.
         state: 'ok', 'absent' (something optional is missing) or 'problem'.
         text: The finding.
-        cure: What to do.
+        cure: What to do, or ''.
         main_job: Whether the problem prevents the main job.
     """
 
@@ -31,8 +33,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places to check: the folder of data sets, the folder of runs, and checkpoints."""
+class DoctorOptions:
+    """Options of the doctor.
+
+    Attributes:
+        data: Folder of the data sets.
+        work_dirs: Folder of the run folders.
+        weights: Folder of the weights files.
+        checkpoints: Detector checkpoints to check.
+        full: Whether to decode every image of the data sets.
+    """
 
     data: Path = Path('data')
     work_dirs: Path = Path('work_dirs')

@@ -12,7 +12,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from urllib.parse import quote
 from compactdet.errors import UserError
 from compactdet.files import check_writable, write_whole
 from compactdet.leaderboard import ranking
-from compactdet.leaderboard.board import COSTS, FIGURES, Board, Group, Row
+from compactdet.leaderboard.groups import COSTS, METRICS, Board, Group, MetricValue, Row, Run
 
 HERE = Path(__file__).parent
 NAMES = ('index.html', 'leaderboard.md', 'leaderboard.csv', 'leaderboard.json')
@@ -55,31 +56,79 @@ def _check_replaceable(page: Path) -> None:
 
 def data(board: Board) -> str:
     """Return the board as JSON, with the paths of the records instead of the records."""
-    groups = [{**group, 'rows': [_without_records(row) for row in group['rows']]} for group in board.groups]
-    whole = {'format': 1, 'rule': ranking.RULE, 'figures': FIGURES, 'groups': groups}
+    groups = group_content(board, lambda run: run.path)
+    whole = {'format': 1, 'rule': ranking.RULE, 'figures': METRICS, 'groups': groups}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + '\n'
 
 
-def _without_records(row: Row) -> Row:
-    return {**row, 'records': [run['path'] for run in row.get('records', [])]}
+def group_content(board: Board, run_content: Callable[[Run], Any]) -> list[dict[str, Any]]:
+    """Return the groups as JSON values, as leaderboard.json and page.js contain them.
+
+    Args:
+        board: The leaderboard.
+        run_content: Function that returns the JSON value of a run.
+    """
+    return [
+        {
+            'key': group.key,
+            'kind': group.kind,
+            'task': group.task,
+            'dataset': group.dataset,
+            'detector': group.detector,
+            'title': group.title,
+            'detail': group.detail,
+            'main': group.main_metric,
+            'figures': group.metric_names,
+            'protocol': group.protocol,
+            'rows': [_row_content(row, run_content) for row in group.rows],
+            'frontiers': group.frontiers,
+        }
+        for group in board.groups
+    ]
+
+
+def _row_content(row: Row, run_content: Callable[[Run], Any]) -> dict[str, Any]:
+    values = {
+        'figures': {name: _metric_content(value, bool(row.runs)) for name, value in row.metrics.items()},
+        'class_ap': row.class_ap,
+        'costs': row.costs,
+        'machine': row.machine,
+        'source': row.source,
+    }
+    top1 = {'top1': row.top1, 'note': row.note}
+    records = {'records': [run_content(run) for run in row.runs]}
+    label = {'label': row.label}
+    content: dict[str, Any] = {'id': row.id, 'network': row.network}
+    if row.runs:
+        content |= {'added': row.added, 'seeds': row.seeds, **values, 'weights': row.weights}
+        return {**content, **top1, **records, **label}
+    return {**content, 'model': row.model, **values, **top1, **label, **records}
+
+
+def _metric_content(value: MetricValue, measured: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {'mean': value.mean, 'values': value.values}
+    if measured and value.mean is not None:
+        content |= {
+            'sd': value.sd,
+            'seeds_interval': value.seeds_interval,
+            'images_interval': value.images_interval,
+        }
+    return content if value.ranks is None else {**content, 'ranks': value.ranks}
+
+
+def _run_on_page(run: Run) -> dict[str, Any]:
+    record = {key: value for key, value in run.record.items() if key != 'protocol'}  # the group has it once
+    return {'path': run.path, 'added': run.added, 'record': record}
 
 
 def page(board: Board) -> str:
     """Return the HTML page."""
-    groups = []
-    for group in board.groups:
-        rows = [dict(row) for row in group['rows']]
-        for row in rows:  # the group has the protocol once
-            row['records'] = [
-                {**run, 'record': {k: v for k, v in run['record'].items() if k != 'protocol'}}
-                for run in row.get('records', [])
-            ]
-        groups.append({**group, 'rows': rows})
-    costs = {
-        name: {'title': title, 'label': label, 'unit': unit, 'size': size}
-        for name, (title, label, unit, size) in COSTS.items()
+    content = {
+        'rule': ranking.RULE,
+        'figures': METRICS,
+        'costs': {name: asdict(cost) for name, cost in COSTS.items()},
+        'groups': group_content(board, _run_on_page),
     }
-    content = {'rule': ranking.RULE, 'figures': FIGURES, 'costs': costs, 'groups': groups}
     text = json.dumps(content, separators=(',', ':'), allow_nan=False)  # ASCII
     for character in '<>&':
         text = text.replace(character, f'\\u{ord(character):04x}')
@@ -103,52 +152,42 @@ def _hash(text: str) -> str:
 
 def markdown(board: Board) -> str:
     """Return one Markdown table per group, in percent."""
-    meaning = [f'{title}: {label}, {unit}' for title, label, unit, _ in COSTS.values()]
+    meaning = [f'{cost.title}: {cost.label}, {cost.unit}' for cost in COSTS.values()]
     parts = ['# Leaderboard', ranking.RULE, f'Costs: {"; ".join(meaning)}.']
     for kind, title in (('measured', 'Measured'), ('published', 'Published by the papers, not ranked')):
         parts.append(f'## {title}')
         for group in board.groups:
-            if group['kind'] == kind:
-                parts += [f'### {_plain(group["title"])}', _plain(group['detail']), _markdown_table(group)]
+            if group.kind == kind:
+                parts += [f'### {_plain(group.title)}', _plain(group.detail), _markdown_table(group)]
     return '\n\n'.join(parts) + '\n'
 
 
 def _markdown_table(group: Group) -> str:
-    measured = group['kind'] == 'measured'
-    figures = [FIGURES[figure] for figure in group['figures']]
+    measured = group.is_measured
     ranks = ['rank'] if measured else []
+    metrics = [METRICS[name] for name in group.metric_names]
     spread = ['seeds', '95 % over seeds', '95 % over images'] if measured else []
-    shown = [name for name in COSTS if any(row['costs'][name] is not None for row in group['rows'])]
-    costs = [f'{COSTS[name][0]}, {COSTS[name][2]}' for name in shown]
-    lines = [[*ranks, 'network', *figures, *spread, *costs, 'records' if measured else 'source']]
+    shown = [name for name in COSTS if any(row.costs[name] is not None for row in group.rows)]
+    costs = [f'{COSTS[name].title}, {COSTS[name].unit}' for name in shown]
+    lines = [[*ranks, 'network', *metrics, *spread, *costs, 'records' if measured else 'source']]
     lines.append(['---'] * len(lines[0]))
-    for row in group['rows']:
-        main = row['figures'].get(group['main'], {})
-        cells = []
+    for row in group.rows:
+        main = row.metric(group.main_metric)
+        cells = [_ranks(main.ranks or [])] if measured else []
+        cells.append(_plain(row.label) + (' (added)' if row.added else ''))
+        cells += [_percent(row.metric(name)) for name in group.metric_names]
         if measured:
-            cells.append(_ranks(main.get('ranks', [])))
-        cells.append(f'{_plain(row["label"])}' + (' (added)' if row.get('added') else ''))
-        cells += [_percent(row['figures'].get(figure, {})) for figure in group['figures']]
-        if measured:
-            cells += [
-                str(len(row['seeds'])),
-                _span(main.get('seeds_interval')),
-                _span(main.get('images_interval')),
-            ]
-        cells += [_cost(row, name) for name in shown]
-        source = ' '.join(
-            f'[{run["record"]["seed"]}]({quote(os.fsencode(run["path"]))})'
-            for run in row.get('records', [])
-        )
-        lines.append([*cells, source or _plain(row['source'])])
+            cells += [str(len(row.seeds)), _span(main.seeds_interval), _span(main.images_interval)]
+        cells += [_cost(name, row.costs[name]) for name in shown]
+        source = ' '.join(f'[{run.record["seed"]}]({quote(os.fsencode(run.path))})' for run in row.runs)
+        lines.append([*cells, source or _plain(row.source)])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def _percent(figure: Mapping[str, Any]) -> str:
-    if figure.get('mean') is None:
+def _percent(value: MetricValue) -> str:
+    if value.mean is None:
         return '-'
-    sd = figure.get('sd')
-    return f'{100 * figure["mean"]:.1f}' + ('' if sd is None else f' ± {100 * sd:.1f}')
+    return f'{100 * value.mean:.1f}' + ('' if value.sd is None else f' ± {100 * value.sd:.1f}')
 
 
 def _ranks(ranks: Sequence[int]) -> str:
@@ -160,11 +199,11 @@ def _span(interval: Sequence[float] | None) -> str:
     return '-' if interval is None else f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}'
 
 
-def _cost(row: Row, name: str) -> str:
-    value = row['costs'][name]
+def _cost(name: str, value: float | None) -> str:
+    """Return a cost in the unit of ``COSTS[name]``."""
     if value is None:
         return '-'
-    scaled = value / COSTS[name][3]
+    scaled = value / COSTS[name].size
     return f'{scaled:.0f}' if scaled >= 100 else f'{scaled:.3g}'
 
 
@@ -183,17 +222,17 @@ def table(board: Board) -> str:
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow([*head, *COSTS, 'machine', 'top1', 'source', 'note', 'records'])
     for group in board.groups:
-        for row in group['rows']:
-            for figure in group['figures']:
-                found = row['figures'].get(figure, {})
-                who = [group[key] for key in ('kind', 'task', 'key', 'dataset', 'detector')]
-                cells = [*who, row['network'], row.get('model'), figure, found.get('mean'), found.get('sd')]
-                cells += [' '.join(map(str, row.get('seeds', [])))]
-                cells += [*(found.get('seeds_interval') or (None,) * 2)]
-                cells += [*(found.get('images_interval') or (None,) * 2)]
-                cells += [*(found.get('ranks') or (None,) * 2)]
-                cells += [*row['costs'].values(), row['machine'], row['top1'], row['source'], row['note']]
-                cells.append(' '.join(run['path'] for run in row.get('records', [])))
+        for row in group.rows:
+            for name in group.metric_names:
+                value = row.metric(name)
+                cells: list[Any] = [group.kind, group.task, group.key, group.dataset, group.detector]
+                cells += [row.network, row.model, name, value.mean, value.sd]
+                cells += [' '.join(map(str, row.seeds))]
+                cells += [*(value.seeds_interval or (None,) * 2)]
+                cells += [*(value.images_interval or (None,) * 2)]
+                cells += [*(value.ranks or (None,) * 2)]
+                cells += [*row.costs.values(), row.machine, row.top1, row.source, row.note]
+                cells.append(' '.join(run.path for run in row.runs))
                 writer.writerow(map(_cell, cells))
     return text.getvalue()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from backbones import Preprocessing, build_classifier, get_arch
 from backbones.sparsity import masked_convs
 from compactdet.classification.dataset import SETS, load
 from compactdet.config import strict
+from compactdet.config.compose import BASE_CONFIGS, check_known
 from compactdet.errors import UserError
-from compactdet.pretraining.options import PretrainChoice
+from compactdet.pretraining.choice import PretrainChoice
 
-BASE_CONFIGS = Path(__file__).parents[3] / 'det_configs' / '_base_'
 # Input size in pixels to which small images are scaled for networks of stride 32.
 SMALL_IMAGES_INPUT = 64
 
@@ -144,7 +143,7 @@ def _pipelines(
     return [*train, pack], [*test, pack]
 
 
-def compose_choice(choice: PretrainChoice) -> Config:
+def compose_config(choice: PretrainChoice) -> Config:
     """Compose the config of a choice, equal to a leaf config of the same base configs, and check its keys.
 
     Raises:
@@ -181,8 +180,5 @@ def list_recipes() -> list[str]:
 
 
 def _recipe_file(name: str) -> Path:
-    if name not in list_recipes():
-        near = difflib.get_close_matches(name, list_recipes(), n=3)
-        hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(list_recipes())}'
-        raise UserError(f'no recipe {name!r}; {hint}')
+    check_known(name, list_recipes(), 'recipe')
     return BASE_CONFIGS / 'recipes' / f'{name}.py'

@@ -44,13 +44,14 @@ def _type_names(steps: list[dict[str, Any]]) -> str:
     return ', '.join(name for name in names if name != 'PackInputs') or 'unchanged'
 
 
-def show(path: Path) -> None:
+def show_results(path: Path) -> None:
     """Print the metrics of a record and the location of the results."""
-    record = record_file.read(path, record_file.PRETRAINING)
+    record = record_file.read_pretraining(path)
     table = Table()
     for name in ('split', 'images', 'top-1', 'top-5'):
         table.add_column(name, justify='left' if name == 'split' else 'right')
-    for split, metrics in record['metrics'].items():
+    val, test = record['metrics']['val'], record['metrics']['test']
+    for split, metrics in (('val', val), ('test', test)):
         if metrics is not None:
             images = record['dataset']['splits'][split]['images']
             table.add_row(split, str(images), _percent(metrics['top1']), _percent(metrics['top5']))

@@ -1,82 +1,78 @@
-"""Command-line options that choose a pretraining without a config file."""
+"""Options of a pretraining, and the config that they give."""
 
 from __future__ import annotations
 
-import argparse
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
-DEFAULT_RECIPES = {'imagenet': 'menet'}  # for the other data sets: 'short'
-DATA_SETS = ('imagenet', 'cifar10', 'cifar100', 'svhn', 'mnist', 'folder')
+from mmengine.config import Config
+
+from compactdet.config import strict
+from compactdet.config.options import TrainOptions, apply_common_options
+from compactdet.errors import UserError
+from compactdet.pretraining.choice import PretrainChoice
+from compactdet.pretraining.config import compose_config
 
 
-@dataclass(frozen=True)
-class PretrainChoice:
-    """Network, data set and recipe of a pretraining.
+@dataclass
+class PretrainOptions(TrainOptions):
+    """Options of a pretraining. None keeps the value of the config.
 
     Attributes:
-        arch: A name from ``list_archs()``.
-        dataset: One of ``DATA_SETS``.
-        recipe: A file name from ``det_configs/_base_/recipes``; None is the data set's default.
-        size: Side of the network's input in pixels; None is the default for the network and the data set.
-        data_root: Folder of the data set; None is ``data/NAME``.
+        config: A config file, or the choice from which a config is composed.
+        epochs: Number of epochs, to which the whole schedule is scaled.
+        hold_out: Number of training images that are held out for validation.
     """
 
-    arch: str
-    dataset: str
-    recipe: str | None = None
-    size: int | None = None
-    data_root: str | None = None
-
-    @property
-    def recipe_name(self) -> str:
-        """The recipe, or the data set's default."""
-        return self.recipe or DEFAULT_RECIPES.get(self.dataset, 'short')
-
-    @property
-    def name(self) -> str:
-        """Name of the run folder."""
-        data = Path(self.data_root or '.').resolve().name if self.dataset == 'folder' else self.dataset
-        size = f'{self.size}px' if self.size else ''
-        return '_'.join(filter(None, ('pretrain', self.arch, data, self.recipe_name, size)))
+    config: str | PretrainChoice  # type: ignore[assignment]
+    epochs: int | None = None
+    hold_out: int | None = None
 
 
-def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the config file argument and the options of a `PretrainChoice`."""
-    parser.add_argument('config', nargs='?', help='config file')
-    group = parser.add_argument_group('a run without a config file (needs the first two)')
-    group.add_argument('--arch', help='a name from backbones.list_archs()')
-    group.add_argument('--dataset', choices=DATA_SETS)
-    group.add_argument(
-        '--recipe', help='a name from det_configs/_base_/recipes; default: short; imagenet: menet'
-    )
-    group.add_argument(
-        '--size',
-        type=positive_int,
-        metavar='PX',
-        help="side of the network's input; default: the network's own, at most 64 for small images",
-    )
+def config_from_options(options: PretrainOptions) -> Config:
+    """Return the config that the options give, after all checks that do not need the data set.
 
-
-def pop_choice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Replace the options of ``add_choice`` by a `PretrainChoice` in ``args.config``.
-
-    On bad usage, the process ends through ``parser.error``.
+    Raises:
+        UserError: An option or a value of the config cannot be used.
+        WeightsError: The initial weights cannot be used.
     """
-    choice = {name: vars(args).pop(name) for name in ('arch', 'dataset', 'recipe', 'size')}
-    if args.config is not None and any(choice.values()):
-        parser.error(f'give a config file ({args.config}) or --arch and --dataset, not both')
-    if args.config is None:
-        missing = [f'--{name}' for name in ('arch', 'dataset') if not choice[name]]
-        if missing:
-            parser.error(f'give a config file, or --arch and --dataset ({missing[0]} is missing)')
-        if choice['dataset'] == 'folder' and args.data_root is None:
-            parser.error('--dataset folder needs --data-root, the folder with train/CLASS and test/CLASS')
-        args.config = PretrainChoice(**choice, data_root=args.data_root)
+    choice = options.config
+    cfg = compose_config(choice) if isinstance(choice, PretrainChoice) else strict.load(choice)
+    if (cfg.get('model') or {}).get('type') != 'mmpretrain.ImageClassifier':
+        raise UserError(f'{cfg.filename} is not a pretraining config; train a detector with tools/train.py')
+    apply_common_options(cfg, options)
+    if options.epochs is not None:
+        set_epochs(cfg, options.epochs)
+    if options.hold_out:
+        set_hold_out(cfg, options.hold_out)
+    if options.init is not None:
+        cfg.model.backbone.init = None if options.init == 'none' else options.init
+    return cfg
 
 
-def positive_int(text: str) -> int:
-    """Parse a positive integer, as an argparse type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
-    return int(text)
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Scale the whole schedule of a config to a number of epochs, in place.
+
+    Raises:
+        UserError: The config's training is not counted in epochs.
+    """
+    if 'max_epochs' not in (cfg.get('train_cfg') or {}):
+        raise UserError(f'--epochs {epochs}: {cfg.filename} has no train_cfg.max_epochs; omit --epochs')
+    factor = epochs / cfg.train_cfg.max_epochs
+    cfg.train_cfg.max_epochs = epochs
+    for scheduler in cfg.param_scheduler:
+        for key in ('begin', 'end', 'T_max'):
+            if key in scheduler and math.isfinite(scheduler[key]):
+                scheduler[key] = scheduler[key] * factor
+        if 'milestones' in scheduler:
+            scheduler.milestones = [epoch * factor for epoch in scheduler.milestones]
+
+
+def set_hold_out(cfg: Config, number: int) -> None:
+    """Hold out training images and validate on them after every epoch; no checkpoint is chosen by it."""
+    cfg.train_dataloader.dataset.hold_out = number
+    cfg.val_dataloader = dict(
+        cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val', hold_out=number)
+    )
+    cfg.val_evaluator = cfg.test_evaluator
+    cfg.val_cfg = dict(type='ValLoop')

@@ -13,20 +13,28 @@ from torch import Tensor
 from backbones.weights import Pretraining, WeightsInfo, file_sha256, preprocessing_of, read_info
 from compactdet import costs
 from compactdet.classification.dataset import ClassificationSet
+from compactdet.records.pretraining_types import (
+    Accuracies,
+    ClassificationSplit,
+    NetworkCosts,
+    PretrainingInitialWeights,
+    SplitAccuracies,
+)
+from compactdet.records.record_types import GitState, Protocol
 
 
-def accuracies(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def accuracies(metrics: Mapping[str, Any]) -> Accuracies:
     """Return top-1 and top-5 accuracy from 0 to 1; top-5 is None with fewer than five classes.
 
     Args:
         metrics: MMPretrain's ``accuracy/top1`` and ``accuracy/top5``, in percent.
     """
     found = {name.rpartition('/')[2]: float(value) / 100 for name, value in metrics.items()}
-    return {name: found.get(name) for name in ('top1', 'top5')}
+    return {'top1': found.get('top1'), 'top5': found.get('top5')}
 
 
 def weights_info(
-    cfg: Config, model: Any, data: ClassificationSet, metrics: Mapping[str, Any], git: Any
+    cfg: Config, model: Any, data: ClassificationSet, metrics: SplitAccuracies, git: GitState | None
 ) -> WeightsInfo:
     """Return the metadata of the weights file.
 
@@ -40,9 +48,6 @@ def weights_info(
     name = (cfg.get('recipe') or {}).get('name', Path(cfg.filename).stem)
     epochs = cfg.train_cfg.get('max_epochs')
     commit = f'commit {git["commit"]}{" with changes" if git["dirty"] else ""}' if git else 'no checkout'
-    percent = {
-        name: None if value is None else round(100 * value, 4) for name, value in metrics['test'].items()
-    }
     size = cfg.model.data_preprocessor.size
     start = f', from {Path(model.backbone.init).name}' if model.backbone.init else ''
     return WeightsInfo(
@@ -51,7 +56,8 @@ def weights_info(
             data=data.title,
             # Without the seed: weights of all seeds have the same recipe.
             recipe=f'{name}: {epochs} epochs at {size}x{size}{start}',
-            **percent,
+            top1=_percent(metrics['test']['top1']),
+            top5=_percent(metrics['test']['top5']),
             size=size,
         ),
         preprocessing=preprocessing_of(model.data_preprocessor),
@@ -60,7 +66,11 @@ def weights_info(
     )
 
 
-def protocol_of(cfg: Config, splits: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def protocol_of(cfg: Config, splits: Mapping[str, ClassificationSplit], world_size: int = 1) -> Protocol:
     """Return the protocol: everything that must be equal for two accuracies to be ranked together.
 
     Args:
@@ -94,7 +104,7 @@ def protocol_of(cfg: Config, splits: Mapping[str, Any], world_size: int = 1) -> 
     }
 
 
-def init_facts(network: Any) -> dict[str, Any]:
+def init_facts(network: Any) -> PretrainingInitialWeights:
     """Return the entry ``init`` of a record: the initial weights that a `WholeNetwork` has loaded."""
     if not network.init:
         return {'class': 'none', 'file': None, 'sha256': None, 'loaded': None}
@@ -106,7 +116,7 @@ def init_facts(network: Any) -> dict[str, Any]:
     }
 
 
-def cost_facts(cfg: Config, network: Any) -> dict[str, Any]:
+def cost_facts(cfg: Config, network: Any) -> NetworkCosts:
     """Return the entry ``costs``: parameters and multiply-adds in training form, for one training image."""
     size = cfg.model.data_preprocessor.size
     image: Tensor = torch.empty(1, 3, size, size, device='meta')

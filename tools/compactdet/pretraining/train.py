@@ -12,9 +12,9 @@ from compactdet import distributed
 from compactdet.classification.dataset import ClassificationSet
 from compactdet.config import strict
 from compactdet.errors import UserError
-from compactdet.pretraining.compose import PretrainOptions, compose
 from compactdet.pretraining.display import show_protocol
 from compactdet.pretraining.network import check_initial_weights
+from compactdet.pretraining.options import PretrainOptions, config_from_options
 from compactdet.pretraining.record_facts import (
     accuracies,
     cost_facts,
@@ -23,6 +23,7 @@ from compactdet.pretraining.record_facts import (
     weights_info,
 )
 from compactdet.records import environment, record_file
+from compactdet.records.pretraining_types import PretrainingRecordContent, SplitAccuracies
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.record_facts import record_heading, run_facts, training_facts
 from compactdet.training.run_folder import is_finished
@@ -43,7 +44,7 @@ def show(options: PretrainOptions) -> None:
     Raises:
         UserError: As for ``compose``.
     """
-    cfg = compose(options)
+    cfg = config_from_options(options)
     print(strict.resolved_text(cfg))
     show_protocol(protocol_of(cfg, {}))
 
@@ -58,13 +59,13 @@ def train(options: PretrainOptions) -> Path:
         UserError: The user can correct the error; no partial file is left.
         WeightsError: The initial weights are absent or do not fit.
     """
-    cfg = compose(options)
+    cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     network = cfg.model.backbone
     if network.get('init'):
         check_initial_weights(network.arch, network.init)
     record_path = Path(cfg.work_dir) / 'record.json'
-    if is_finished(cfg, record_path, record_file.PRETRAINING):
+    if is_finished(cfg, record_path, record_file.read_pretraining):
         return record_path
     datasets = build_datasets(cfg)
     check_data(cfg, datasets['train'])
@@ -82,13 +83,18 @@ def train(options: PretrainOptions) -> Path:
     test = evaluate_test_split(runner)
     if not is_main_process():
         return record_path
-    metrics = {'val': val and accuracies(val), 'test': accuracies(test.metrics)}
+    metrics: SplitAccuracies = {
+        'val': None if val is None else accuracies(val),
+        'test': accuracies(test.metrics),
+    }
     data, model = datasets['train'], unwrap_model(runner.model)
     weights = Path(cfg.work_dir) / WEIGHTS
     save_weights(weights, model.backbone.state_dict(), weights_info(cfg, model, data, metrics, git))
     command = options.command or f'tools/pretrain.py {cfg.filename}'
-    record = {
-        **record_heading(cfg, record_file.PRETRAINING),
+    record: PretrainingRecordContent = {
+        'schema_version': record_file.SCHEMA_VERSION,
+        'kind': record_file.PRETRAINING,
+        **record_heading(cfg),
         'dataset': {'name': data.title, 'classes': list(data.metainfo['classes']), 'splits': splits},
         'protocol': protocol,
         'init': init_facts(model.backbone),

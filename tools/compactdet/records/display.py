@@ -1,10 +1,9 @@
-"""Console output of a run: its metrics, its protocol, the differences to another protocol."""
+"""Console output of a run: its metrics, its protocol, the differences from another protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,13 +13,14 @@ from rich.table import Table
 from compactdet.records import record_file
 from compactdet.records.protocol_diff import Difference
 from compactdet.records.protocol_summary import summarize
+from compactdet.records.record_types import Metrics, Protocol
 
 
-def show(path: Path) -> None:
-    """Print the metrics of a record and where the results are."""
+def show_results(path: Path) -> None:
+    """Print the metrics in a record and the location of the results."""
     record = record_file.read(path)
     title = f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test'
-    show_figures(title, record['dataset']['classes'], record['metrics']['test'])
+    show_metrics(title, record['dataset']['classes'], record['metrics']['test'])
     training = record['training']
     console = Console()
     start = record['init']['file'] or 'random weights'
@@ -32,13 +32,13 @@ def show(path: Path) -> None:
     console.print(f'record and checkpoints: {path.parent}', soft_wrap=True)
 
 
-def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float | None]) -> None:
-    """Print the main metrics of an evaluation, in percent.
+def show_metrics(title: str, classes: Sequence[str], metrics: Metrics) -> None:
+    """Print the main metrics of an evaluation in percent.
 
     Args:
         title: Title of the table.
         classes: Class names in the order of the data set.
-        metrics: Values in [0, 1] by the names of ``compactdet.evaluation.metric``.
+        metrics: Values from 0 to 1 by the names of ``compactdet.evaluation.metric``.
     """
     table = Table()
     table.add_column('class')
@@ -53,38 +53,44 @@ def show_figures(title: str, classes: Sequence[str], metrics: Mapping[str, float
     console.print(table)
 
 
-def show_protocol(protocol: Mapping[str, Any], *, whole: bool = True) -> None:
-    """Print the summary of a protocol, and its key if the data and weights were read (``whole``).
+def show_protocol(protocol: Protocol, *, with_key: bool = True) -> None:
+    """Print the summary of a protocol.
 
-    Without the key the summary goes to standard error, since with ``--print-config`` standard output holds
-    only the config.
+    Args:
+        protocol: The protocol.
+        with_key: Whether to print the protocol key. False for ``--print-config``, which does not read the
+            data and weights on which the key depends; then the summary goes to standard error, because
+            standard output contains the config only.
     """
-    key = record_file.content_key(protocol) if whole else '(the key depends on data and weights)'
+    key = record_file.content_key(protocol) if with_key else '(the key depends on data and weights)'
     table = Table(title=f'protocol {key}', box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
-    for label, words in summarize(protocol).rows():
-        table.add_row(label, escape(words))
-    Console(stderr=not whole).print(table)
+    for label, text in summarize(protocol).rows():
+        table.add_row(label, escape(text))
+    Console(stderr=not with_key).print(table)
 
 
-def show_differences(one: tuple[str, str], other: tuple[str, str], found: Sequence[Difference]) -> None:
-    """Print where the protocols of two runs differ.
+def show_differences(
+    first_run: str, second_run: str, keys: tuple[str, str], differences: Sequence[Difference]
+) -> None:
+    """Print the differences between the protocols of two runs.
 
     Args:
-        one: Name of a run and the key of its protocol.
-        other: The same of the other run.
-        found: The differences.
+        first_run: Name of the first run.
+        second_run: Name of the second run.
+        keys: Protocol keys of the two runs.
+        differences: The differences.
     """
     console = Console()
-    if not found:
-        console.print(f'the same protocol ({one[1]}): results may be ranked together', soft_wrap=True)
+    if not differences:
+        console.print(f'the same protocol ({keys[0]}): results may be ranked together', soft_wrap=True)
         return
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column('what differs', overflow='fold')
-    for name, key in (one, other):
-        table.add_column(f'{escape(name)}\n{key}', overflow='fold')
-    for row in found:
+    table.add_column('difference', overflow='fold')
+    for run, key in zip((first_run, second_run), keys, strict=True):
+        table.add_column(f'{escape(run)}\n{key}', overflow='fold')
+    for row in differences:
         table.add_row(*map(escape, (row.words, row.one, row.other)))
     console.print(table)
     console.print('two protocols: results may not be ranked together', soft_wrap=True)

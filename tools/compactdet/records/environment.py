@@ -1,4 +1,4 @@
-"""The machine and the software of a run, for its record. Unknown values are None."""
+"""Machine, software and checkout of a run, for its record. Unknown values are None."""
 
 import importlib.metadata
 import os
@@ -7,11 +7,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
-# Import name: distributions that may provide it; the first installed one is taken.
+from compactdet.records.record_types import GitState, Hardware
+
+# By import name: the distributions that may provide it. The first installed one is used.
 DISTRIBUTIONS = {
     'compactdet': ('compactdet',),
     'torch': ('torch',),
@@ -44,15 +45,15 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def hardware() -> dict[str, Any]:
-    """Return processor, usable cores, PyTorch's threads, GPU and memory of this machine."""
+def hardware() -> Hardware:
+    """Return the hardware of this machine."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         'cpu': _cpu_name(),
         'cores': _usable_cores(),
         'threads': torch.get_num_threads(),
-        'gpu': gpu and gpu.name,
-        'gpu_memory_bytes': gpu and gpu.total_memory,
+        'gpu': None if gpu is None else gpu.name,
+        'gpu_memory_bytes': None if gpu is None else gpu.total_memory,
         'memory_bytes': _memory_bytes(),
         'platform': platform.platform(),
     }
@@ -68,7 +69,7 @@ def _cpu_name() -> str:
 
 
 def _usable_cores() -> int:
-    """Return the number of cores that this process may use, which a container can limit."""
+    """Return the number of cores that this process may use; a container can limit it."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -82,23 +83,25 @@ def _memory_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the highest memory use so far: PyTorch's on a GPU, otherwise that of the process.
+    """Return the peak memory use so far in bytes: of PyTorch on a GPU, otherwise of the process.
 
-    On a CPU it is the peak of the process plus that of its largest child (a data loader worker): the system
-    does not record the peak of the sum.
+    On a CPU, it is the peak of the process plus the peak of its largest child (a data loader's worker
+    process), because the system does not record the peak of the sum.
     """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == 'darwin' else 1024  # kilobytes on Linux
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(one).ru_maxrss for one in who) * unit
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(who).ru_maxrss for who in processes) * unit
 
 
-def git_state(repo: Path | str) -> dict[str, Any] | None:
-    """Return commit and dirty flag (untracked files count) of the checkout whose top folder is ``repo``.
+def git_state(repo: Path | str) -> GitState | None:
+    """Return the state of the checkout whose top folder is ``repo``.
 
-    None if git is not installed, there is no commit, or ``repo`` is not the top folder of a checkout: a
-    package installed inside the checkout of another project must not take the commit of that project.
+    Returns:
+        The state; untracked files make it dirty. None if git is not installed, there is no commit, or
+        ``repo`` is not the top folder of a checkout. The last condition prevents that a package which is
+        installed inside another project's checkout takes that project's commit.
     """
     repo = Path(repo).resolve()
     top = _git(repo, 'rev-parse', '--show-toplevel')

@@ -1,8 +1,8 @@
 """The protocol of a run: everything that must be equal for two results to be ranked together.
 
-It is taken from the resolved config. Sections are included as a whole, and settings that do not affect
-results are excluded by name, so that an unforeseen option separates two results instead of letting them be
-compared. The tables below are the complete rule.
+It consists of sections of the resolved config. Settings that do not affect results are excluded by name;
+all others are included, so that results with a new option are not ranked together with results without it.
+The tables below are the complete rule.
 """
 
 import importlib
@@ -16,8 +16,9 @@ from mmengine.config import Config
 from compactdet.errors import UserError
 from compactdet.evaluation import evaluate
 from compactdet.mmdetection import METRICS
+from compactdet.records.record_types import Protocol, Split
 
-# The convention of boxes; a change of it is a change of protocol.
+# Convention of box coordinates. A change of it changes the protocol.
 BOXES = 'continuous x1 y1 x2 y2 in pixels from the top left corner; VOC: xmin-1 ymin-1 xmax ymax'
 
 # Sections of the config that affect results, by their name in the protocol.
@@ -30,10 +31,10 @@ SECTIONS = {
     'loop': 'train_cfg',
 }
 
-# Settings that are not part of the protocol: pattern of a dotted path in the config (`*` matches dots too),
-# and the reason.
+# Settings that are not part of the protocol: a pattern of their dotted path in the config (`*` matches dots
+# too), and the reason.
 NOT_PART_OF_PROTOCOL = {
-    'model.backbone.*': 'the network, which is what is compared',
+    'model.backbone.*': 'the network, which is compared',
     'model.roi_head.shared_head.*': 'the network: the stage head',
     'model.data_preprocessor.mean': 'belongs to the weights',
     'model.data_preprocessor.std': 'belongs to the weights',
@@ -86,21 +87,21 @@ HOOKS_THAT_TRAIN = ('EMAHook', 'PipelineSwitchHook', 'YOLOXModeSwitchHook')
 
 def protocol_of(
     cfg: Config,
-    dataset_splits: Mapping[str, Mapping[str, Any]],
+    dataset_splits: Mapping[str, Split],
     init_class: str,
     world_size: int = 1,
-) -> dict[str, Any]:
-    """Return the protocol of the run that a resolved config describes.
+) -> Protocol:
+    """Return the protocol of the run of a resolved config.
 
     Args:
         cfg: The config, with overrides merged.
-        dataset_splits: ``dataset.splits`` of the record, for the hashes of the annotations.
-        init_class: Class of initialization, such as 'ImageNet' or 'none'.
+        dataset_splits: ``dataset.splits`` of the record. Only the hashes of the annotations are used.
+        init_class: Class of initialization: ``init.class`` of the record.
         world_size: Number of processes; the batch size is the sum over them.
     """
-    whole = _plain(cfg.to_dict())
-    loader = whole.get('train_dataloader') or {}
-    optimizer = whole.get('optim_wrapper') or {}
+    content = _as_json(cfg.to_dict())
+    loader = content.get('train_dataloader') or {}
+    optimizer = content.get('optim_wrapper') or {}
     protocol = {
         'annotations': {
             name: split['annotations_sha256'] for name, split in sorted(dataset_splits.items())
@@ -109,49 +110,25 @@ def protocol_of(
         'init': init_class,
         'amp': optimizer.get('type') == 'AmpOptimWrapper',
         'batch_size': loader.get('batch_size', 1) * world_size,
-        'evaluator': _evaluators(whole.get('test_evaluator')),
-        'selection': _selection(whole),
-        'hooks': [h for h in whole.get('custom_hooks') or [] if h['type'] in HOOKS_THAT_TRAIN],
+        'evaluator': _evaluators(content.get('test_evaluator')),
+        'selection': _selection(content),
+        'hooks': [h for h in content.get('custom_hooks') or [] if h['type'] in HOOKS_THAT_TRAIN],
     }
     # Without SyncBN, each process has its own statistics.
-    if world_size > 1 and _trains_bn(whole.get('model')):
+    if world_size > 1 and _trains_bn(content.get('model')):
         protocol['bn_images'] = loader.get('batch_size', 1)
-    scaling = whole.get('auto_scale_lr') or {}
+    scaling = content.get('auto_scale_lr') or {}
     if scaling.get('enable'):
         protocol['auto_scale_lr'] = scaling
     for name, section in SECTIONS.items():
-        protocol[name] = _strip(whole.get(section), section)
-    choice = whole.get('lr_choice')
-    if choice:  # the rule is part of the protocol, not the rate of each network
+        protocol[name] = _strip(content.get(section), section)
+    choice = content.get('lr_choice')
+    if choice:  # the rule is part of the protocol, the rate of each network is not
         protocol['lr_choice'] = choice
         protocol['optimiser']['optimizer'].pop('lr')
-    if whole.get('load_from') and not whole.get('resume'):
-        protocol['load_from'] = PurePath(whole['load_from']).name
+    if content.get('load_from') and not content.get('resume'):
+        protocol['load_from'] = PurePath(content['load_from']).name
     return protocol
-
-
-def parse_lr_choice(text: str, lr: float | None) -> dict[str, Any]:
-    """Parse how a learning rate was chosen: ``val:0.001,0.002,0.004``.
-
-    Args:
-        text: The split on which the rate was chosen, and all rates that were tried.
-        lr: The chosen rate.
-
-    Raises:
-        ValueError: The text is not of that form, or ``lr`` is not among the rates.
-    """
-    split, _, rates = text.partition(':')
-    try:
-        among = sorted({float(rate) for rate in rates.split(',')})
-    except ValueError:
-        among = []
-    if split not in ('train', 'val', 'test') or len(among) < 2:
-        raise ValueError(
-            f'{text!r} is not SPLIT:LR,LR,... with at least two rates, such as val:0.001,0.002'
-        )
-    if lr not in among:
-        raise ValueError(f'{text!r}: --lr {lr} is not one of these rates; give the chosen one')
-    return {'split': split, 'among': among}
 
 
 def _trains_bn(model: Any) -> bool:
@@ -161,12 +138,12 @@ def _trains_bn(model: Any) -> bool:
     return model.get('bn_policy') == 'train' or any(_trains_bn(part) for part in model.values())
 
 
-def _plain(value: Any) -> Any:
-    """Return values in the types of JSON; 1 and 1.0 become one number, tuples become lists."""
+def _as_json(value: Any) -> Any:
+    """Return a value in the types of JSON: tuples become lists, 1.0 becomes 1, classes become names."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -175,7 +152,7 @@ def _plain(value: Any) -> Any:
 
 
 def _strip(value: Any, place: str) -> Any:
-    """Return the value without excluded settings; the items of a list have the path of the list."""
+    """Return a value without the excluded settings. The items of a list have the path of the list."""
     if isinstance(value, list):
         return [_strip(item, place) for item in value]
     if not isinstance(value, dict):
@@ -193,7 +170,7 @@ def _matches(place: str, patterns: Sequence[str]) -> bool:
 
 
 def _evaluators(evaluator: Any) -> list[dict[str, Any]]:
-    """Return each metric's options with the version of its code."""
+    """Return the options of each metric with the version of its code."""
     metrics = evaluator if isinstance(evaluator, list) else [evaluator] if evaluator else []
     return [
         {**_strip(metric, 'test_evaluator'), 'version': evaluator_version(metric['type'])}
@@ -202,7 +179,7 @@ def _evaluators(evaluator: Any) -> list[dict[str, Any]]:
 
 
 def evaluator_version(name: str) -> str:
-    """Return the version of a registered metric: of the suite's evaluator, or else of its package.
+    """Return the version of a registered metric: of the suite's evaluator, or of the metric's package.
 
     Raises:
         UserError: No metric of that name is registered.
@@ -216,10 +193,10 @@ def evaluator_version(name: str) -> str:
     return f'{package} {getattr(importlib.import_module(package), "__version__", "unknown")}'
 
 
-def _selection(whole: Mapping[str, Any]) -> Any:
-    """Return how the tested checkpoint is selected: by a metric on val, or it is the last one."""
-    hook = (whole.get('default_hooks') or {}).get('checkpoint') or {}
+def _selection(content: Mapping[str, Any]) -> Any:
+    """Return how the tested checkpoint is selected: 'last', or by which metric on val and how often."""
+    hook = (content.get('default_hooks') or {}).get('checkpoint') or {}
     if not hook.get('save_best'):
         return 'last'
-    loop = whole.get('train_cfg') or {}
+    loop = content.get('train_cfg') or {}
     return {'by': hook['save_best'], **{k: loop.get(k) for k in ('val_begin', 'val_interval')}}

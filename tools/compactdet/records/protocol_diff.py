@@ -1,4 +1,4 @@
-"""The differences of two protocols, in words. A place without words is named by its dotted path."""
+"""Differences between two protocols, with a description of each place in which they differ."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 from compactdet.errors import UserError
 from compactdet.records import record_file
-from compactdet.records.protocol_summary import Protocol, text_of
+from compactdet.records.protocol_summary import text_of
+from compactdet.records.record_types import Protocol
 
 ABSENT = object()
 
-# Descriptions of places in a protocol (`*` matches dots too); the first match is taken.
-WORDS = {
+# Descriptions of places in a protocol, by pattern of the dotted path (`*` matches dots too). The first
+# match applies. A place without a match is described by its path.
+DESCRIPTIONS = {
     'annotations*': 'annotations',
     'boxes': 'box coordinates',
     'init': 'class of initialization',
@@ -29,7 +31,7 @@ WORDS = {
     'selection*': 'selection of the tested checkpoint',
     'lr_choice*': 'choice of the learning rate',
     'optimiser.optimizer.lr': 'learning rate',
-    'optimiser.optimizer.type': 'optimiser',
+    'optimiser.optimizer.type': 'optimizer',
     'optimiser.optimizer.weight_decay': 'weight decay',
     'auto_scale_lr*': 'scaling of the learning rate with the batch size',
     'loop.max_epochs': 'epochs',
@@ -54,7 +56,7 @@ WORDS = {
     'train_data*batch_sampler*': 'batch sampler',
     'train_data*': 'training data',
     'test_data*': 'test data',
-    'optimiser*': 'optimiser',
+    'optimiser*': 'optimizer',
     'loop*': 'training loop',
     'model.rpn_head.feat_channels': 'channels of the RPN',
     'model.*nms_pre': 'boxes before NMS',
@@ -70,13 +72,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """A place in which two protocols differ.
+    """A place in which two protocols differ. The names of the fields are keys of ``--json``.
 
     Attributes:
         place: Dotted path in the protocol.
         words: Description of the place.
         one: Value in the first protocol, as text.
-        other: Value in the second protocol.
+        other: Value in the second protocol, as text.
     """
 
     place: str
@@ -85,27 +87,27 @@ class Difference:
     other: str
 
 
-def differences(one: Protocol, other: Protocol) -> list[Difference]:
-    """Return every place in which two protocols differ."""
+def find_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
+    """Return all places in which two protocols differ."""
     return [
-        Difference(place, words_for(place), _short(ours), _short(theirs))
-        for place, ours, theirs in _walk(one, other, '')
+        Difference(place, describe_place(place), _short_text(value), _short_text(other_value))
+        for place, value, other_value in _walk(one, other, '')
     ]
 
 
-def words_for(place: str) -> str:
+def describe_place(place: str) -> str:
     """Return the description of a place of a protocol, or the place itself."""
-    pattern = next((p for p in WORDS if fnmatchcase(place, p)), None)
+    pattern = next((p for p in DESCRIPTIONS if fnmatchcase(place, p)), None)
     if pattern is None:
         return place
     last = place.rpartition('.')[2]
-    named = pattern.endswith('*') and not fnmatchcase(place, pattern[:-1])
-    return f'{WORDS[pattern]}: {last}' if named else WORDS[pattern]
+    has_suffix = pattern.endswith('*') and not fnmatchcase(place, pattern[:-1])
+    return f'{DESCRIPTIONS[pattern]}: {last}' if has_suffix else DESCRIPTIONS[pattern]
 
 
 def _walk(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield places and their values. A part that only one protocol has is one place."""
-    if record_file.canonical_json(one) == record_file.canonical_json(other):  # True is not 1
+    """Yield the places that differ, with both values. A part that only one protocol has is one place."""
+    if record_file.canonical_json(one) == record_file.canonical_json(other):  # unlike ==, True is not 1
         return
     parts, others = _parts(one), _parts(other)
     if parts is None or others is None or isinstance(one, Mapping) != isinstance(other, Mapping):
@@ -117,16 +119,16 @@ def _walk(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
             yield inner, parts.get(key, ABSENT), others.get(key, ABSENT)
         else:
             yield from _walk(parts[key], others[key], inner)
-    ours, theirs = [key for key in parts if key in others], [key for key in others if key in parts]
-    if ours != theirs and isinstance(one, list):
-        yield f'{place}.order', ours, theirs
+    order, other_order = [key for key in parts if key in others], [key for key in others if key in parts]
+    if order != other_order and isinstance(one, list):
+        yield f'{place}.order', order, other_order
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:
-    """Return the parts that are compared one by one: of a mapping, or of a list whose items have distinct
-    types.
+    """Return the parts that are compared one by one; None if a value is compared as a whole.
 
-    So one more item in a list does not shift the others.
+    The items of a list are compared by their ``type`` if all types differ, so that an additional item does
+    not shift the others.
     """
     if isinstance(value, Mapping):
         return value
@@ -137,7 +139,7 @@ def _parts(value: Any) -> Mapping[str, Any] | None:
     return None
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     if value is ABSENT:
         return 'nothing'
     text = text_of(value)
@@ -146,8 +148,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f'{text[:97]}...'
 
 
-def read_protocol(place: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return key and protocol of a record, or of the record in a run folder.
+def read_protocol(place: str | Path) -> tuple[str, Protocol]:
+    """Return the protocol key and the protocol of a record, or of the record in a run folder.
 
     Raises:
         UserError: There is no record, or it is not valid.

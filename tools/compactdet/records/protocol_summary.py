@@ -1,7 +1,4 @@
-"""A protocol in words: its summary.
-
-It is made from the protocol in a record (``compactdet.records.protocol``), so every run has one.
-"""
+"""Summary of a protocol in words, made from the protocol in a record."""
 
 from __future__ import annotations
 
@@ -12,13 +9,35 @@ from typing import Any
 
 from compactdet.errors import UserError
 from compactdet.records import record_file
-
-Protocol = Mapping[str, Any]
+from compactdet.records.record_types import Protocol
 
 
 @dataclass(frozen=True)
 class ProtocolSummary:
-    """Summary of a protocol; the name of a field is its label."""
+    """Summary of a protocol. Each field is a text, and its name is its label.
+
+    Attributes:
+        splits: Data set, and its splits with the hashes of their annotations.
+        training_boxes: Images and boxes that are excluded from training.
+        difficult: Treatment of difficult and crowd boxes in training.
+        coordinates: Coordinates of boxes.
+        resize: Sizes of images.
+        flips: Flips of training images.
+        anchors: Settings of the anchor generator.
+        proposals: Numbers of proposals.
+        sampling: Numbers of sampled anchors and RoIs.
+        nms: Non-maximum suppression at test.
+        score_threshold: Lowest confidence score of a detection.
+        max_detections: Largest number of detections.
+        bn_policy: BN policy, and frozen stages.
+        schedule: Length of the training and learning rate schedule.
+        batch: Images per step.
+        learning_rate: Learning rate, how it was chosen and how it is scaled.
+        optimizer: Optimizer and its other settings.
+        initialization: Class of initialization.
+        evaluator: Metrics with the versions of their code.
+        tested: The checkpoint that is tested.
+    """
 
     splits: str
     training_boxes: str
@@ -42,14 +61,14 @@ class ProtocolSummary:
     tested: str
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Return labels and texts."""
+        """Yield the label and the text of each field."""
         for entry in fields(self):
             label = entry.name.replace('_', ' ').replace('nms', 'NMS').replace('bn ', 'BN ')
             yield label, getattr(self, entry.name)
 
 
 def summarize(protocol: Protocol) -> ProtocolSummary:
-    """Return the summary of a protocol; '-' stands for missing settings.
+    """Return the summary of a protocol; '-' stands for a missing setting.
 
     Raises:
         UserError: The protocol is not of the form that tools/train.py writes.
@@ -84,8 +103,8 @@ def _summarize(protocol: Protocol) -> ProtocolSummary:
         schedule=_schedule(protocol),
         batch=f'{text_of(protocol.get("batch_size"))} images per step, over all processes',
         learning_rate=_learning_rate(protocol),
-        optimizer=_optimiser(protocol),
-        initialization=_initialisation(protocol),
+        optimizer=_optimizer(protocol),
+        initialization=_initialization(protocol),
         evaluator=', '.join(
             ' '.join([f'{metric["type"]} of {metric["version"]}', *_rest(metric, 'type', 'version')])
             for metric in protocol.get('evaluator') or []
@@ -114,10 +133,12 @@ def text_of(value: Any) -> str:
 
 
 def _rest(value: Mapping[str, Any], *known: str) -> list[str]:
+    """Return ``key=value`` for all keys but the known ones."""
     return [f'{key}={text_of(item)}' for key, item in value.items() if key not in known]
 
 
 def _innermost(loader: Any) -> Mapping[str, Any]:
+    """Return the innermost data set config of a data loader config."""
     dataset = (loader or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -126,20 +147,20 @@ def _innermost(loader: Any) -> Mapping[str, Any]:
 
 def _splits(protocol: Protocol) -> str:
     shas = protocol.get('annotations') or {}
-    said = [f'{name} (annotations {sha[: record_file.KEY_LENGTH]})' for name, sha in shas.items()]
+    texts = [f'{name} (annotations {sha[: record_file.KEY_LENGTH]})' for name, sha in shas.items()]
     name = _get(_innermost(protocol.get('test_data')), 'metainfo.name')
-    return ' '.join(filter(None, [name, ', '.join(said) or 'not read yet']))
+    return ' '.join(filter(None, [name, ', '.join(texts) or 'not read yet']))
 
 
 def _training_boxes(dataset: Mapping[str, Any]) -> str:
     filters = dataset.get('filter_cfg') or {}
-    said = []
+    texts = []
     if filters.get('filter_empty_gt'):
-        said.append('images without objects are excluded')
-    said += _rest(filters, 'filter_empty_gt')
+        texts.append('images without objects are excluded')
+    texts += _rest(filters, 'filter_empty_gt')
     if dataset.get('known_defects'):
-        said.append(f'boxes without area of {len(dataset["known_defects"])} named images are dropped')
-    return '; '.join(said) or 'all'
+        texts.append(f'boxes without area of {len(dataset["known_defects"])} named images are dropped')
+    return '; '.join(texts) or 'all'
 
 
 def _difficult(train: Mapping[str, Any]) -> str:
@@ -150,12 +171,13 @@ def _difficult(train: Mapping[str, Any]) -> str:
     return 'difficult and crowd: background'
 
 
-def _in_pipelines(protocol: Protocol, kind: str, words: Callable[[Any], str]) -> str:
-    said = []
+def _in_pipelines(protocol: Protocol, kind: str, describe: Callable[[Any], str]) -> str:
+    """Describe the steps of one type in the pipelines for training and testing."""
+    texts = []
     for name in ('train_data', 'test_data'):
         steps = _innermost(protocol.get(name)).get('pipeline') or []
-        said.append('; '.join(words(step) for step in steps if step.get('type') == kind) or 'none')
-    train, test = said
+        texts.append('; '.join(describe(step) for step in steps if step.get('type') == kind) or 'none')
+    train, test = texts
     return train if test in (train, 'none') else f'training: {train}; test: {test}'
 
 
@@ -168,9 +190,11 @@ def _resize(step: Mapping[str, Any]) -> str:
 
 
 def _flip(step: Mapping[str, Any]) -> str:
-    chances, ways = step.get('prob'), step.get('direction', 'horizontal')
-    pairs = zip(chances, ways, strict=True) if isinstance(chances, list) else [(chances, text_of(ways))]
-    return ', '.join(f'{way} {text_of(chance)}' for chance, way in pairs)
+    probs, directions = step.get('prob'), step.get('direction', 'horizontal')
+    if not isinstance(probs, list):
+        return f'{text_of(directions)} {text_of(probs)}'
+    pairs = zip(probs, directions, strict=True)
+    return ', '.join(f'{direction} {text_of(prob)}' for prob, direction in pairs)
 
 
 def _anchors(protocol: Protocol) -> str:
@@ -181,22 +205,22 @@ def _anchors(protocol: Protocol) -> str:
 
 def _proposals(train: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     counts = {'training': train.get('rpn_proposal'), 'test': test.get('rpn')}
-    said = [
+    texts = [
         f'{name} {text_of(cfg.get("max_per_img"))} of the best {text_of(cfg.get("nms_pre"))}'
         for name, cfg in counts.items()
         if cfg
     ]
-    return ', '.join(said) or f'none; the best {text_of(test.get("nms_pre"))} per level before NMS'
+    return ', '.join(texts) or f'none; the best {text_of(test.get("nms_pre"))} per level before NMS'
 
 
 def _sampling(train: Mapping[str, Any]) -> str:
-    said = []
-    for part, thing in (('rpn', 'anchors'), ('rcnn', 'RoIs')):
+    texts = []
+    for part, noun in (('rpn', 'anchors'), ('rcnn', 'RoIs')):
         sampler = _get(train, f'{part}.sampler') or {}
         if sampler.get('num'):
             share = sampler.get('pos_fraction')
-            said.append(f'{sampler["num"]} {thing} per image, at most {text_of(share)} of them positive')
-    return ', '.join(said) or 'every anchor'
+            texts.append(f'{sampler["num"]} {noun} per image, at most {text_of(share)} of them positive')
+    return ', '.join(texts) or 'every anchor'
 
 
 def _nms(nms: Mapping[str, Any] | None) -> str:
@@ -220,52 +244,52 @@ def _bn_policy(protocol: Protocol) -> str:
 
 def _schedule(protocol: Protocol) -> str:
     loop = protocol.get('loop') or {}
-    said = [f'{text_of(loop.get("max_epochs", loop.get("max_iters")))} epochs']
+    texts = [f'{text_of(loop.get("max_epochs", loop.get("max_iters")))} epochs']
     if 'max_iters' in loop:
-        said = [f'{loop["max_iters"]} steps']
+        texts = [f'{loop["max_iters"]} steps']
     for step in protocol.get('schedule') or []:
         unit = 'epochs' if step.get('by_epoch', True) else 'steps'
         if step['type'] == 'LinearLR':
-            said.append(
+            texts.append(
                 f'warm-up of {text_of(step.get("end"))} {unit} from {text_of(step.get("start_factor"))}'
             )
         elif step['type'] == 'MultiStepLR':
             places = ' and '.join(map(text_of, step.get('milestones', ())))
-            said.append(f'lr x {text_of(step.get("gamma", 0.1))} after {places} {unit}')
+            texts.append(f'lr x {text_of(step.get("gamma", 0.1))} after {places} {unit}')
         elif step['type'] == 'CosineAnnealingLR':
-            said.append(f'cosine over {text_of(step.get("T_max"))} {unit}')
+            texts.append(f'cosine over {text_of(step.get("T_max"))} {unit}')
         else:
-            said.append(' '.join([step['type'], *_rest(step, 'type')]))
-    return ', '.join(said)
+            texts.append(' '.join([step['type'], *_rest(step, 'type')]))
+    return ', '.join(texts)
 
 
 def _learning_rate(protocol: Protocol) -> str:
     rate, choice = _get(protocol, 'optimiser.optimizer.lr'), protocol.get('lr_choice')
     if choice:
         among = ', '.join(map(text_of, choice['among']))
-        said = f'chosen for each network on {choice["split"]} among {among}'
+        text = f'chosen for each network on {choice["split"]} among {among}'
     else:
-        said = f'{text_of(rate)}, the same for every network'
+        text = f'{text_of(rate)}, the same for every network'
     scaling = protocol.get('auto_scale_lr')
     if not scaling:
-        return said
+        return text
     factor = protocol['batch_size'] / scaling['base_batch_size']
-    said += f'; times {factor:g} for the batch (the rate is for {scaling["base_batch_size"]} images)'
-    return said if rate is None else f'{said}: {rate * factor:g}'
+    text += f'; times {factor:g} for the batch (the rate is for {scaling["base_batch_size"]} images)'
+    return text if rate is None else f'{text}: {rate * factor:g}'
 
 
-def _optimiser(protocol: Protocol) -> str:
+def _optimizer(protocol: Protocol) -> str:
     wrapper = protocol.get('optimiser') or {}
     optimizer = wrapper.get('optimizer') or {}
-    said = [text_of(optimizer.get('type')), *_rest(optimizer, 'type', 'lr')]
-    said += [text_of(wrapper['type'])] if wrapper.get('type', 'OptimWrapper') != 'OptimWrapper' else []
-    return ' '.join([*said, *_rest(wrapper, 'type', 'optimizer')])
+    texts = [text_of(optimizer.get('type')), *_rest(optimizer, 'type', 'lr')]
+    texts += [text_of(wrapper['type'])] if wrapper.get('type', 'OptimWrapper') != 'OptimWrapper' else []
+    return ' '.join([*texts, *_rest(wrapper, 'type', 'optimizer')])
 
 
-def _initialisation(protocol: Protocol) -> str:
+def _initialization(protocol: Protocol) -> str:
     start = protocol.get('init')
-    said = 'random weights' if start == 'none' else f'{start} weights'
-    return said + (f', then the detector {protocol["load_from"]}' if protocol.get('load_from') else '')
+    text = 'random weights' if start == 'none' else f'{start} weights'
+    return text + (f', then the detector {protocol["load_from"]}' if protocol.get('load_from') else '')
 
 
 def _tested(selection: Any) -> str:

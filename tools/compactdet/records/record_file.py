@@ -16,29 +16,29 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 
 from compactdet.errors import UserError
 from compactdet.files import unique_keys, write_whole
+from compactdet.records.pretraining_types import PretrainingRecord, PretrainingRecordContent
+from compactdet.records.record_types import Keys, Record, RecordContent
 
 SCHEMA_VERSION = 1
 SCHEMAS = Path(__file__).parents[3] / 'work_dirs_template'
 SCHEMA_FILE = SCHEMAS / 'record.schema.json'
 PRETRAINING = 'pretraining'  # `kind` of such a record; the record of a detector has none
 PRETRAINING_SCHEMA_FILE = SCHEMAS / 'pretraining.schema.json'
-BEYOND = 1e300  # larger than any metric; sums of values near the limit of float64 overflow
+LARGEST = 1e300  # larger than any metric; sums of values near the limit of float64 overflow
 KEY_LENGTH = 12  # hexadecimal digits, 48 bits: enough for any number of runs
-
-Record = dict[str, Any]
 
 
 def canonical_json(value: Any) -> str:
     """Return the one text of a value: keys sorted, no spaces, ASCII, no NaN.
 
     Raises:
-        ValueError: the value holds NaN or infinity.
+        ValueError: The value contains NaN or infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
 
@@ -53,14 +53,14 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finish(record: Record) -> Record:
+def finish(record: RecordContent | PretrainingRecordContent) -> Record | PretrainingRecord:
     """Return a checked copy of the record with ``config.sha256`` and ``keys`` computed.
 
     Raises:
-        UserError: the record does not match the schema. The message names the place.
+        UserError: The record does not match the schema. The message names the place.
     """
     try:
-        finished: Record = json.loads(json.dumps(record))  # tuples become lists
+        finished: Any = json.loads(json.dumps(record))  # tuples become lists
     except (TypeError, ValueError) as error:
         raise UserError(f'record: not representable in JSON: {error}') from error
     config = finished.get('config')
@@ -73,12 +73,12 @@ def finish(record: Record) -> Record:
     return finished
 
 
-def write(path: Path | str, record: Record) -> Record:
+def write(path: Path | str, record: RecordContent | PretrainingRecordContent) -> Record | PretrainingRecord:
     """Complete the record, write it and return it. The record of a run is written once.
 
     Raises:
-        UserError: the record does not match the schema, the file exists with other content, or it
-            cannot be written. No partial file is left.
+        UserError: The record does not match the schema, the file exists with other content, or it cannot be
+            written. No partial file is left.
     """
     path = Path(path)
     finished = finish(record)
@@ -92,50 +92,67 @@ def write(path: Path | str, record: Record) -> Record:
         raise UserError(f'{path}: the record cannot be read: {error.strerror}') from error
     if not same:
         raise UserError(
-            f'{path}: this file holds another record, and a record is never overwritten; '
+            f'{path} is the record of another run, and a record is never overwritten; '
             'give the new run another --work-dir, or move the old folder'
         )
     return finished
 
 
-def read(path: Path | str, kind: str | None = None) -> Record:
-    """Read a record and check it: schema, finite numbers, and keys that match the content.
-
-    Args:
-        path: The file.
-        kind: None for the record of a detector, ``PRETRAINING`` for that of a pretraining.
+def read(path: Path | str) -> Record:
+    """Read the record of a detector and check it: schema, finite numbers, keys that match the content.
 
     Raises:
-        UserError: the record is not valid, or of the other kind. The message names the file and the
+        UserError: The record is not valid, or is that of a pretraining. The message names the file and the
             place in JSON path notation.
     """
-    path = Path(path)
-    record = _load(path)
-    if _kind(record) != kind and PRETRAINING in (_kind(record), kind):
-        is_one = _kind(record) == PRETRAINING
+    record = _load(Path(path))
+    if is_pretraining_record(record):
         raise UserError(
-            f'{path}: this is the record of a {"pretraining" if is_one else "detector"}; '
-            f'give that of a {"detector (tools/train.py)" if is_one else "pretraining (tools/pretrain.py)"}'
+            f'{path}: this is the record of a pretraining; give that of a detector (tools/train.py)'
         )
-    _check(record, str(path))
-    stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
-    actual = {**_keys(record), 'config.sha256': text_sha256(record['config']['text'])}
-    for name, value in actual.items():
-        if stated[name] != value:
-            place = name if name.startswith('config') else f'keys.{name}'
-            raise UserError(
-                f'{path}: $.{place} is {stated[name]} but the content gives {value}: the file was '
-                'edited after the run; restore it or run again'
-            )
-    return record
+    return cast(Record, _checked(record, path))
+
+
+def read_pretraining(path: Path | str) -> PretrainingRecord:
+    """Read the record of a pretraining and check it as ``read`` does.
+
+    Raises:
+        UserError: The record is not valid, or is that of a detector.
+    """
+    record = _load(Path(path))
+    if not is_pretraining_record(record):
+        raise UserError(
+            f'{path}: this is the record of a detector; give that of a pretraining (tools/pretrain.py)'
+        )
+    return cast(PretrainingRecord, _checked(record, path))
+
+
+def read_any(path: Path | str) -> Record | PretrainingRecord:
+    """Read the record of a detector or of a pretraining and check it as ``read`` does.
+
+    Raises:
+        UserError: The record is not valid.
+    """
+    return _checked(_load(Path(path)), path)
 
 
 def is_pretraining(path: Path) -> bool:
     """Return True if a file is the record of a pretraining, valid or not."""
     try:
-        return _kind(_load(path)) == PRETRAINING
-    except UserError:  # whoever reads it gives the reason
+        return is_pretraining_record(_load(path))
+    except UserError:  # the function that reads the record raises the error
         return False
+
+
+def is_pretraining_record(record: Any) -> bool:
+    """Return True if the content of a JSON file is the record of a pretraining."""
+    return isinstance(record, dict) and record.get('kind') == PRETRAINING
+
+
+def initial_weights_top1(record: Record) -> float | None:
+    """Return the top-1 accuracy in percent that the initial weights of a run state; None if unknown."""
+    pretraining = record['init']['pretraining']
+    return None if pretraining is None else pretraining['top1']
 
 
 def _load(path: Path) -> Any:
@@ -147,11 +164,22 @@ def _load(path: Path) -> Any:
         raise UserError(f'{path}: not a JSON file: {error}') from error
 
 
-def _kind(record: Any) -> str | None:
-    return record.get('kind') if isinstance(record, dict) else None
+def _checked(record: Any, path: Path | str) -> Any:
+    """Return a record after checking it, as ``read`` describes."""
+    _check(record, str(path))
+    stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
+    actual = {**_keys(record), 'config.sha256': text_sha256(record['config']['text'])}
+    for name, value in actual.items():
+        if stated[name] != value:
+            place = name if name.startswith('config') else f'keys.{name}'
+            raise UserError(
+                f'{path}: $.{place} is {stated[name]} but the content gives {value}: the file was '
+                'edited after the run; restore it or repeat the run'
+            )
+    return record
 
 
-def _keys(record: Record) -> dict[str, str]:
+def _keys(record: Record) -> Keys:
     run = {
         'protocol': record['protocol'],
         'arch': record['arch'],
@@ -172,25 +200,34 @@ def _validator(file: Path) -> jsonschema.Draft202012Validator:
 
 
 def _check(record: Any, name: str) -> None:
+    """Check finite numbers, schema and the range of metrics.
+
+    Args:
+        record: Content of the record, with any ``keys``.
+        name: Name of the record in messages.
+
+    Raises:
+        UserError: The record is not valid.
+    """
     for place in _not_finite(record, '$'):
         raise UserError(
-            f'{name}: {place} is NaN, infinite or beyond {BEYOND:g}, or its inverse; write null for '
+            f'{name}: {place} is NaN, infinite, above {LARGEST:g} or below its inverse; write null for '
             'a missing value'
         )
-    schema = PRETRAINING_SCHEMA_FILE if _kind(record) == PRETRAINING else SCHEMA_FILE
+    schema = PRETRAINING_SCHEMA_FILE if is_pretraining_record(record) else SCHEMA_FILE
     errors = sorted(_validator(schema).iter_errors(record), key=lambda e: (len(e.path), e.json_path))
     if errors:
         raise UserError(f'{name}: {errors[0].json_path}: {_reason(errors[0])}')
-    for split, figures in record['metrics'].items():
-        for figure, value in figures.items() if isinstance(figures, dict) else ():
-            if figure.startswith(('voc/', 'coco/')) and value is not None and not 0 <= value <= 1:
+    for split, metrics in record['metrics'].items():
+        for metric, value in metrics.items() if isinstance(metrics, dict) else ():
+            if metric.startswith(('voc/', 'coco/')) and value is not None and not 0 <= value <= 1:
                 raise UserError(
-                    f"{name}: $.metrics.{split}['{figure}'] is {value}; must be a share from 0 to 1"
+                    f"{name}: $.metrics.{split}['{metric}'] is {value}; must be a share from 0 to 1"
                 )
 
 
 def _reason(error: jsonschema.ValidationError) -> str:
-    """Return one short line; the library prints the whole object for some errors."""
+    """Return the reason in one short line; for some errors, the library's message has the whole object."""
     instance: Any = error.instance
     schema: Any = error.schema
     if error.validator == 'additionalProperties':
@@ -207,7 +244,9 @@ def _reason(error: jsonschema.ValidationError) -> str:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    if isinstance(value, int | float) and not (value == 0 or 1 / BEYOND < abs(value) < BEYOND):  # NaN too
+    """Yield the places of numbers that are not finite, or too large or small for calculations."""
+    in_range = not isinstance(value, int | float) or value == 0 or 1 / LARGEST < abs(value) < LARGEST
+    if not in_range:  # NaN too
         yield place
     elif isinstance(value, dict):
         for key, item in value.items():

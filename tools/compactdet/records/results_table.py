@@ -1,10 +1,11 @@
-"""Results of runs as a table: one row per network and protocol, mean and standard deviation over seeds."""
+"""Table of results: one row per network and protocol, with mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +16,169 @@ from rich.table import Table
 
 from compactdet.errors import UserError
 from compactdet.records import record_file
+from compactdet.records.record_types import Metrics, Protocol, Record
 
-MAIN_FIGURE = 'voc/ap50_11point'
-FIGURES = {
-    MAIN_FIGURE: 'VOC 11-point AP50',
+MAIN_METRIC = 'voc/ap50_11point'
+METRICS = {  # name: title
+    MAIN_METRIC: 'VOC 11-point AP50',
     'voc/ap50_area': 'VOC area AP50',
     'coco/ap': 'COCO AP',
 }
-# The interval over images is not the spread over seeds.
-HEADS = (FIGURES[MAIN_FIGURE], '95 % over images', *list(FIGURES.values())[1:])
+# Titles of the columns of `result_cells`. The interval over images is not the spread over seeds.
+HEADS = (METRICS[MAIN_METRIC], '95 % over images', *list(METRICS.values())[1:])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric over the seeds of a row. All values are from 0 to 1.
+
+    Attributes:
+        mean: Mean over seeds; None if a run lacks the metric.
+        sd: Standard deviation over seeds (n - 1); None for one seed.
+        images_interval: Ends of the 95 % interval over test images, averaged over seeds; None if a record
+            has none.
+    """
+
+    mean: float | None
+    sd: float | None
+    images_interval: list[float] | None
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """Results of the runs that differ only in their seed.
+
+    Attributes:
+        arch: Name of the network.
+        detector: Name of the detector.
+        dataset: Name of the data set.
+        init_class: Class of initialization, such as 'CIFAR-10'; 'none' for random initialization.
+        frozen_stages: Number of frozen stages; -1 for none.
+        protocol: Protocol key.
+        seeds: Seeds, ascending.
+        records: Paths of the records, in the order of the seeds.
+        results: Result of each of `METRICS`.
+    """
+
+    arch: str
+    detector: str
+    dataset: str
+    init_class: str
+    frozen_stages: int
+    protocol: str
+    seeds: list[int]
+    records: list[str]
+    results: Mapping[str, Result]
+
+    @property
+    def main_mean(self) -> float:
+        """Mean of `MAIN_METRIC`, by which rows are ordered; -1 if there is none."""
+        mean = self.results[MAIN_METRIC].mean
+        return -1 if mean is None else mean
+
+    @property
+    def initial_weights(self) -> str:
+        """Description of the initialization."""
+        return describe_initialization(self.init_class, self.frozen_stages)
 
 
 def find_records(places: Sequence[str]) -> list[Path]:
-    """Find the ``record.json`` files of detectors in folders, at any depth, each once; a file stands for
-    itself.
+    """Return the paths of detectors' records, each once.
+
+    Args:
+        places: Folders, which are searched at any depth for ``record.json``, and paths of records.
 
     Raises:
-        UserError: There is no record in one of the places.
+        UserError: A folder contains no such record.
     """
     found: list[Path] = []
     for place in map(Path, places):
-        every = [place] if place.is_file() else sorted(place.rglob('record.json'))
-        files = [path for path in every if path == place or not record_file.is_pretraining(path)]
+        records = [place] if place.is_file() else sorted(place.rglob('record.json'))
+        files = [path for path in records if path == place or not record_file.is_pretraining(path)]
         if not files:
-            only = ' but of pretrainings' if every else ''
+            others = ', except those of pretrainings' if records else ''
             raise UserError(
-                f'{place}: no record.json in it{only}; tools/train.py writes one at the end of a run'
+                f'{place}: no record.json in it{others}; tools/train.py writes one at the end of a run'
             )
         found += files
     return list(dict.fromkeys(found))
 
 
-def rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Group runs that differ only in their seed.
+def rows(paths: Sequence[Path]) -> list[ResultRow]:
+    """Read records and return one row for the runs that differ only in their seed.
 
     Returns:
-        For each group its settings (``arch, detector, dataset, init, frozen_stages, protocol``), its
-        ``seeds`` and ``records``, and for each of ``FIGURES`` the mean over seeds in [0, 1] (None if a run
-        lacks it), the standard deviation (n - 1; None for one seed) and ``images``, the ends of the 95 %
-        interval over test images, averaged over seeds (None if a record has none). Rows of one protocol
-        are adjacent, best first, and may be ranked.
+        The rows. Rows of one protocol are adjacent, best first, and may be ranked.
 
     Raises:
-        UserError: A record is not valid, or two of a group have the same seed.
+        UserError: A record is not valid, or two runs of a row have the same seed.
     """
-    groups: dict[tuple, list[tuple[Path, record_file.Record]]] = {}
+    groups: dict[tuple, list[tuple[Path, Record]]] = {}
     for path in paths:
         record = record_file.read(path)
         key = (record['keys']['protocol'], record['arch'], record['init']['sha256'])
         groups.setdefault(key, []).append((path, record))
-    table = []
-    for runs in groups.values():
-        runs.sort(key=lambda run: run[1]['seed'])
-        seeds = [record['seed'] for _, record in runs]
-        if len(set(seeds)) < len(seeds):
-            names = ', '.join(str(path) for path, _ in runs)
-            raise UserError(f'{names}: two runs have the same seed; leave one out')
-        first = runs[0][1]
-        row: dict[str, Any] = {
-            'arch': first['arch'],
-            'detector': first['detector'],
-            'dataset': first['dataset']['name'],
-            'init': first['init']['class'],
-            'frozen_stages': frozen_stages(first['protocol']),
-            'protocol': first['keys']['protocol'],
-            'seeds': seeds,
-            'records': [str(path) for path, _ in runs],
-        }
-        for figure in FIGURES:
-            tests = [record['metrics']['test'] for _, record in runs]
-            values = [test.get(figure) for test in tests]
-            defined = None not in values  # without ground truth there is no AP
-            row[figure] = {
-                'mean': statistics.fmean(values) if defined else None,
-                'sd': statistics.stdev(values) if defined and len(values) > 1 else None,
-                'images': images_interval(figure, tests),
-            }
-        table.append(row)
+    table = [_row(runs) for runs in groups.values()]
     best: dict[str, float] = {}
     for row in table:
-        best[row['protocol']] = max(_rank(row), best.get(row['protocol'], -1))
-
-    def place(row: dict[str, Any]) -> tuple:
-        return row['dataset'], -best[row['protocol']], row['protocol'], -_rank(row)
-
-    return sorted(table, key=place)
+        best[row.protocol] = max(row.main_mean, best.get(row.protocol, -1))
+    return sorted(table, key=lambda row: (row.dataset, -best[row.protocol], row.protocol, -row.main_mean))
 
 
-def frozen_stages(protocol: Mapping[str, Any]) -> int:
+def _row(runs: Sequence[tuple[Path, Record]]) -> ResultRow:
+    runs = sorted(runs, key=lambda run: run[1]['seed'])
+    seeds = [record['seed'] for _, record in runs]
+    if len(set(seeds)) < len(seeds):
+        names = ', '.join(str(path) for path, _ in runs)
+        raise UserError(f'{names}: two runs have the same seed; leave one out')
+    first = runs[0][1]
+    tests = [record['metrics']['test'] for _, record in runs]
+    return ResultRow(
+        arch=first['arch'],
+        detector=first['detector'],
+        dataset=first['dataset']['name'],
+        init_class=first['init']['class'],
+        frozen_stages=frozen_stages(first['protocol']),
+        protocol=first['keys']['protocol'],
+        seeds=seeds,
+        records=[str(path) for path, _ in runs],
+        results={metric: _result(metric, tests) for metric in METRICS},
+    )
+
+
+def _result(metric: str, tests: Sequence[Metrics]) -> Result:
+    """Return the result of a metric from the test metrics of each seed."""
+    values = [value for test in tests if (value := test.get(metric)) is not None]
+    defined = len(values) == len(tests)  # without ground truth there is no AP
+    return Result(
+        mean=statistics.fmean(values) if defined else None,
+        sd=statistics.stdev(values) if defined and len(values) > 1 else None,
+        images_interval=images_interval(metric, tests),
+    )
+
+
+def as_json(table: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Return the rows for ``--format json``; results are from 0 to 1."""
+    return [
+        {
+            'arch': row.arch,
+            'detector': row.detector,
+            'dataset': row.dataset,
+            'init': row.init_class,
+            'frozen_stages': row.frozen_stages,
+            'protocol': row.protocol,
+            'seeds': row.seeds,
+            'records': row.records,
+            **{
+                metric: {'mean': result.mean, 'sd': result.sd, 'images': result.images_interval}
+                for metric, result in row.results.items()
+            },
+        }
+        for row in table
+    ]
+
+
+def frozen_stages(protocol: Protocol) -> int:
     """Return the number of stages that a protocol freezes; -1 for none or if it is not stated."""
     model = protocol.get('model')
     backbone = model.get('backbone') if isinstance(model, dict) else None
@@ -110,82 +186,80 @@ def frozen_stages(protocol: Mapping[str, Any]) -> int:
     return frozen if isinstance(frozen, int) else -1
 
 
-def images_interval(figure: str, tests: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """Return the 95 % interval of a metric over test images: the ends in the records, averaged."""
+def images_interval(metric: str, tests: Sequence[Metrics]) -> list[float] | None:
+    """Return the 95 % interval of a metric over test images, averaged over runs; None if one lacks it."""
     ends: list[list[float | None]]
-    ends = [[test.get(f'{figure}_{end}95') for test in tests] for end in ('low', 'high')]
+    ends = [[test.get(f'{metric}_{end}95') for test in tests] for end in ('low', 'high')]
     known = [[value for value in end if value is not None] for end in ends]
     return [statistics.fmean(end) for end in known] if known == ends else None
 
 
-def _rank(row: dict[str, Any]) -> float:
-    """Return the value by which rows are ordered; -1 if there is none."""
-    mean = row[MAIN_FIGURE]['mean']
-    return -1 if mean is None else mean
-
-
-def markdown(table: Sequence[dict[str, Any]], relative_to: Path) -> str:
+def markdown(table: Sequence[ResultRow], relative_to: Path) -> str:
     """Return the rows as a Markdown table, in percent, with a link to each record."""
-    head = ['data', 'detector', 'network', 'starts from', *HEADS, 'protocol', 'seeds']
-    lines = [head, ['---'] * len(head)]
+    lines = [['data', 'detector', 'network', 'starts from', *HEADS, 'protocol', 'seeds']]
     for row in table:
         links = ' '.join(
             f'[{seed}]({Path(os.path.relpath(path, relative_to)).as_posix()})'
-            for seed, path in zip(row['seeds'], row['records'], strict=True)
+            for seed, path in zip(row.seeds, row.records, strict=True)
         )
-        lines.append(
-            [
-                row['dataset'],
-                row['detector'],
-                f'`{row["arch"]}`',
-                starts_from(row),
-                *figures(row),
-                f'`{row["protocol"]}`',
-                links,
-            ]
-        )
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+        settings = [row.dataset, row.detector, f'`{row.arch}`', row.initial_weights]
+        lines.append([*settings, *result_cells(row), f'`{row.protocol}`', links])
+    return _markdown_table(lines)
 
 
-def show(table: Sequence[dict[str, Any]]) -> None:
-    """Print the rows on the console, in percent, with lines between protocols."""
+def short_markdown(table: Sequence[ResultRow]) -> str:
+    """Return the rows as a narrow Markdown table, in percent, with the number of seeds and no links."""
+    titles = {MAIN_METRIC: 'VOC AP50 (11-point)', 'coco/ap': 'COCO AP'}
+    lines = [['data', 'detector', 'network', 'initial weights', *titles.values(), 'seeds']]
+    for row in table:
+        cells = [row.dataset, row.detector, f'`{row.arch}`', row.initial_weights]
+        lines.append([*cells, *(percent(row.results[metric]) for metric in titles), str(len(row.seeds))])
+    return _markdown_table(lines)
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a Markdown table; the first row is the head."""
+    head, *body = lines
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in [head, ['---'] * len(head), *body])
+
+
+def show(table: Sequence[ResultRow]) -> None:
+    """Print the rows on the console in percent, with lines between protocols."""
     view = Table(box=box.SIMPLE_HEAD)
     for name in ('data', 'detector', 'network', 'starts from', *HEADS, 'seeds'):
         view.add_column(name, justify='right' if name in HEADS else 'left')
     for row, following in zip(table, [*table[1:], None], strict=True):
-        cells = row['dataset'], row['detector'], row['arch'], starts_from(row), *figures(row)
+        cells = row.dataset, row.detector, row.arch, row.initial_weights, *result_cells(row)
         view.add_row(
             *map(escape, cells),
-            ' '.join(map(str, row['seeds'])),
-            end_section=following is not None and following['protocol'] != row['protocol'],
+            ' '.join(map(str, row.seeds)),
+            end_section=following is not None and following.protocol != row.protocol,
         )
     Console().print(view)
 
 
-def starts_from(row: dict[str, Any]) -> str:
-    """Describe the initialization of a row."""
-    words = {'none': 'random weights', 'not stated': 'weights of unstated training'}
-    start = words.get(row['init'], f'{row["init"]} weights')
-    frozen = row['frozen_stages']
-    return start + (f', stem and {frozen} stages frozen' if frozen >= 0 else '')
+def describe_initialization(init_class: str, frozen_stages: int) -> str:
+    """Return a description of the initial weights and frozen stages.
 
-
-def figures(row: dict[str, Any]) -> list[str]:
-    """Return the texts of the columns ``HEADS``: mean and standard deviation over seeds, interval over
-    images.
+    Args:
+        init_class: Class of initialization: ``init.class`` of a record.
+        frozen_stages: Number of frozen stages; -1 for none.
     """
-    texts = [percent(row[figure]) for figure in FIGURES]
-    ends = row[MAIN_FIGURE]['images']
-    return [
-        *texts[:1],
-        '-' if ends is None else '{:.1f} to {:.1f}'.format(*(100 * x for x in ends)),
-        *texts[1:],
-    ]
+    known = {'none': 'random weights', 'not stated': 'weights of unstated training'}
+    start = known.get(init_class, f'{init_class} weights')
+    return start + (f', stem and {frozen_stages} stages frozen' if frozen_stages >= 0 else '')
 
 
-def percent(figure: dict[str, Any]) -> str:
-    """Return ``73.1 ± 0.8``: mean and standard deviation over seeds, in percent."""
-    mean, sd = figure['mean'], figure['sd']
-    if mean is None:
+def result_cells(row: ResultRow) -> list[str]:
+    """Return the texts of a row in the columns `HEADS`, in percent."""
+    main, *others = row.results.values()
+    ends = main.images_interval
+    interval = '-' if ends is None else f'{100 * ends[0]:.1f} to {100 * ends[1]:.1f}'
+    return [percent(main), interval, *map(percent, others)]
+
+
+def percent(result: Result) -> str:
+    """Return mean and standard deviation over seeds in percent, such as ``73.1 ± 0.8``."""
+    if result.mean is None:
         return '-'
-    return f'{100 * mean:.1f}' + ('' if sd is None else f' ± {100 * sd:.1f}')
+    return f'{100 * result.mean:.1f}' + ('' if result.sd is None else f' ± {100 * result.sd:.1f}')

@@ -10,20 +10,88 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.records import record_file
 from compactdet.sweep.grid import Job, describe, dump, jobs, read
-from compactdet.sweep.jobs import NOT_THERE, Suite, difference, result_settings
+from compactdet.sweep.jobs import NOT_THERE, JobIdentity, Suite, difference, result_settings
 from compactdet.sweep.lock import Lock
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = 'waiting', 'running', 'finished', 'failed', 'stopped'
 BLOCKED = 'blocked'  # the pretraining of the job failed
+
+
+class StoredState(TypedDict, total=False):
+    """The state file of a job; times are in UTC, such as ``2026-01-31T12:00:00Z``.
+
+    Attributes:
+        state: One of the states above.
+        identity: Content key of the settings for which the run folder was begun.
+        threads: ``OMP_NUM_THREADS`` of all attempts.
+        attempt: Number of the attempt since the last start of the sweep, from 1.
+        attempts: Number of all attempts.
+        pid: Process id of the last attempt.
+        wall_s: Seconds of all attempts that have ended.
+        began_utc: Start of the first attempt.
+        started_utc: Last start of the job.
+        ended_utc: Last end of the job.
+        updated_utc: Time of the last change of the file.
+        host: Name of the machine.
+        exit_status: Exit status of the last attempt, -N for signal N.
+        message: Reason of a failure or stop.
+    """
+
+    state: str
+    identity: str
+    threads: int
+    attempt: int
+    attempts: int
+    pid: int
+    wall_s: float | None
+    began_utc: str | None
+    started_utc: str | None
+    ended_utc: str | None
+    updated_utc: str
+    host: str
+    exit_status: int | None
+    message: str | None
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """State, stored facts and progress of a job; the fields that are not described here are those of
+    `StoredState`, None if unknown.
+
+    Attributes:
+        state: State by all that is known now, which may be more recent than the state file.
+        progress: Last line of progress in the log of a running job.
+        left_s: Seconds left according to this line.
+    """
+
+    state: str
+    attempts: int | None = None
+    wall_s: float | None = None
+    began_utc: str | None = None
+    started_utc: str | None = None
+    ended_utc: str | None = None
+    host: str | None = None
+    exit_status: int | None = None
+    message: str | None = None
+    progress: str | None = None
+    left_s: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the status as ``status.json`` contains it: progress of running jobs only."""
+        content = asdict(self)
+        if self.state != RUNNING:
+            del content['progress'], content['left_s']
+        return content
 
 
 class Folder:
@@ -40,7 +108,7 @@ class Folder:
         self.jobs = list(jobs)
         self.suite = suite
         self._known_finished: set[str] = set()
-        self._identities: dict[str, dict[str, Any]] = {}
+        self._identities: dict[str, JobIdentity] = {}
 
     @classmethod
     def open(cls, out: Path, content: dict[str, Any] | None, suite: Suite) -> Folder:
@@ -128,32 +196,32 @@ class Folder:
             )
         self.note(job, identity=key)
 
-    def identity(self, job: Job) -> dict[str, Any]:
+    def identity(self, job: Job) -> JobIdentity:
         """Return the identity of a job, stored once its initial weights exist."""
         if job.name not in self._identities:
             identity = self.suite.identity(job)
-            if identity.get('init') == NOT_THERE:
+            if identity.init == NOT_THERE:
                 return identity
             self._identities[job.name] = identity
         return self._identities[job.name]
 
-    def state(self, job: Job) -> dict[str, Any]:
-        """Return the stored state of a job."""
+    def state(self, job: Job) -> StoredState:
+        """Return the stored state of a job; empty if there is none."""
         try:
             state = json.loads((self.out / '.sweep' / f'{job.name}.json').read_text(encoding='utf-8'))
         except (OSError, ValueError):
             return {}
-        return state if isinstance(state, dict) else {}
+        return cast(StoredState, state) if isinstance(state, dict) else {}
 
     def note(self, job: Job, **changed: Any) -> None:
-        """Store the state of a job; only the holder of its lock does so."""
+        """Change fields of the `StoredState` of a job; only the holder of its lock does so."""
         state = {**self.state(job), **changed, 'host': socket.gethostname(), 'updated_utc': now()}
         write_whole(self.out / '.sweep' / f'{job.name}.json', json.dumps(state, indent=1) + '\n')
 
-    def write_status(self, states: dict[str, dict[str, Any]]) -> None:
-        """Write ``status.json`` with the state of every job."""
+    def write_status(self, statuses: Mapping[str, JobStatus]) -> None:
+        """Write ``status.json`` with the status of every job, given by name."""
         rows = [
-            {'name': job.name, 'needs': job.needs, **describe(job), **states.get(job.name, {})}
+            {'name': job.name, 'needs': job.needs, **describe(job), **statuses[job.name].as_json()}
             for job in self.jobs
         ]
         counts: dict[str, int] = {}

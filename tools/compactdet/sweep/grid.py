@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from compactdet.config.compose import CUSTOM, DETECTORS, RECIPES
+from compactdet.config.choice import CUSTOM, DATASET_NAMES, DETECTORS
 from compactdet.errors import UserError
 from compactdet.sweep.grid_file import cfg_options, check_keys, list_of, one, read_yaml
 
@@ -220,7 +220,7 @@ def _block(block: Mapping[str, Any], where: str, archs: Callable | None) -> Iter
     axes = {
         'archs': list_of(block, 'archs', str, where),
         'detectors': list_of(block, 'detectors', str, where, DETECTORS),
-        'datasets': list_of(block, 'datasets', str, where, RECIPES),
+        'datasets': list_of(block, 'datasets', str, where, DATASET_NAMES),
         'seeds': list_of({'seeds': [0], **block}, 'seeds', int, where),
         'init': list_of(
             {'init': [PRETRAINING if pretrain else None], **block}, 'init', (str, type(None)), where
@@ -245,7 +245,7 @@ def _block(block: Mapping[str, Any], where: str, archs: Callable | None) -> Iter
         'label': one(block, 'name', str, where),
     }
     if rest['lr'] is not None and not 0 < rest['lr'] < float('inf'):
-        raise UserError(f'{where}: lr: {rest["lr"]} is not above 0')
+        raise UserError(f'{where}: lr: {rest["lr"]} is not positive')
     order = [axes[key] for key in ('seeds', 'archs', 'detectors', 'datasets', 'init', 'frozen_stages')]
     for seed, arch, detector, dataset, init, frozen in itertools.product(*order):
         start = None
@@ -270,7 +270,7 @@ def _pretrain(value: Any, where: str) -> dict[str, Any]:
         one(value, key, str, where)
     for key in ('epochs', 'size'):
         if (number := one(value, key, int, where)) is not None and number < 1:
-            raise UserError(f'{where}: {key}: {number} is not above 0')
+            raise UserError(f'{where}: {key}: {number} is not positive')
     if value.get('seed') != EACH:
         one(value, 'seed', int, where)
     return {'seed': 0, **value}

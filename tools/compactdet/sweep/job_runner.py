@@ -12,10 +12,19 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compactdet.errors import UserError
-from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder, now
+from compactdet.sweep.folder import (
+    BLOCKED,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Folder,
+    JobStatus,
+    now,
+)
 from compactdet.sweep.grid import Job
 from compactdet.sweep.lock import Busy, Lock
 from compactdet.training.signals import WORKER_DIED
@@ -30,7 +39,7 @@ class RunOptions:
     """Options of running jobs.
 
     Attributes:
-        retries: RunOptions often a failed job is started again.
+        retries: Number of times that a failed job is started again.
         threads: ``OMP_NUM_THREADS`` of each; a resumed job keeps its number, since another would change
             the last bits of sums.
         gpu: ``CUDA_VISIBLE_DEVICES``; None to leave it unchanged.
@@ -189,16 +198,16 @@ def _signal(process: subprocess.Popen, number: int) -> None:
         os.killpg(process.pid, number)  # the child leads its own session
 
 
-def summary(state: dict[str, Any], command: list[str], log: Path) -> list[str]:
+def summary(status: JobStatus, command: list[str], log: Path) -> list[str]:
     """Return the report of a job: the reason of a failure, its log, and how to repeat it."""
-    if state.get('exit_status') is None:  # the log is of an earlier run
-        return [str(state.get('message') or state.get('state'))]
+    if status.exit_status is None:  # the log is of an earlier run
+        return [status.message or status.state]
     try:
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-TAIL:]
     except OSError:
         lines = []
     return [
-        str(state.get('message') or state.get('state')),
+        status.message or status.state,
         *(f'    {line}' for line in lines),
         f'log:    {log}',
         f'repeat: {shlex.join(command)}',

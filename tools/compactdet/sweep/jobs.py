@@ -8,25 +8,26 @@ weights, whose content is compared. So the folder of a sweep may be moved.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
-import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from compactdet.config.resolved import comparable, read_comparable_config
 from compactdet.errors import UserError, user_line
 from compactdet.records import record_file
+from compactdet.records.pretraining_types import PretrainingRecord
+from compactdet.records.record_types import Record
 from compactdet.sweep.grid import Job, Pretraining, Run
 
 TOOLS = Path(__file__).parents[2]
 # Patterns of places in a config. The selection of the tested checkpoint (save_best, rule) affects results.
-MOVES_NO_FIGURE = (
+NO_EFFECT_ON_RESULTS = (
     'work_dir', 'launcher', 'resume', 'log_*', 'runner_type', 'custom_imports', 'default_hooks.timer',
     'default_hooks.logger', *(f'default_hooks.checkpoint.{key}' for key in ('type', 'interval', 'minutes')),
     'default_hooks.checkpoint.max_keep_ckpts', 'how_to_get', '*.how_to_get',
@@ -36,6 +37,23 @@ ABSENT = 'nothing'
 NOT_THERE = 'a file that is not there yet'
 
 _one_at_a_time = threading.Lock()  # MMEngine uses global variables while composing
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """Settings that decide whether a finished run is the run of a job.
+
+    Attributes:
+        arch: Name of the network.
+        seed: Seed.
+        init: SHA-256 of the initial weights; `NOT_THERE` if the file does not exist yet, None for none.
+        config: Resolved config, as ``comparable`` returns it.
+    """
+
+    arch: str
+    seed: int
+    init: str | None
+    config: Mapping[str, Any]
 
 
 class Suite:
@@ -67,7 +85,7 @@ class Suite:
             UserError: One of them cannot be: an unknown network, one that the detector cannot use, a bad
                 option, initial weights that are not there.
         """
-        from compactdet.config.options import check_init
+        from compactdet.config.options import check_initial_weights
 
         seen: set[Job] = set()
         for job in jobs:
@@ -77,12 +95,12 @@ class Suite:
             if same in seen:
                 continue
             seen.add(same)
-            cfg = compose(job, self.out)
+            cfg = compose_job_config(job, self.out)
             if isinstance(job, Run) and job.pretraining is None:
                 with naming(job):
-                    check_init(cfg)
+                    check_initial_weights(cfg)
 
-    def identity(self, job: Job) -> dict[str, Any]:
+    def identity(self, job: Job) -> JobIdentity:
         """Return the identity of a job.
 
         Raises:
@@ -90,23 +108,19 @@ class Suite:
         """
         from backbones.weights import file_sha256
 
-        cfg = compose(job, self.out)
+        cfg = compose_job_config(job, self.out)
         backbone = cfg.model.backbone
         init = backbone.get('init') or (backbone.get('init_cfg') or {}).get('checkpoint')
         if init is not None:
             init = file_sha256(init) if Path(init).is_file() else NOT_THERE
-        return {'arch': backbone.arch, 'seed': job.seed, 'init': init, 'config': plain(cfg.to_dict())}
+        return JobIdentity(backbone.arch, job.seed, init, comparable(cfg.to_dict()))
 
-    def stated(self, job: Job, record: dict[str, Any]) -> dict[str, Any]:
+    def stated(self, job: Job, record: Record | PretrainingRecord) -> JobIdentity:
         """Return the job identity stated in a record."""
-        return {
-            'arch': record['arch'],
-            'seed': record['seed'],
-            'init': record['init']['sha256'],
-            'config': config_of_text(record['config']['text']),
-        }
+        config = read_comparable_config(record['config']['text'], f'{job.name}: config.text of its record')
+        return JobIdentity(record['arch'], record['seed'], record['init']['sha256'], config)
 
-    def read(self, job: Job) -> dict[str, Any] | None:
+    def read(self, job: Job) -> Record | PretrainingRecord | None:
         """Read a job's record; return None if there is none.
 
         Raises:
@@ -117,7 +131,7 @@ class Suite:
             return None
         if isinstance(job, Run):
             return record_file.read(path)
-        record = record_file.read(path, record_file.PRETRAINING)
+        record = record_file.read_pretraining(path)
         from backbones.weights import file_sha256
 
         weights = job.weights(self.out)
@@ -126,7 +140,7 @@ class Suite:
         return record
 
 
-def compose(job: Job, out: Path) -> Any:
+def compose_job_config(job: Job, out: Path) -> Any:
     """Return the config of a job, as its tool composes it.
 
     Raises:
@@ -137,16 +151,16 @@ def compose(job: Job, out: Path) -> Any:
 
 
 def _compose_run(job: Run, out: Path) -> Any:
-    from compactdet.config.cfg_options import parse_value
-    from compactdet.config.compose import Choice
-    from compactdet.config.options import Options, compose
+    from compactdet.config.argument_types import parse_cfg_value
+    from compactdet.config.choice import DetectorChoice
+    from compactdet.config.options import TrainOptions, config_from_options
 
     options = {}
     for key, _, text in (option.partition('=') for option in job.options()):
-        options[key] = parse_value(text)
-    choice = Choice(job.arch, job.detector, job.dataset, job.schedule, job.data_root)
-    return compose(
-        Options(
+        options[key] = parse_cfg_value(text)
+    choice = DetectorChoice(job.arch, job.detector, job.dataset, job.schedule, job.data_root)
+    return config_from_options(
+        TrainOptions(
             choice, str(out / job.name), 'auto', job.seed, job.data_root, job.start(out), job.lr,
             amp=job.amp, cfg_options=options,
         )
@@ -155,14 +169,16 @@ def _compose_run(job: Run, out: Path) -> Any:
 
 def _compose_pretraining(job: Pretraining, out: Path) -> Any:
     try:
-        from compactdet.pretraining.compose import PretrainOptions, compose
-        from compactdet.pretraining.options import PretrainChoice
+        from compactdet.pretraining.choice import PretrainChoice
+        from compactdet.pretraining.options import PretrainOptions, config_from_options
     except ModuleNotFoundError as error:
         raise UserError(f'{error}; pretraining needs MMPretrain: pip install -e ".[pretrain]"') from error
 
     choice = PretrainChoice(job.arch, job.dataset, job.recipe, job.size, job.data_root)
-    where = str(out / job.name)
-    return compose(PretrainOptions(choice, where, 'auto', job.seed, job.data_root, epochs=job.epochs))
+    folder = str(out / job.name)
+    return config_from_options(
+        PretrainOptions(choice, folder, 'auto', job.seed, job.data_root, epochs=job.epochs)
+    )
 
 
 @contextlib.contextmanager
@@ -177,20 +193,25 @@ def naming(job: Job) -> Iterator[None]:
         raise UserError(f'{job.name}: {line}') from error
 
 
-def result_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity reduced to the settings that affect results."""
-    return {**identity, 'config': _result_settings(identity.get('config', {}), '')}
+def result_settings(identity: JobIdentity) -> dict[str, Any]:
+    """Return the fields of an identity, its config reduced to the settings that affect results."""
+    return {
+        'arch': identity.arch,
+        'seed': identity.seed,
+        'init': identity.init,
+        'config': _result_settings(identity.config, ''),
+    }
 
 
 def _result_settings(value: Any, place: str) -> Any:
     if any(fnmatchcase(place, pattern) for pattern in WEIGHTS_FILES):
         return value is not None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         inner = {key: (item, f'{place}.{key}'.lstrip('.')) for key, item in value.items()}
         return {
             key: _result_settings(*pair)
             for key, pair in inner.items()
-            if not any(fnmatchcase(pair[1], pattern) for pattern in MOVES_NO_FIGURE)
+            if not any(fnmatchcase(pair[1], pattern) for pattern in NO_EFFECT_ON_RESULTS)
         }
     return (
         [_result_settings(item, f'{place}.{n}') for n, item in enumerate(value)]
@@ -199,14 +220,11 @@ def _result_settings(value: Any, place: str) -> Any:
     )
 
 
-def difference(wanted: Mapping[str, Any], stated: Mapping[str, Any]) -> str | None:
+def difference(wanted: JobIdentity, stated: JobIdentity) -> str | None:
     """Return in words the first difference of two identities that affects results, or None."""
     for place, one, other in _differences(result_settings(wanted), result_settings(stated), ''):
-        if place == 'config.load_from' and ABSENT in (
-            one,
-            other,
-        ):  # excluded from the record of a resumed run
-            continue
+        if place == 'config.load_from' and ABSENT in (one, other):
+            continue  # excluded from the record of a resumed run
         return f'its {place.removeprefix("config.")} is {_short(other)}, the grid asks for {_short(one)}'
     return None
 
@@ -226,45 +244,3 @@ def _differences(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, A
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-def plain(value: Any) -> Any:
-    """Return a config's value as ``config_of_text`` gives it: tuples are lists, what JSON has not is its
-    text.
-    """
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return value if isinstance(value, str | int | float | bool | None) and finite else repr(value)
-
-
-def config_of_text(text: str) -> dict[str, Any]:
-    """Return the values in a resolved config's text, which is read and never run.
-
-    Raises:
-        UserError: It is no list of assignments.
-    """
-    try:
-        statements = ast.parse(text).body
-        return {
-            statement.targets[0].id: _value(statement.value)  # type: ignore[attr-defined]
-            for statement in statements
-        }
-    except (SyntaxError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f'config.text of a record is no config: {error}') from error
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Dict):
-        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-        return {str(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
-    try:
-        return plain(ast.literal_eval(node))
-    except ValueError:
-        return ast.unparse(node)

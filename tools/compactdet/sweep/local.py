@@ -76,8 +76,8 @@ def run(
     Args:
         folder: The sweep.
         jobs: Those of it to run.
-        how: RunOptions.
-        workers: RunOptions many run at once.
+        how: Options.
+        workers: Number of jobs that run at once.
         gpus: Values of ``CUDA_VISIBLE_DEVICES``, dealt out to the workers in turn; empty: left as it is.
 
     Returns:

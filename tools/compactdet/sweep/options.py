@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from compactdet.config.compose import DETECTORS, RECIPES
+from compactdet.config.choice import DATASET_NAMES, DETECTORS
 from compactdet.sweep.grid import EACH, of_axes
 from compactdet.sweep.job_runner import usable_cores
 
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_axes(axes: Any) -> None:
     axes.add_argument('--archs', nargs='+', metavar='ARCH', help='names or patterns: "menet_*"')
     axes.add_argument('--detectors', nargs='+', choices=DETECTORS)
-    axes.add_argument('--datasets', nargs='+', choices=RECIPES)
+    axes.add_argument('--datasets', nargs='+', choices=DATASET_NAMES)
     axes.add_argument('--seeds', nargs='+', type=int, help='default: 0')
     axes.add_argument(
         '--init', nargs='+', metavar='START',
@@ -115,8 +115,10 @@ def _seed(text: str) -> int | str:
 
 def _root(text: str) -> tuple[str, str]:
     name, _, folder = text.partition('=')
-    if name not in RECIPES or not folder:
-        raise argparse.ArgumentTypeError(f'{text!r} is no SET=DIR with a data set of {", ".join(RECIPES)}')
+    if name not in DATASET_NAMES or not folder:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no SET=DIR with a data set of {", ".join(DATASET_NAMES)}'
+        )
     return name, folder
 
 

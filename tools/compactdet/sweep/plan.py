@@ -11,7 +11,7 @@ from compactdet.errors import UserError
 from compactdet.sweep import speed as sweep_speed
 from compactdet.sweep.folder import Folder
 from compactdet.sweep.grid import Job, Pretraining, Run
-from compactdet.sweep.jobs import compose
+from compactdet.sweep.jobs import compose_job_config
 from compactdet.sweep.speed import Estimate, Speed, Speeds
 
 # Published number of images for training (with boxes), validation and testing.
@@ -54,10 +54,11 @@ class Row:
     """The runs that differ only in their seed.
 
     Attributes:
-        jobs: They.
-        finished: RunOptions many of them have their record.
-        work: What each looks at.
-        estimate: RunOptions fast; None: not known, and ``why`` gives the reason.
+        jobs: Jobs of the runs.
+        finished: Number of jobs that have their record.
+        work: Amount of work of each run.
+        estimate: Estimated time of an image; None if it is not known.
+        why: Reason why there is no estimate; None if there is one.
     """
 
     jobs: tuple[Job, ...]
@@ -100,7 +101,7 @@ def plan(
     works: dict[str, Work] = {}
     rows = []
     for group in groups.values():
-        cfg = compose(group[0], folder.out)
+        cfg = compose_job_config(group[0], folder.out)
         key = sweep_speed.key_of(protocol_of(group[0], cfg))
         name = f'{key} {cfg.train_cfg}'
         if name not in works:
@@ -214,7 +215,7 @@ def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
     except UnknownArchError:  # a record made elsewhere
         return speed
     same = replace(job, arch=speed.arch, init='none', pretraining=None)
-    return replace(speed, macs=macs_of(same, compose(same, out), speed.size))
+    return replace(speed, macs=macs_of(same, compose_job_config(same, out), speed.size))
 
 
 def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
@@ -225,7 +226,7 @@ def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
     from compactdet import costs
 
     if isinstance(job, Run):
-        total: int = costs.detector_costs(cfg.model, *size, test_time=False)['total_macs']
+        total: int = costs.detector_costs(cfg.model, *size, test_time=False).total_macs
         return total
     with torch.device('meta'):
         network = MODELS.build(dict(cfg.model.backbone))

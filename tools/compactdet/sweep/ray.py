@@ -73,7 +73,7 @@ def run(
     Args:
         folder: The sweep, whose path is the same on each node.
         jobs: Those of it to run.
-        how: RunOptions.
+        how: Options.
         address: As ``connect`` takes it.
         cpus: Cores that each needs.
         gpus: GPUs that each needs.

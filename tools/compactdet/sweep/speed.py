@@ -19,6 +19,8 @@ from scipy.optimize import nnls
 
 from compactdet.errors import UserError
 from compactdet.records import record_file
+from compactdet.records.pretraining_types import PretrainingRecord
+from compactdet.records.record_types import Record
 
 MEASURED, FITTED, TIMED = 'measured', 'fitted', 'timed'
 
@@ -63,7 +65,7 @@ class Estimate:
         train_s: Seconds per image of training.
         test_s: Seconds per image of evaluation.
         basis: ``measured``, ``fitted`` or ``timed``.
-        words: RunOptions it is known.
+        words: Source of the estimate, for the console.
         hardware: On which machine.
         on_gpu: Whether a GPU did it.
         threads: Of the CPU.
@@ -120,9 +122,8 @@ def read(places: Iterable[str | Path]) -> Speeds:
     """Read the speeds of the records in folders; a missing folder has none."""
     found = Speeds()
     for path in dict.fromkeys(path.resolve() for place in map(Path, places) for path in _records(place)):
-        kind = record_file.PRETRAINING if record_file.is_pretraining(path) else None
         try:
-            found.all.append(speed_of(record_file.read(path, kind)))
+            found.all.append(speed_of(record_file.read_any(path)))
         except UserError as error:
             found.unreadable.append(str(error))
     return found
@@ -132,7 +133,7 @@ def _records(place: Path) -> Iterator[Path]:
     yield from [place] if place.is_file() else sorted(place.rglob('record.json'))
 
 
-def speed_of(record: Mapping[str, Any]) -> Speed:
+def speed_of(record: Record | PretrainingRecord) -> Speed:
     """Return the measurement in a record.
 
     Raises:
@@ -143,7 +144,11 @@ def speed_of(record: Mapping[str, Any]) -> Speed:
         raise UserError(
             f'{record["arch"]}: {training["processes"]} processes trained it; one is planned for'
         )
-    at_input = costs.get('at_input')
+    if 'at_input' in costs:
+        at_input = costs['at_input']
+        macs, size = at_input['total_macs'], (at_input['height'], at_input['width'])
+    else:
+        macs, size = costs['macs'], (costs['size'], costs['size'])
     images_per_s = training['images_per_s']
     test_images = record['dataset']['splits']['test']['images']
     return Speed(
@@ -154,8 +159,8 @@ def speed_of(record: Mapping[str, Any]) -> Speed:
         threads=hardware['threads'],
         train_s=1 / images_per_s if images_per_s else None,
         test_s=record['evaluation']['wall_s'] / test_images,
-        macs=at_input['total_macs'] if at_input else costs['macs'],
-        size=(at_input['height'], at_input['width']) if at_input else (costs['size'], costs['size']),
+        macs=macs,
+        size=size,
     )
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -18,7 +17,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from compactdet.console import duration
-from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
+from compactdet.sweep.folder import (
+    BLOCKED,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Folder,
+    JobStatus,
+    StoredState,
+)
 from compactdet.sweep.grid import Job, Run
 from compactdet.sweep.job_runner import summary
 
@@ -45,7 +54,7 @@ class View:
         self._console = console or Console()
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         rows = status(folder, jobs, {})
-        self._said = {name: row['state'] for name, row in rows.items()}
+        self._said = {name: row.state for name, row in rows.items()}
         self._said_at = self._written_at = time.monotonic()
 
     def __enter__(self) -> View:
@@ -67,7 +76,7 @@ class View:
             states: States by name.
         """
         rows = status(self._folder, self._jobs, states)
-        changed = {name: row['state'] for name, row in rows.items()} != self._said
+        changed = {name: row.state for name, row in rows.items()} != self._said
         if changed or time.monotonic() - self._written_at >= STATUS_EVERY_S:
             self._written_at = time.monotonic()
             self._folder.write_status(status(self._folder, self._folder.jobs, states))
@@ -75,31 +84,31 @@ class View:
             self._live.update(Group(table(rows), self._line(rows)), refresh=True)
         else:
             self._say(rows)
-        self._said = {name: row['state'] for name, row in rows.items()}
+        self._said = {name: row.state for name, row in rows.items()}
 
-    def _say(self, rows: Mapping[str, dict[str, Any]]) -> None:
+    def _say(self, rows: Mapping[str, JobStatus]) -> None:
         for name, row in rows.items():
-            if row['state'] != self._said[name]:
-                words = row['state'] + (f': {row["message"]}' if row.get('message') else '')
+            if row.state != self._said[name]:
+                words = row.state + (f': {row.message}' if row.message else '')
                 self._print(f'{name}: {words}')
         if time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
             for name, row in rows.items():
-                if row['state'] == RUNNING and row.get('progress'):
-                    self._print(f'{name}: {row["progress"]}')
+                if row.state == RUNNING and row.progress:
+                    self._print(f'{name}: {row.progress}')
             self._print(self._line(rows))
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
         self._console.file.flush()
 
-    def _line(self, rows: Mapping[str, dict[str, Any]]) -> str:
+    def _line(self, rows: Mapping[str, JobStatus]) -> str:
         left = time_left(self._jobs, rows, self._workers)
         return counted(rows) + ('' if left is None else f' · about {duration(left)} left')
 
 
-def status(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return one row per job: its state, stored facts and progress.
+def status(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> dict[str, JobStatus]:
+    """Return the status of each job by its name.
 
     Args:
         folder: Folder of the sweep.
@@ -112,26 +121,24 @@ def status(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> di
         state = states.get(job.name) or _noted(folder, job, noted)
         if state == WAITING and _noted(folder, job, noted) == RUNNING:
             state = RUNNING  # another sweep runs it
-        keys = (
-            'attempts',
-            'wall_s',
-            'began_utc',
-            'started_utc',
-            'ended_utc',
-            'host',
-            'exit_status',
-            'message',
+        line, left_s = progress(folder.log(job)) if state == RUNNING else (None, None)
+        rows[job.name] = JobStatus(
+            state=state,
+            attempts=noted.get('attempts'),
+            wall_s=noted.get('wall_s'),
+            began_utc=noted.get('began_utc'),
+            started_utc=noted.get('started_utc'),
+            ended_utc=noted.get('ended_utc'),
+            host=noted.get('host'),
+            exit_status=noted.get('exit_status'),
+            message=None if state in (RUNNING, WAITING, FINISHED) else noted.get('message'),
+            progress=line,
+            left_s=left_s,
         )
-        row: dict[str, Any] = {'state': state, **{key: noted.get(key) for key in keys}}
-        if state in (RUNNING, WAITING, FINISHED):
-            row['message'] = None
-        if state == RUNNING:
-            row['progress'], row['left_s'] = progress(folder.log(job))
-        rows[job.name] = row
     return rows
 
 
-def _noted(folder: Folder, job: Job, noted: Mapping[str, Any]) -> str:
+def _noted(folder: Folder, job: Job, noted: StoredState) -> str:
     """Return a job's state from its files only."""
     state = noted.get('state', WAITING)
     if state == RUNNING:
@@ -167,7 +174,7 @@ def seconds(text: str) -> float | None:
     return None
 
 
-def time_left(jobs: Sequence[Job], rows: Mapping[str, dict[str, Any]], workers: int) -> float | None:
+def time_left(jobs: Sequence[Job], rows: Mapping[str, JobStatus], workers: int) -> float | None:
     """Return the seconds until all jobs are finished, by the times of the most similar finished ones.
 
     None if no finished job is similar to one of the jobs.
@@ -175,18 +182,18 @@ def time_left(jobs: Sequence[Job], rows: Mapping[str, dict[str, Any]], workers: 
     times: dict[tuple, list[float]] = {}
     for job in jobs:
         row = rows[job.name]
-        if row['state'] == FINISHED and row.get('wall_s'):
+        if row.state == FINISHED and row.wall_s:
             for likeness in _likenesses(job):
-                times.setdefault(likeness, []).append(row['wall_s'])
+                times.setdefault(likeness, []).append(row.wall_s)
     total, longest = 0.0, 0.0
     for job in jobs:
         row = rows[job.name]
-        if row['state'] not in (WAITING, RUNNING):
+        if row.state not in (WAITING, RUNNING):
             continue
         whole = next((statistics.fmean(times[key]) for key in _likenesses(job) if key in times), None)
         left = whole
-        if row['state'] == RUNNING:
-            left = row.get('left_s')
+        if row.state == RUNNING:
+            left = row.left_s
             if whole is not None and (elapsed := _elapsed(row)) is not None:
                 left = max(whole - elapsed, left or 0.0)
         if left is None:
@@ -204,39 +211,37 @@ def _likenesses(job: Job) -> list[tuple]:
     return [(job.arch, *pretraining), pretraining]
 
 
-def _elapsed(row: Mapping[str, Any]) -> float | None:
+def _elapsed(row: JobStatus) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
-        started = datetime.strptime(row.get('started_utc') or '', '%Y-%m-%dT%H:%M:%S%z')
+        started = datetime.strptime(row.started_utc or '', '%Y-%m-%dT%H:%M:%S%z')
         return (datetime.now(timezone.utc) - started).total_seconds()
     return None
 
 
-def table(rows: Mapping[str, dict[str, Any]]) -> Table:
+def table(rows: Mapping[str, JobStatus]) -> Table:
     """Return a table of running, failed and recently finished jobs; the others are counted."""
     view = Table(box=box.SIMPLE_HEAD)
     view.add_column('run', overflow='fold')
     view.add_column('state', no_wrap=True)
     view.add_column('progress', overflow='fold')
-    ended = [name for name, row in rows.items() if row['state'] == FINISHED]
-    ended.sort(key=lambda name: str(rows[name].get('ended_utc')))
-    shown = {name for name, row in rows.items() if row['state'] in (RUNNING, FAILED, STOPPED)} | {
-        *ended[-3:]
-    }
+    ended = [name for name, row in rows.items() if row.state == FINISHED]
+    ended.sort(key=lambda name: str(rows[name].ended_utc))
+    shown = {name for name, row in rows.items() if row.state in (RUNNING, FAILED, STOPPED)} | {*ended[-3:]}
     for name, row in rows.items():
         if name in shown:
-            words = row.get('progress') or row.get('message') or ''
-            if row['state'] == FINISHED and row.get('wall_s'):
-                words = duration(row['wall_s'])
-            state = row['state']
-            if (row.get('attempts') or 1) > 1:
-                state += f' (attempt {row["attempts"]})'
-            view.add_row(escape(name), f'[{STYLES[row["state"]]}]{state}[/]', escape(words))
+            words = row.progress or row.message or ''
+            if row.state == FINISHED and row.wall_s:
+                words = duration(row.wall_s)
+            state = row.state
+            if (row.attempts or 1) > 1:
+                state += f' (attempt {row.attempts})'
+            view.add_row(escape(name), f'[{STYLES[row.state]}]{state}[/]', escape(words))
     return view
 
 
-def counted(rows: Mapping[str, dict[str, Any]]) -> str:
+def counted(rows: Mapping[str, JobStatus]) -> str:
     """Return ``3 of 12 finished · 2 running · 7 waiting``."""
-    counts = {state: sum(row['state'] == state for row in rows.values()) for state in STYLES}
+    counts = {state: sum(row.state == state for row in rows.values()) for state in STYLES}
     others = [f'{count} {state}' for state, count in counts.items() if count and state != FINISHED]
     return ' · '.join([f'{counts[FINISHED]} of {len(rows)} finished', *others])
 
@@ -250,9 +255,9 @@ def report(folder: Folder, jobs: Sequence[Job], states: Mapping[str, str]) -> st
     parts = []
     for job in jobs:
         row = rows[job.name]
-        if row['state'] == FAILED:
+        if row.state == FAILED:
             command = folder.suite.command(job, resume=(folder.out / job.name).is_dir())
             parts += ['', f'{job.name}: failed', *summary(row, command, folder.log(job))]
-        elif row['state'] == BLOCKED:
+        elif row.state == BLOCKED:
             parts += ['', f'{job.name}: not run, since {job.needs} failed']
     return '\n'.join([*parts, '', f'{counted(rows)}; {folder.out}'])

@@ -7,8 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from compactdet.config.cfg_options import CfgOptionsAction
-from compactdet.config.compose import rate
+from compactdet.config.argument_types import CfgOptionsAction, learning_rate
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -46,7 +45,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         help='resume from CKPT, or from the newest training state in the run folder',
     )
     parser.add_argument('--seed', type=int, help="random seed; default: the config's value")
-    parser.add_argument('--lr', type=rate, help='learning rate, in place of the schedule or recipe')
+    parser.add_argument(
+        '--lr', type=learning_rate, help='learning rate, in place of the schedule or recipe'
+    )
     parser.add_argument('--print-config', action='store_true', help='print config and protocol, then exit')
     parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
     add_config_options(parser)

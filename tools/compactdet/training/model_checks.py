@@ -93,7 +93,7 @@ def check_same_protocol(filename: str | Path, progress: Mapping[str, Any], now: 
     done = {'max_epochs': progress['epoch'], 'max_iters': progress['iter']}
     length = {key: end for key, end in now['loop'].items() if key in done and end >= done[key]}
     then = {**progress['protocol'], 'loop': {**progress['protocol']['loop'], **length}}
-    if found := protocol_diff.differences(then, now):
+    if found := protocol_diff.find_differences(then, now):
         shown = '; '.join(f'{one.words} {one.one}, now {one.other}' for one in found[:4])
         raise UserError(
             f'{filename} was trained under another protocol ({len(found)} differences): {shown}; '

@@ -6,7 +6,6 @@ the config names in ``custom_imports`` are imported.
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 from collections import Counter
@@ -24,11 +23,13 @@ from mmengine.utils import import_modules_from_strings
 from PIL import Image
 
 from compactdet.config import strict
+from compactdet.config.resolved import current_module_names, read_resolved_config
 from compactdet.drawing import draw_detections, write_image
 from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.mmdetection import MODELS
 from compactdet.records import record_file
+from compactdet.records.record_types import Record
 from compactdet.training.checkpoints import read_checkpoint
 from compactdet.training.model_checks import check_inputs, check_state_dict
 
@@ -216,8 +217,8 @@ def load_detector(run_dir: Path, device: str | None = None) -> Detector:
     if not record_path.is_file():
         raise UserError(f'{run_dir} is not a finished run of tools/train.py: it has no record.json')
     record = record_file.read(record_path)
-    cfg = parse_resolved(record['config']['text'], f'{record_path}: config.text')
-    import_custom(cfg, record_path)
+    cfg = read_resolved_config(record['config']['text'], f'{record_path}: config.text')
+    import_custom_modules(cfg, record_path)
     strict.check_keys(cfg)
     classes = record['dataset']['classes']
     head = cfg.model.get('roi_head', cfg.model).bbox_head
@@ -237,21 +238,24 @@ def load_detector(run_dir: Path, device: str | None = None) -> Detector:
     return Detector(model, image_pipeline(cfg), classes)
 
 
-def import_custom(cfg: Config, source: Path) -> None:
+def import_custom_modules(cfg: Config, source: Path) -> None:
     """Import the modules of ``custom_imports``, which register the config's classes.
+
+    A module that the suite has renamed since the training is imported by its current name.
 
     Raises:
         UserError: A module is not installed.
     """
     try:
-        import_modules_from_strings(**cfg.get('custom_imports', {'imports': []}))
-    except (ImportError, TypeError) as error:
+        options = dict(cfg.get('custom_imports') or {})
+        import_modules_from_strings(**{**options, 'imports': current_module_names(options.get('imports'))})
+    except (ImportError, TypeError, ValueError) as error:
         raise UserError(
             f'{source}: custom_imports: {error}; install the packages that the training used'
         ) from error
 
 
-def find_checkpoint(run_dir: Path, record: record_file.Record) -> Path:
+def find_checkpoint(run_dir: Path, record: Record) -> Path:
     """Return the checkpoint that a run's record evaluates: the chosen one, otherwise the last.
 
     Raises:
@@ -279,60 +283,3 @@ def image_pipeline(cfg: Config) -> Compose:
         elif step.type != 'LoadAnnotations':
             steps.append(step)
     return Compose(steps)
-
-
-def parse_resolved(text: str, source: str = 'config') -> Config:
-    """Read a resolved config's text without executing it.
-
-    Only what ``Config.pretty_text`` writes is taken: assignments of plain values, lists, tuples, dicts
-    and ``dict(...)``.
-
-    Args:
-        text: Python text.
-        source: What messages call it.
-
-    Raises:
-        UserError: It holds anything else; names the line.
-    """
-    try:
-        return Config(dict(_assigned(node) for node in ast.parse(text).body), cfg_text=text)
-    except SyntaxError as error:
-        raise UserError(f'{source}, line {error.lineno}: syntax error: {error.msg}') from error
-    except _NotPlainError as error:
-        node = error.args[0]
-        raise UserError(
-            f'{source}, line {node.lineno}: {(ast.get_source_segment(text, node) or "")[:60]!r} is not a '
-            'plain value; a record holds a config with every value resolved, and nothing in it is executed'
-        ) from error
-    except (KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f'{source}: not a config: {error}') from error
-
-
-class _NotPlainError(Exception):
-    """Holds the syntax node that is no plain value."""
-
-
-def _assigned(node: ast.stmt) -> tuple[str, Any]:
-    match node:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name, _plain(value)
-    raise _NotPlainError(node)
-
-
-def _plain(node: ast.expr) -> Any:
-    match node:
-        case ast.List(elts=items):
-            return [_plain(item) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_plain(item) for item in items)
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_plain(k): _plain(v) for k, v in zip(keys, values, strict=True) if k is not None}
-        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=items) if all(i.arg for i in items):
-            return {item.arg: _plain(item.value) for item in items}
-        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as display], keywords=[]):
-            return _plain(display)
-        case ast.Constant(value=value):
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-    raise _NotPlainError(node)

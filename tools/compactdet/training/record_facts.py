@@ -15,27 +15,33 @@ from mmengine.dist import get_world_size
 
 from backbones import get_arch
 from backbones.weights import read_info
-from compactdet import costs
 from compactdet.config import strict
+from compactdet.costs import DetectorCosts, detector_costs
 from compactdet.data.base_dataset import dataset_facts
 from compactdet.evaluation.metric import DetectionMetric
-from compactdet.records import environment, record_file
+from compactdet.records import environment
+from compactdet.records.record_file import text_sha256
+from compactdet.records.record_types import (
+    ChosenCheckpoint,
+    Costs,
+    DetectorMacs,
+    GitState,
+    InitialWeights,
+    Metrics,
+    RecordHeading,
+    RunFacts,
+    Split,
+    Training,
+)
 from compactdet.training.run_stages import Evaluation
 from compactdet.training.runner import SafeRunner
 
 # Content of the record of any training
 
 
-def record_heading(cfg: Config, kind: str | None = None) -> dict[str, Any]:
-    """Return the first entries of a record.
-
-    Args:
-        cfg: The composed config.
-        kind: ``record_file.PRETRAINING``, or None for a detector.
-    """
+def record_heading(cfg: Config) -> RecordHeading:
+    """Return time and network of a run for its record."""
     return {
-        'schema_version': record_file.SCHEMA_VERSION,
-        **({'kind': kind} if kind else {}),
         'created_utc': datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ'),
         'arch': cfg.model.backbone.arch,
         'family': get_arch(cfg.model.backbone.arch).family,
@@ -43,9 +49,13 @@ def record_heading(cfg: Config, kind: str | None = None) -> dict[str, Any]:
 
 
 def run_facts(
-    cfg: Config, seed: int, command: str, git: Mapping[str, Any] | None, training: Mapping[str, Any],
+    cfg: Config,
+    seed: int,
+    command: str,
+    git: GitState | None,
+    training: Training,
     test: Evaluation,
-) -> dict[str, Any]:  # fmt: skip
+) -> RunFacts:
     """Return the entries on the run itself: seed, config, software, hardware, time.
 
     Args:
@@ -56,9 +66,10 @@ def run_facts(
         training: From ``training_facts``.
         test: Evaluation on the test split.
     """
+    text = strict.resolved_text(cfg)
     return {
         'seed': int(seed),
-        'config': {'file': Path(cfg.filename).name, 'text': strict.resolved_text(cfg)},
+        'config': {'file': Path(cfg.filename).name, 'text': text, 'sha256': text_sha256(text)},
         'command': command,
         'git': git,
         'versions': environment.versions(),
@@ -68,7 +79,7 @@ def run_facts(
     }
 
 
-def training_facts(runner: SafeRunner) -> dict[str, Any]:
+def training_facts(runner: SafeRunner) -> Training:
     """Return duration, speed and memory of the training over all resumes, and the checkpoint it chose.
 
     ``images_per_s`` covers the training steps and the loading of their data; ``wall_s`` also covers
@@ -79,7 +90,7 @@ def training_facts(runner: SafeRunner) -> dict[str, Any]:
     step_s, _ = (
         hub.get_scalar('train/time').data if 'train/time' in hub.log_scalars else (np.array([]), None)
     )
-    chosen = None
+    chosen: ChosenCheckpoint | None = None
     if 'best_ckpt' in hub.runtime_info:
         checkpoint = Path(hub.get_info('best_ckpt'))
         chosen = {
@@ -117,7 +128,7 @@ def detector_name(model: Mapping[str, Any]) -> str:
     return 'frcnn_fpn' if model.get('neck') else 'frcnn_c4'
 
 
-def split_facts(dataset: Any) -> dict[str, Any]:
+def split_facts(dataset: Any) -> Split:
     """Return the entry ``dataset.splits.SPLIT`` of a record."""
     facts = dataset_facts(dataset)
     return {
@@ -142,18 +153,16 @@ def init_class(cfg: Config) -> str:
     return read_info(init['checkpoint']).pretraining.data if init.get('checkpoint') else 'none'
 
 
-def init_facts(model: Any) -> dict[str, Any]:
+def init_facts(model: Any) -> InitialWeights:
     """Return the entry ``init`` of a record: the initial weights that a detector has loaded."""
-    roi_head = getattr(model, 'roi_head', None)
-    modules = {'backbone': model.backbone, 'shared_head': getattr(roi_head, 'shared_head', None)}
-    sources = {name: getattr(module, 'loaded_from', None) for name, module in modules.items()}
-    source = sources['backbone']
+    stage_head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
+    source = getattr(model.backbone, 'loaded_from', None)
     if source is None:
         return {
             'class': 'none',
             'file': None,
             'sha256': None,
-            'loaded': dict.fromkeys(sources),
+            'loaded': {'backbone': None, 'shared_head': None},
             'pretraining': None,
         }
     pretraining = source.info.pretraining
@@ -162,18 +171,43 @@ def init_facts(model: Any) -> dict[str, Any]:
         'file': Path(source.checkpoint).name,
         'sha256': source.sha256,
         # The initializer loads all entries of a module or raises an error.
-        'loaded': {name: None if modules[name] is None else 1.0 for name in sources},
-        'pretraining': {key: getattr(pretraining, key) for key in ('data', 'recipe', 'top1', 'top5')},
+        'loaded': {'backbone': 1.0, 'shared_head': None if stage_head is None else 1.0},
+        'pretraining': {
+            'data': pretraining.data,
+            'recipe': pretraining.recipe,
+            'top1': pretraining.top1,
+            'top5': pretraining.top5,
+        },
     }
 
 
-def cost_facts(runner: SafeRunner) -> dict[str, Any]:
+def cost_facts(runner: SafeRunner) -> Costs:
     """Return the entry ``costs`` of a record: costs at 224x224 and at the size of the median test image."""
-    model = runner.cfg.model
-    at_224 = costs.detector_costs(model, 224, 224)
-    at_input = costs.detector_costs(model, *median_input_size(runner))
-    at_input.pop('params')
-    return {'params': at_224.pop('params'), 'at_224': at_224, 'at_input': at_input}
+    at_224 = detector_costs(runner.cfg.model, 224, 224)
+    at_input = detector_costs(runner.cfg.model, *median_input_size(runner))
+    return {
+        'params': {
+            'backbone': at_224.backbone_params,
+            'rpn': at_224.dense_head_params,
+            'roi_head': at_224.roi_head_params,
+            'total': at_224.total_params,
+        },
+        'at_224': _macs_entry(at_224),
+        'at_input': _macs_entry(at_input),
+    }
+
+
+def _macs_entry(costs: DetectorCosts) -> DetectorMacs:
+    return {
+        'height': costs.height,
+        'width': costs.width,
+        'backbone_macs': costs.backbone_macs,
+        'rpn_macs': costs.dense_head_macs,
+        'roi_head_macs_per_proposal': costs.roi_head_macs_per_proposal,
+        'num_proposals': costs.num_proposals,
+        'roi_head_macs': costs.roi_head_macs,
+        'total_macs': costs.total_macs,
+    }
 
 
 def median_input_size(runner: SafeRunner) -> tuple[int, int]:
@@ -206,10 +240,8 @@ def image_intervals(runner: SafeRunner) -> dict[str, float]:
     return next((m.image_intervals() for m in metrics if isinstance(m, DetectionMetric)), {})
 
 
-def metric_values(values: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+def metric_values(values: Mapping[str, Any]) -> Metrics:
     """Return metrics as the record has them: an undefined value (NaN) is None."""
-    if values is None:
-        return None
     return {
         name: None if value is None or math.isnan(value) else float(value) for name, value in values.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +13,9 @@ from mmengine.config import Config
 from backbones.weights import WeightsError
 from compactdet.config import strict
 from compactdet.errors import UserError
-from compactdet.records import record_file
+from compactdet.records.pretraining_types import PretrainingRecord
+from compactdet.records.record_file import read
+from compactdet.records.record_types import Record
 from compactdet.training.checkpoints import (
     best_checkpoints,
     check_checksums,
@@ -34,13 +36,15 @@ STATE_PREFIXES = ('epoch_', 'iter_')
 _locks: dict[Path, IO[str]] = {}
 
 
-def is_finished(cfg: Config, record_path: Path, kind: str | None = None) -> bool:
+def is_finished(
+    cfg: Config, record_path: Path, read_record: Callable[[Path], Record | PretrainingRecord] = read
+) -> bool:
     """Return True if a run that is to be resumed has finished; its command may be repeated.
 
     Args:
         cfg: The composed config.
         record_path: Path of the run's record.
-        kind: As in ``record_file.read``.
+        read_record: ``record_file.read``, or ``read_pretraining`` for a pretraining.
 
     Raises:
         UserError: The folder holds the record of another run, or training states that this run does not
@@ -48,9 +52,7 @@ def is_finished(cfg: Config, record_path: Path, kind: str | None = None) -> bool
         WeightsError: The checkpoint to start from cannot be read.
     """
     if record_path.exists():
-        if cfg.get('resume') and record_file.read(record_path, kind)['config'][
-            'text'
-        ] == strict.resolved_text(cfg):
+        if cfg.get('resume') and read_record(record_path)['config']['text'] == strict.resolved_text(cfg):
             return True
         raise UserError(
             f'{record_path} is the record of a finished run, which is never overwritten; '

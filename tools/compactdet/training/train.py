@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mmengine.dist import barrier, get_world_size, is_main_process
 
 from backbones.weights import WeightsError
 from compactdet import distributed
 from compactdet.config import strict
-from compactdet.config.options import Options, check_init, compose
+from compactdet.config.options import TrainOptions, check_initial_weights, config_from_options
 from compactdet.records import display, environment, record_file
 from compactdet.records.protocol import protocol_of
+from compactdet.records.record_types import RecordContent
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.record_facts import (
     cost_facts,
@@ -37,14 +37,14 @@ from compactdet.training.run_stages import (
 )
 
 
-def show(options: Options) -> None:
+def show(options: TrainOptions) -> None:
     """Print the resolved config of a command line and its protocol; the data set is not needed.
 
     Raises:
         UserError: As for ``compose``.
         WeightsError: As for ``compose``.
     """
-    cfg = compose(options)
+    cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
     if not is_main_process():
         return
@@ -53,10 +53,10 @@ def show(options: Options) -> None:
         initialization = init_class(cfg)
     except WeightsError:  # the file may not exist yet
         initialization = 'absent'
-    display.show_protocol(protocol_of(cfg, {}, initialization, get_world_size()), whole=False)
+    display.show_protocol(protocol_of(cfg, {}, initialization, get_world_size()), with_key=False)
 
 
-def train(options: Options) -> Path:
+def train(options: TrainOptions) -> Path:
     """Train a detector, evaluate it on the test split, write ``record.json`` and return its path.
 
     The evaluated checkpoint is the best on the validation split if the config chooses one, otherwise the
@@ -66,9 +66,9 @@ def train(options: Options) -> Path:
         UserError: The user can correct the error; no partial file is left.
         WeightsError: The initial weights are absent or do not fit.
     """
-    cfg = compose(options)
+    cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
-    check_init(cfg)
+    check_initial_weights(cfg)
     record_path = Path(cfg.work_dir) / 'record.json'
     if is_finished(cfg, record_path):
         return record_path
@@ -84,17 +84,17 @@ def train(options: Options) -> Path:
     runner.train()
     training = training_facts(runner)
     init = init_facts(unwrap_model(runner.model))
-    metrics: dict[str, Any] = {'val': last_validation(runner)}
+    val = last_validation(runner)
     if training['chosen']:
         barrier()  # the main process wrote the checkpoint
         runner.load_checkpoint(str(Path(cfg.work_dir) / training['chosen']['checkpoint']))
-        metrics['val'] = runner.val()
+        val = runner.val()
     test = evaluate_test_split(runner)
     if not is_main_process():
         return record_path
-    metrics['test'] = test.metrics | image_intervals(runner)
     command = options.command or f'tools/train.py {cfg.filename}'
-    record = {
+    record: RecordContent = {
+        'schema_version': record_file.SCHEMA_VERSION,
         **record_heading(cfg),
         'detector': detector_name(cfg.model),
         'dataset': {
@@ -106,7 +106,10 @@ def train(options: Options) -> Path:
         'init': init,
         **run_facts(cfg, runner.seed, command, git, training, test),
         'costs': cost_facts(runner),
-        'metrics': {name: metric_values(values) for name, values in metrics.items()},
+        'metrics': {
+            'val': None if val is None else metric_values(val),
+            'test': metric_values(test.metrics | image_intervals(runner)),
+        },
     }
     record_file.write(record_path, record)
     return record_path

@@ -1,4 +1,4 @@
-"""The transfer study as files: report.html and report.md from one list of blocks, plots, study.json."""
+"""Files of the transfer study: report.html and report.md with the same content, plots, study.json."""
 
 from __future__ import annotations
 
@@ -12,34 +12,42 @@ from pathlib import Path
 from urllib.parse import quote
 
 from compactdet.files import check_writable, write_whole
-from compactdet.leaderboard.board import FIGURES
+from compactdet.leaderboard.groups import METRICS
 from compactdet.transfer import findings, plots
-from compactdet.transfer.correlation import EXACT_ORDERS, MANY, MIN_NETS, RESAMPLES, RESAMPLES_OF_MANY, Fit
-from compactdet.transfer.findings import figure
-from compactdet.transfer.sources import Net
+from compactdet.transfer.correlation import (
+    MANY,
+    MIN_NETWORKS,
+    PERMUTATIONS,
+    RESAMPLES,
+    RESAMPLES_OF_MANY,
+    Fit,
+)
+from compactdet.transfer.findings import format_estimate
+from compactdet.transfer.sources import NetworkResult
 from compactdet.transfer.study import SettingStudy, Study
 
-METHOD = (
+METHODS = (
     'A setting is everything that must be equal for two results to be compared: for own runs the protocol '
     'and the data set of the pretraining, for published results the paper and the setting of its table. '
-    'Settings are '
-    'never pooled: a pair of networks counts within its setting only.',
-    'ρ is Spearman\'s rank correlation, τ is Kendall\'s τ-b; ρ given the multiply-adds is the rank partial '
-    'correlation, 0 where cost orders the networks exactly as AP or accuracy does. In brackets: 95 % BCa '
-    f'bootstrap intervals from {RESAMPLES:,} resamples of the networks ({RESAMPLES_OF_MANY:,} of more than '
-    f'{MANY}); none below {MIN_NETS} networks. They say '
-    'how far the figure depends on which networks were measured, not on seeds.',
-    'How often a random order gives a ρ as far from 0: counted over all orders of up to 8 networks, over '
-    f'{EXACT_ORDERS:,} random ones beyond.',
-    'Deviations from what accuracy (and the logarithm of the multiply-adds) predicts: least squares, '
-    't = externally studentized residual; a network is named if p < 0.05 after multiplying by the number '
-    'of networks (Bonferroni).',
-    'A network stands for one arch and one pretraining recipe. Runs that differ in the seed, and weights '
-    'that differ in the seed, are averaged; ± is the standard deviation over runs.',
-)  # fmt: skip
+    'Settings are never pooled: both networks of a pair are of the same setting.',
+    "ρ is Spearman's rank correlation, and τ is Kendall's τ-b. ρ given the multiply-adds is the partial "
+    'rank correlation; it is 0 if cost orders the networks exactly as AP or accuracy does. Brackets '
+    f'contain 95 % BCa bootstrap intervals from {RESAMPLES:,} resamples of the networks '
+    f'({RESAMPLES_OF_MANY:,} for more than {MANY} networks); there is none for fewer than '
+    f'{MIN_NETWORKS} networks. An interval covers the choice of networks, not the variation over seeds.',
+    'The probability that a random order gives a ρ at least as far from 0 is computed over all orders of '
+    f'up to 8 networks, and over {PERMUTATIONS:,} random orders for more networks.',
+    'Residuals are those of least-squares fits of AP on accuracy, or on accuracy and the logarithm of the '
+    'multiply-adds; t is the externally studentized residual. A network is an outlier if p < 0.05, where p '
+    'is multiplied by the number of networks (Bonferroni).',
+    'A network is one arch with one pretraining recipe. AP is averaged over the seeds of the runs and '
+    'accuracy over the seeds of the weights; ± is the standard deviation over runs.',
+)
 
-
-CONTRASTS = {'pretraining': 'Pretrained against random weights', 'freezing': 'Fine-tuned against frozen'}
+CONTRAST_TITLES = {
+    'pretraining': 'Pretrained and random weights',
+    'freezing': 'Fine-tuned and frozen stages',
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,18 @@ Cell = str | Links
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the report: 'heading', 'text', 'list', 'table' or 'picture'."""
+    """A part of the report.
+
+    Attributes:
+        kind: 'heading', 'text', 'list', 'table' or 'plot'.
+        text: Heading, text, or alternative text of a plot.
+        level: Level of a heading, from 1.
+        items: Items of a list.
+        head: Head of a table.
+        rows: Rows of a table.
+        plot: File name of a plot without suffix.
+        svg: The plot.
+    """
 
     kind: str
     text: str = ''
@@ -62,33 +81,33 @@ class Block:
     items: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     rows: tuple[tuple[Cell, ...], ...] = ()
-    picture: str = ''
+    plot: str = ''
     svg: bytes = field(default=b'', repr=False)
 
 
-def write(study: Study, folder: Path) -> list[Path]:
-    """Write the report's files into a folder, which is created if necessary; all paths are tried first.
+def write_report(study: Study, folder: Path) -> list[Path]:
+    """Write the files of the report into a folder, which is created if necessary.
 
     Returns:
         The files, report.html first.
 
     Raises:
-        UserError: A file cannot be written.
+        UserError: A file cannot be written. This is checked for all files before one is written.
     """
-    pictures = {f'scatter_{i}': plots.scatter(s) for i, s in enumerate(study.settings, 1)}
-    blocks = make_blocks(study, {name: kinds['svg'] for name, kinds in pictures.items()}, folder)
+    plots_by_name = {f'scatter_{i}': plots.draw_scatter(s) for i, s in enumerate(study.settings, 1)}
+    blocks = make_blocks(study, {name: kinds['svg'] for name, kinds in plots_by_name.items()}, folder)
     data = json.dumps(study.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
     files: dict[str, str | bytes] = {
         'report.html': to_page(blocks),
         'report.md': to_markdown(blocks),
         'study.json': data + '\n',
     }
-    for name, kinds in pictures.items():
+    for name, kinds in plots_by_name.items():
         files |= {f'{name}.{kind}': content for kind, content in kinds.items()}
     for file in files:
         check_writable(folder / file)
     for file, content in files.items():
-        if isinstance(content, str):  # a lone surrogate cannot be encoded
+        if isinstance(content, str):  # a name may contain a lone surrogate, which cannot be encoded
             content = content.encode(errors='replace')
         write_whole(folder / file, content)
     return [folder / file for file in files]
@@ -99,49 +118,50 @@ def make_blocks(study: Study, svgs: dict[str, bytes], folder: Path) -> list[Bloc
 
     Args:
         study: The study.
-        svgs: One picture per setting, by file name without suffix, in the order of the settings.
-        folder: Folder of the report, to which links are relative.
+        svgs: The plot of each setting, by file name without suffix, in the order of the settings.
+        folder: Folder of the report. Links are relative to it.
     """
     blocks = [Block('heading', 'Does classification accuracy predict detection AP?', level=1)]
-    found = findings.pair_sentences(study)
-    if found:
-        blocks.append(Block('list', items=tuple(found)))
+    pair_sentences = findings.pair_sentences(study)
+    if pair_sentences:
+        blocks.append(Block('list', items=tuple(pair_sentences)))
     for part, (name, svg) in zip(study.settings, svgs.items(), strict=True):
-        blocks += _setting(part, name, svg, folder)
+        blocks += _setting_blocks(part, name, svg, folder)
     if study.agreements:
         sentences = tuple(map(findings.agreement_sentence, study.agreements))
-        blocks += [Block('heading', 'One setting against another'), Block('list', items=sentences)]
+        blocks += [Block('heading', 'Agreement between settings'), Block('list', items=sentences)]
     for contrast in study.contrasts:
         rows = tuple((name, f'{a:.1f}', f'{b:.1f}', f'{a - b:+.1f}') for name, a, b in contrast.nets)
+        head = ('network', *(f'AP {side}' for side in findings.CONTRAST_SIDES[contrast.kind]), 'difference')
         blocks += [
-            Block('heading', CONTRASTS[contrast.kind]),
-            Block('text', f'{contrast.a} against {contrast.b}'),
+            Block('heading', CONTRAST_TITLES[contrast.kind]),
+            Block('text', f'{contrast.a} minus {contrast.b}'),
             Block('list', items=tuple(findings.contrast_sentences(contrast))),
-            Block('table', head=('net', 'AP', 'AP of the other', 'difference'), rows=rows),
+            Block('table', head=head, rows=rows),
         ]
-    left_out = [f'{item.what}: {item.why}.' for item in study.left_out]
-    not_answered = (*findings.absent(study), *left_out)
-    if not_answered:
-        blocks += [Block('heading', 'Not answered, left out'), Block('list', items=not_answered)]
-    return [*blocks, Block('heading', 'How it was computed'), Block('list', items=METHOD)]
+    excluded = [f'{item.what}: {item.why}.' for item in study.left_out]
+    missing = (*findings.unanswered_questions(study), *excluded)
+    if missing:
+        blocks += [Block('heading', 'Open questions and excluded results'), Block('list', items=missing)]
+    return [*blocks, Block('heading', 'Methods'), Block('list', items=METHODS)]
 
 
-def _setting(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Block]:
+def _setting_blocks(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Block]:
     cost = part.cost
-    notes = dict.fromkeys(net.note for net in part.nets if net.note)
+    notes = dict.fromkeys(network.note for network in part.nets if network.note)
     remarks = [f'{", ".join(n.name for n in part.nets if n.note == note)}: {note}.' for note in notes]
     blocks = [
         Block('heading', part.setting.title),
         Block('list', items=tuple(findings.setting_sentences(part))),
     ]
-    if len(part.nets) >= findings.LEAST:
-        blocks.append(Block('picture', f'Accuracy against AP: {part.setting.title}', picture=name, svg=svg))
-    blocks.append(_nets(part, folder))
-    off = ' Residual: points of AP above (+) or below (-) the fit.' if part.line else ''
-    blocks.append(Block('text', f'Cost: {part.setting.cost}.{off}'))
+    if len(part.nets) >= findings.MIN_REMAINING:
+        blocks.append(Block('plot', f'AP against accuracy: {part.setting.title}', plot=name, svg=svg))
+    blocks.append(_network_table(part, folder))
+    residual = ' Residual: points of AP above (+) or below (-) the fit.' if part.line else ''
+    blocks.append(Block('text', f'Cost: {part.setting.cost}.{residual}'))
     if remarks:
         blocks.append(Block('list', items=tuple(remarks)))
-    if len(part.nets) >= MIN_NETS:
+    if len(part.nets) >= MIN_NETWORKS:
         estimates = [('ρ of accuracy and AP', part.spearman), ('τ of accuracy and AP', part.kendall)]
         if cost:
             estimates += [
@@ -150,40 +170,46 @@ def _setting(part: SettingStudy, name: str, svg: bytes, folder: Path) -> list[Bl
                 ('ρ of multiply-adds and accuracy', cost.accuracy),
             ]
         estimates += [(f'ρ of accuracy and AP without {w.family}', w.rho) for w in part.without]
-        rows = tuple((label, figure(e), str(e.n), e.note or '-') for label, e in estimates)
+        rows = tuple((label, format_estimate(e), str(e.n), e.note or '-') for label, e in estimates)
         blocks.append(Block('table', head=('estimate', 'value and interval', 'n', 'remark'), rows=rows))
     return blocks
 
 
-def _nets(part: SettingStudy, folder: Path) -> Block:
-    """Return the table of networks by AP, best first."""
+def _network_table(part: SettingStudy, folder: Path) -> Block:
+    """Return the table of the networks, highest AP first."""
     plane = part.cost.plane if part.cost else None
-    ap = FIGURES.get(part.setting.figure, part.setting.figure)
-    head = ['net', 'family', 'top-1, %', f'{ap}, %', 'multiply-adds, M']
-    head += ['residual, accuracy', 'residual, accuracy and cost'] if part.line else []
+    ap = METRICS.get(part.setting.figure, part.setting.figure)
+    head = ['network', 'family', 'top-1, %', f'{ap}, %', 'multiply-adds, M']
+    head += ['residual given accuracy', 'residual given accuracy and cost'] if part.line else []
     rows = []
-    for i, net in sorted(enumerate(part.nets), key=lambda item: (-item[1].ap, item[1].name)):
-        cost = '-' if net.cost is None else f'{net.cost:,.0f}'
-        row: list[Cell] = [net.name, net.family, f'{net.accuracy:.1f}', _ap(net), cost]
-        row += [_residual(part.line, i), _residual(plane, i)] if part.line else []
-        rows.append((*row, _source(net, folder)))
+    for i, network in sorted(enumerate(part.nets), key=lambda item: (-item[1].ap, item[1].name)):
+        cost = '-' if network.cost is None else f'{network.cost:,.0f}'
+        row: list[Cell] = [
+            network.name,
+            network.family,
+            f'{network.accuracy:.1f}',
+            _format_ap(network),
+            cost,
+        ]
+        row += [_format_residual(part.line, i), _format_residual(plane, i)] if part.line else []
+        rows.append((*row, _source_cell(network, folder)))
     return Block('table', head=(*head, 'source'), rows=tuple(rows))
 
 
-def _ap(net: Net) -> str:
-    return f'{net.ap:.1f}' + ('' if net.spread is None else f' ± {net.spread:.1f}')
+def _format_ap(network: NetworkResult) -> str:
+    return f'{network.ap:.1f}' + ('' if network.spread is None else f' ± {network.spread:.1f}')
 
 
-def _residual(fit: Fit | None, index: int) -> str:
+def _format_residual(fit: Fit | None, index: int) -> str:
     return '-' if fit is None else f'{round(fit.residuals[index], 1) + 0.0:+.1f}'  # no -0.0
 
 
-def _source(net: Net, folder: Path) -> Cell:
-    """Return links to records by seed; the name of a table unchanged."""
-    if not net.seeds:
-        return ', '.join(net.sources)
-    paths = (Path(os.path.relpath(source, folder)).as_posix() for source in net.sources)
-    return Links(tuple((f'seed {s}', p) for s, p in zip(net.seeds, paths, strict=True)))
+def _source_cell(network: NetworkResult, folder: Path) -> Cell:
+    """Return links to the records of own runs, or the tables of published results as text."""
+    if not network.seeds:
+        return ', '.join(network.sources)
+    paths = (Path(os.path.relpath(source, folder)).as_posix() for source in network.sources)
+    return Links(tuple((f'seed {s}', p) for s, p in zip(network.seeds, paths, strict=True)))
 
 
 # Markdown
@@ -194,32 +220,32 @@ def to_markdown(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         if block.kind == 'heading':
-            parts.append(f'{"#" * block.level} {_escape(block.text)}')
+            parts.append(f'{"#" * block.level} {escape_markdown(block.text)}')
         elif block.kind == 'text':
-            parts.append(_escape(block.text))
+            parts.append(escape_markdown(block.text))
         elif block.kind == 'list':
-            parts.append('\n'.join(f'* {_escape(item)}' for item in block.items))
-        elif block.kind == 'picture':
-            parts.append(f'![{_escape(block.text)}]({block.picture}.svg)')
+            parts.append('\n'.join(f'* {escape_markdown(item)}' for item in block.items))
+        elif block.kind == 'plot':
+            parts.append(f'![{escape_markdown(block.text)}]({block.plot}.svg)')
         else:
-            lines = [map(_escape, block.head), ['---'] * len(block.head)]
+            lines = [map(escape_markdown, block.head), ['---'] * len(block.head)]
             lines += [[_markdown_cell(cell) for cell in row] for row in block.rows]
             parts.append('\n'.join('| ' + ' | '.join(line) + ' |' for line in lines))
     return '\n\n'.join(parts) + '\n'
 
 
-def _escape(text: str) -> str:
-    """Return a text without Markdown or HTML in it, on one line."""
+def escape_markdown(text: str) -> str:
+    """Return a text on one line, with the characters of Markdown and HTML escaped."""
     return re.sub(r'([\\`*_\[\]<>|#])', r'\\\1', ' '.join(text.split()))
 
 
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return _escape(cell)
+        return escape_markdown(cell)
     return ' '.join(f'[{label}]({quote(os.fsencode(path))})' for label, path in cell.links)
 
 
-# The page
+# HTML
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1b1c; --paper: #fff; --line: #d0d0d4; --link: #0059a8; }
@@ -246,17 +272,7 @@ body { margin: 0; background: var(--paper); }
 
 
 def to_page(blocks: Sequence[Block]) -> str:
-    """Return the report as one page without external resources, except links to records."""
-    title = html.escape(blocks[0].text)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{to_section(blocks)}\n</body>\n</html>\n'
-    )
-
-
-def to_section(blocks: Sequence[Block]) -> str:
-    """Return the report as a part of a page that contains ``CSS``."""
+    """Return the report as one HTML page that loads nothing; only links lead to other files."""
     parts = []
     for block in blocks:
         text = html.escape(block.text)
@@ -267,8 +283,8 @@ def to_section(blocks: Sequence[Block]) -> str:
         elif block.kind == 'list':
             items = ''.join(f'<li>{html.escape(item)}</li>' for item in block.items)
             parts.append(f'<ul>{items}</ul>')
-        elif block.kind == 'picture':
-            parts.append(f'<figure tabindex="0">{plots.inline(block.svg, block.text)}</figure>')
+        elif block.kind == 'plot':
+            parts.append(f'<figure tabindex="0">{plots.to_inline_svg(block.svg, block.text)}</figure>')
         else:
             kinds = [
                 ' class="number"' if all(map(_is_number, cells)) else ''
@@ -279,7 +295,13 @@ def to_section(blocks: Sequence[Block]) -> str:
             body = ''.join('<tr>' + ''.join(map(_html_cell, row, kinds)) + '</tr>' for row in block.rows)
             table = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
             parts.append(f'<div class="table" tabindex="0">{table}</div>')
-    return '<section class="transfer">\n' + '\n'.join(parts) + '\n</section>'
+    title, content = html.escape(blocks[0].text), '\n'.join(parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n'
+        f'<section class="transfer">\n{content}\n</section>\n</body>\n</html>\n'
+    )
 
 
 def _html_cell(cell: Cell, kind: str) -> str:

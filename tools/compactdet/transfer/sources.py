@@ -1,8 +1,8 @@
 """Input of the transfer study: networks within settings, from records and from published results.
 
 A setting is everything that must be equal for two results to be compared: for records the protocol and the
-data set of the pretraining, for published results the paper and the setting of its table. Only the orders
-of the networks are compared between settings.
+data set of the pretraining, for published results the paper and the setting of its table. Between settings
+only the orders of the networks are compared.
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ from typing import Any
 from compactdet.errors import UserError
 from compactdet.leaderboard import published
 from compactdet.records import record_file
+from compactdet.records.record_types import Record
 
-SCRATCH = 'none'  # class of initialization of a run from random weights
+Run = tuple[Path, Record]  # a record and its path
+
+SCRATCH = 'none'  # value of init.class in the record of a run from random weights
 
 
 @dataclass(frozen=True)
-class Net:
-    """One network in one setting.
+class NetworkResult:
+    """Result of one network in one setting.
 
     Attributes:
-        name: Name of the network; numbered if a setting has it with two pretraining recipes.
-        arch: Its arch.
-        family: Networks of one family are left out together.
-        accuracy: Top-1 accuracy in percent of its initial weights, or None.
+        name: The arch, with a number if the setting has the arch with several pretraining recipes.
+        arch: The arch.
+        family: Its family.
+        accuracy: Top-1 accuracy of the initial weights in percent, the mean over weights files; None if
+            unknown.
         ap: AP in percent, the mean over runs.
-        spread: Standard deviation over runs (n - 1), or None for one run.
-        cost: Millions of multiply-adds, or None.
+        spread: Standard deviation of AP over runs (n - 1), or None for one run.
+        cost: Millions of multiply-adds, or None if unknown.
         seeds: Seeds of the runs; empty for a published result.
-        weights: Number of initial weights files, whose accuracies are averaged.
-        sources: Records, or tables of a paper.
+        weights: Number of initial weights files with an accuracy.
+        sources: Paths of records, or tables of a paper.
         note: Remark of the source.
     """
 
@@ -57,17 +61,19 @@ class Net:
 class Setting:
     """Networks that may be compared with each other.
 
+    The names of the fields are keys of study.json.
+
     Attributes:
         key: Unique key.
-        title: Title in words.
+        title: Title in the report.
         data: Data set of the detection task.
         detector: Detector.
-        start: What the networks started from: data of the pretraining, or 'none'.
-        frozen: Frozen stages, -1 for none, None where it is not known.
-        figure: Which AP.
-        cost: What the multiply-adds count.
-        base: Equal for settings that differ in nothing but ``start`` and ``frozen``; None if not known.
-        networks: The networks, by name.
+        start: Data set of the pretraining, or 'none' for random weights.
+        frozen: Value of the backbone's ``frozen_stages``, -1 for none; None if unknown.
+        figure: Metric that is used as AP.
+        cost: Description of what the multiply-adds count.
+        base: Key that is equal for settings that differ only in ``start`` and ``frozen``; None if unknown.
+        nets: The networks, by name.
     """
 
     key: str
@@ -79,12 +85,17 @@ class Setting:
     figure: str
     cost: str
     base: str | None
-    nets: tuple[Net, ...]
+    nets: tuple[NetworkResult, ...]
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A result that the study cannot use, and the reason."""
+class ExcludedResult:
+    """A result that the study cannot use.
+
+    Attributes:
+        what: The result.
+        why: The reason.
+    """
 
     what: str
     why: str
@@ -93,93 +104,107 @@ class LeftOut:
 # Own runs
 
 
-def from_records(paths: Sequence[Path], figure: str) -> tuple[list[Setting], list[LeftOut]]:
-    """Read records. Runs that differ only in their seed or the seed of their weights are one network.
+def settings_from_records(paths: Sequence[Path], metric: str) -> tuple[list[Setting], list[ExcludedResult]]:
+    """Read the settings from records.
+
+    Runs that differ only in their seed or the seed of their weights are one network.
 
     Args:
         paths: ``record.json`` files.
-        figure: Name of a test metric in the records, such as 'coco/ap'.
+        metric: Name of the test metric that is used as AP, such as 'coco/ap'.
+
+    Returns:
+        The settings, and the results that cannot be used. A run from weights without an accuracy is in
+        both: its AP may still be compared with that of other settings.
 
     Raises:
         UserError: A record is not valid, two are of the same run, or no record has the metric.
     """
-    settings: dict[tuple[str, str], list[tuple[Path, record_file.Record]]] = {}
-    left_out = []
+    settings: dict[tuple[str, str], list[Run]] = {}
+    excluded = []
     seen: dict[tuple, Path] = {}
-    figures: set[str] = set()
+    metrics: set[str] = set()
     for path in paths:
         record = record_file.read(path)
         protocol = record['keys']['protocol']
         run = (protocol, record['arch'], record['init']['sha256'], record['seed'])
         if run in seen:
-            raise UserError(f'{seen[run]}, {path}: two runs have the same seed; leave one out')
+            raise UserError(f'{seen[run]}, {path}: two records of the same run; omit one of them')
         seen[run] = path
-        figures |= record['metrics']['test'].keys()
-        if record['metrics']['test'].get(figure) is None:
-            left_out.append(LeftOut(str(path), f'no metric {figure} on its test split'))
+        metrics |= record['metrics']['test'].keys()
+        if record['metrics']['test'].get(metric) is None:
+            excluded.append(ExcludedResult(str(path), f'no metric {metric} of its test split'))
             continue
         if record['init']['class'] != SCRATCH and _accuracy(record) is None:
-            left_out.append(LeftOut(str(path), _no_accuracy(record)))  # its AP may still be compared
+            excluded.append(ExcludedResult(str(path), _missing_accuracy_reason(record)))
         settings.setdefault((protocol, _start(record)), []).append((path, record))
-    if figures and figure not in figures:
-        names = ', '.join(sorted(name for name in figures if name.count('/') == 1 and 'with' not in name))
-        raise UserError(f'--figure {figure}: no record has it; they have {names}')
-    return [_setting(*key, runs, figure) for key, runs in sorted(settings.items())], left_out
+    if metrics and metric not in metrics:
+        names = ', '.join(sorted(name for name in metrics if name.count('/') == 1 and 'with' not in name))
+        raise UserError(f'--figure {metric}: no record has this metric; use one of {names}')
+    return [
+        _setting(protocol, start, runs, metric) for (protocol, start), runs in sorted(settings.items())
+    ], excluded
 
 
-def _start(record: Mapping[str, Any]) -> str:
-    pretraining = record['init']['pretraining'] or {}
-    return pretraining.get('data') or record['init']['class']
+def _start(record: Record) -> str:
+    """Return the data set of the pretraining, or the class of the initialization."""
+    pretraining = record['init']['pretraining']
+    return (pretraining and pretraining['data']) or record['init']['class']
 
 
-def _accuracy(record: Mapping[str, Any]) -> float | None:
+def _accuracy(record: Record) -> float | None:
     """Return the top-1 accuracy in percent of the initial weights; None if it is not stated in percent."""
-    top1 = (record['init']['pretraining'] or {}).get('top1')
+    top1 = record_file.initial_weights_top1(record)
     return top1 if top1 is not None and 1 < top1 <= 100 else None
 
 
-def _no_accuracy(record: Mapping[str, Any]) -> str:
-    top1 = (record['init']['pretraining'] or {}).get('top1')
+def _missing_accuracy_reason(record: Record) -> str:
+    top1 = record_file.initial_weights_top1(record)
     if top1 is None:
         return f'its weights ({record["init"]["file"]}) state no top-1 accuracy'
     return f'top-1 accuracy {top1:g} of its weights is not a percentage above 1'
 
 
-def _setting(
-    protocol: str, start: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str
-) -> Setting:
+def _setting(protocol: str, start: str, runs: Sequence[Run], metric: str) -> Setting:
     first = runs[0][1]
     frozen = _frozen(first['protocol'])
-    words = [first['dataset']['name'], first['detector'], _in_words(start, frozen), f'protocol {protocol}']
-    grouped: dict[tuple[str, str], list[tuple[Path, record_file.Record]]] = {}
+    title = [
+        first['dataset']['name'],
+        first['detector'],
+        _describe_start(start, frozen),
+        f'protocol {protocol}',
+    ]
+    grouped: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        recipe = (run[1]['init']['pretraining'] or {}).get('recipe') or ''
+        pretraining = run[1]['init']['pretraining']
+        recipe = (pretraining and pretraining['recipe']) or ''
         grouped.setdefault((run[1]['arch'], recipe), []).append(run)
-    nets = []
+    networks = []
     for (arch, recipe), same in sorted(grouped.items()):
         recipes = sorted(other for name, other in grouped if name == arch)
         if len(recipes) == 1:
-            nets.append(_net(arch, same, figure, note=''))
+            networks.append(_network_result(arch, same, metric, note=''))
         else:
             name = f'{arch} #{recipes.index(recipe) + 1}'
-            nets.append(_net(name, same, figure, note=f'recipe: {recipe or "not stated"}'))
+            note = f'recipe: {recipe or "not stated"}'
+            networks.append(_network_result(name, same, metric, note=note))
     return Setting(
         key=f'{protocol} {start}',
-        title=' · '.join(words),
+        title=' · '.join(title),
         data=first['dataset']['name'],
         detector=first['detector'],
         start=start,
         frozen=frozen,
-        figure=figure,
+        figure=metric,
         cost='multiply-adds of the whole detector at its input size',
-        base=_base(first),
-        nets=tuple(nets),
+        base=_base_key(first),
+        nets=tuple(networks),
     )
 
 
-def _in_words(start: str, frozen: int | None) -> str:
-    words = 'random weights' if start == SCRATCH else f'{start} weights'
-    return words if frozen is None or frozen < 0 else f'{words}, stem and {frozen} stages frozen'
+def _describe_start(start: str, frozen: int | None) -> str:
+    text = 'random weights' if start == SCRATCH else f'{start} weights'
+    return text if frozen is None or frozen < 0 else f'{text}, stem and {frozen} stages frozen'
 
 
 def _backbone(protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,17 +218,18 @@ def _frozen(protocol: Mapping[str, Any]) -> int | None:
     return frozen if isinstance(frozen, int) else None
 
 
-def _base(record: Mapping[str, Any]) -> str:
-    """Return the key of the protocol without what a contrast varies."""
+def _base_key(record: Record) -> str:
+    """Return the key of the protocol without the initialization and the frozen stages."""
     protocol = copy.deepcopy(record['protocol'])
     protocol.pop('init', None)
     _backbone(protocol).pop('frozen_stages', None)
     return record_file.content_key([record['dataset']['name'], record['detector'], protocol])
 
 
-def _net(name: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str, note: str) -> Net:
+def _network_result(name: str, runs: Sequence[Run], metric: str, note: str) -> NetworkResult:
     runs = sorted(runs, key=lambda run: (run[1]['seed'], str(run[0])))
-    aps = [100 * record['metrics']['test'][figure] for _, record in runs]
+    values = [record['metrics']['test'][metric] for _, record in runs]
+    aps = [100 * value for value in values if value is not None]
     first = runs[0][1]
     top1 = {}
     for _, record in runs:
@@ -211,7 +237,7 @@ def _net(name: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str
         if accuracy is not None:
             top1[record['init']['sha256']] = accuracy
     costs = [record['costs']['at_input']['total_macs'] for _, record in runs]
-    return Net(
+    return NetworkResult(
         name=name,
         arch=first['arch'],
         family=first['family'],
@@ -229,22 +255,22 @@ def _net(name: str, runs: Sequence[tuple[Path, record_file.Record]], figure: str
 # Published results
 
 
-def from_published() -> tuple[list[Setting], list[LeftOut]]:
-    """Return the detection tables of the papers, each network with its accuracy in the same paper."""
+def settings_from_published() -> tuple[list[Setting], list[ExcludedResult]]:
+    """Return the settings of the papers' detection tables, with the accuracies from the same paper."""
     data = published.load()
     groups: dict[tuple[str, str], list[published.Row]] = {}
     for row in data.results('detection'):
         groups.setdefault((row.paper, row.setting), []).append(row)
-    settings, left_out = [], []
+    settings, excluded = [], []
     for (paper, name), rows in groups.items():
         about = data.settings[name]
         where = f'{data.papers[paper].name} paper ({paper})'
         for row in rows:
             if row.quoted or row.top1_accuracy is None:
-                why = f'no accuracy of {about.pretraining} printed for this training'
-                place = f'{where}, Table {row.table}, {row.model}, {about.dataset} {about.input}'
-                left_out.append(LeftOut(place, row.note or 'quoted' if row.quoted else why))
-        nets = [_published_net(row) for row in rows if not row.quoted]
+                why = f'the paper states no accuracy on {about.pretraining} for this training'
+                what = f'{where}, Table {row.table}, {row.model}, {about.dataset} {about.input}'
+                excluded.append(ExcludedResult(what, row.note or 'quoted' if row.quoted else why))
+        networks = [_published_result(row) for row in rows if not row.quoted]
         settings.append(
             Setting(
                 key=f'{paper} {name}',
@@ -254,17 +280,17 @@ def from_published() -> tuple[list[Setting], list[LeftOut]]:
                 start=about.pretraining or SCRATCH,
                 frozen=None,
                 figure=about.metric,
-                cost='multiply-adds of the network at 224x224 as printed',
+                cost='multiply-adds of the network at 224x224, as published',
                 base=None,
-                nets=tuple(sorted(nets, key=lambda net: net.name)),
+                nets=tuple(sorted(networks, key=lambda network: network.name)),
             )
         )
-    return settings, left_out
+    return settings, excluded
 
 
-def _published_net(row: published.Row) -> Net:
+def _published_result(row: published.Row) -> NetworkResult:
     name = row.arch or row.model
-    return Net(
+    return NetworkResult(
         name=name,
         arch=name,
         family=family_of(name),

@@ -1,9 +1,10 @@
-"""The transfer study: does the classification accuracy of a backbone predict detection AP, also at equal
-cost?
+"""The transfer study: correlations of classification accuracy and detection AP, also at equal cost.
 
-Each setting (`compactdet.transfer.sources`) is studied separately; networks of different settings are never
-put on one scale. Statements about several settings compare pairs of networks *within* each, or the orders
-of the networks that two settings share.
+Each setting (`compactdet.transfer.sources`) is studied separately, because the values of two settings are
+not comparable. Results over several settings use pairs of networks *within* each setting, or the orders of
+the networks that two settings have in common.
+
+The fields of the dataclasses are keys of study.json.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
 from compactdet.errors import UserError
 from compactdet.transfer import correlation
-from compactdet.transfer.correlation import Estimate, Fit, Pairs
-from compactdet.transfer.sources import SCRATCH, LeftOut, Net, Setting
+from compactdet.transfer.correlation import Estimate, Fit, Measurement, Pairs
+from compactdet.transfer.sources import SCRATCH, ExcludedResult, NetworkResult, Setting
 
-NEAR = 1.25  # factor within which two costs count as similar
-IN_COMMON = 3  # networks that two settings must share before their orders are compared
+SIMILAR_COST = 1.25  # two costs that differ by at most this factor count as similar
+MIN_COMMON = 3  # number of common networks from which the orders of two settings are compared
 
 
 @dataclass(frozen=True)
 class WithoutFamily:
-    """Spearman's rho without a family."""
+    """Spearman's rho of accuracy and AP without the networks of one family."""
 
     family: str
     rho: Estimate
@@ -34,13 +36,13 @@ class WithoutFamily:
 
 @dataclass(frozen=True)
 class CostStudy:
-    """Multiply-adds as a confounder: more expensive networks tend to be better at both.
+    """Multiply-adds as a confounder: more expensive networks tend to have higher accuracy and AP.
 
     Attributes:
         partial: Spearman's rho of accuracy and AP given the logarithm of the multiply-adds.
         ap: Spearman's rho of multiply-adds and AP.
         accuracy: Spearman's rho of multiply-adds and accuracy.
-        plane: AP fitted on accuracy and the logarithm of the multiply-adds; None with too few networks.
+        plane: Fit of AP on accuracy and the logarithm of the multiply-adds; None with too few networks.
     """
 
     partial: Estimate
@@ -55,17 +57,17 @@ class SettingStudy:
 
     Attributes:
         setting: The setting.
-        networks: Its networks that have an accuracy.
+        nets: Its networks that have an accuracy.
         spearman: Spearman's rho of accuracy and AP.
         kendall: Kendall's tau of accuracy and AP.
-        chance: Probability that a random order gives a rho as far from 0.
+        chance: Probability that a random order gives a rho at least as far from 0.
         cost: Effect of cost; None if the cost of a network is unknown.
-        without: One entry per family, if there are two or more.
-        line: AP fitted on accuracy; None with too few networks.
+        without: One entry per family, if there are two or more families.
+        line: Fit of AP on accuracy; None with too few networks.
     """
 
     setting: Setting
-    nets: tuple[Net, ...]
+    nets: tuple[NetworkResult, ...]
     spearman: Estimate
     kendall: Estimate
     chance: float | None
@@ -76,16 +78,16 @@ class SettingStudy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How similarly two settings order their common networks.
+    """Rank correlation of the APs of two settings, over their common networks.
 
     Attributes:
-        a: Title of the first.
+        a: Title of the first setting.
         b: Title of the second.
-        differ: In what: 'data', 'detector', both, or 'protocol'.
-        networks: In common.
-        spearman: Of the two APs.
-        kendall: Of the two APs.
-        chance: How often a random order gives a rho as far from 0.
+        differ: Differences of the settings: 'data', 'detector', both, or 'protocol'.
+        nets: Names of the common networks.
+        spearman: Spearman's rho of the two APs.
+        kendall: Kendall's tau of the two APs.
+        chance: Probability that a random order gives a rho at least as far from 0.
     """
 
     a: str
@@ -97,25 +99,33 @@ class Agreement:
     chance: float | None
 
 
+class ApPair(NamedTuple):
+    """AP of a network in two settings, in percent."""
+
+    name: str
+    a: float
+    b: float
+
+
 @dataclass(frozen=True)
 class Contrast:
-    """Two settings that differ in only one respect, on their common networks.
+    """Comparison of two settings that differ in only one respect, on their common networks.
 
     Attributes:
-        kind: 'pretraining' (b starts from random weights) or 'freezing' (b has more frozen).
-        a: Title of the first.
+        kind: 'pretraining' (b starts from random weights) or 'freezing' (more stages are frozen in b).
+        a: Title of the first setting.
         b: Title of the second.
-        networks: (name, AP in a, AP in b), by name.
-        gain: Mean of AP in a minus AP in b, in points.
+        nets: AP of each common network in both settings, by name.
+        gain: Mean of AP in a minus AP in b, in percentage points.
         spearman: Spearman's rho of the two APs.
-        rho_a: Spearman's rho of accuracy and AP in a.
-        rho_b: Spearman's rho of the same accuracy and AP in b; None if the accuracies are unknown.
+        rho_a: Spearman's rho of the accuracy in a and AP in a; None if an accuracy is unknown.
+        rho_b: Spearman's rho of the same accuracy and AP in b; None if an accuracy is unknown.
     """
 
     kind: str
     a: str
     b: str
-    nets: tuple[tuple[str, float, float], ...]
+    nets: tuple[ApPair, ...]
     gain: Estimate
     spearman: Estimate
     rho_a: Estimate | None
@@ -127,11 +137,11 @@ class Study:
     """The whole study.
 
     Attributes:
-        settings: One entry per setting with at least two networks with an accuracy.
-        pairs: Pairs of networks within those settings in which the higher accuracy has the higher AP.
-        near_pairs: The same for pairs whose costs differ by at most the factor ``NEAR``.
+        settings: One entry per setting that has at least two networks with an accuracy.
+        pairs: Number of pairs within these settings in which the more accurate network has the higher AP.
+        near_pairs: ``pairs`` restricted to costs that differ by at most the factor ``SIMILAR_COST``.
         agreements: Agreements of settings with the same pretraining.
-        contrasts: Random weights against pretrained, frozen against fine-tuned.
+        contrasts: Contrasts of pretrained and random weights, and of fine-tuned and frozen stages.
         left_out: Results that cannot be used.
     """
 
@@ -140,84 +150,90 @@ class Study:
     near_pairs: Pairs
     agreements: tuple[Agreement, ...]
     contrasts: tuple[Contrast, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[ExcludedResult, ...]
 
     def to_json(self) -> dict:
-        """Return plain values, unrounded."""
+        """Return the content of study.json."""
         return asdict(self)
 
 
-def make_study(settings: Sequence[Setting], left_out: Sequence[LeftOut]) -> Study:
-    """Study settings.
+def make_study(settings: Sequence[Setting], excluded: Sequence[ExcludedResult]) -> Study:
+    """Return the study of the settings.
 
     Raises:
-        UserError: There is only one network, or no two can be compared.
+        UserError: There is only one network, or no two networks can be compared.
     """
-    studies, alone = [], []
+    studies, single = [], []
     for setting in settings:
-        nets = tuple(net for net in setting.nets if net.accuracy is not None)
-        if len(nets) > 1:
-            studies.append(study_setting(setting, nets))
-        elif nets:
-            alone.append(LeftOut(setting.title, f'{nets[0].name} is the only network; an order needs two'))
+        networks = tuple(network for network in setting.nets if network.accuracy is not None)
+        if len(networks) > 1:
+            studies.append(study_setting(setting, networks))
+        elif networks:
+            reason = f'{networks[0].name} is its only network; a correlation needs two'
+            single.append(ExcludedResult(setting.title, reason))
     agreements, contrasts = _compare_settings(settings)
-    names = sorted({net.name for setting in settings for net in setting.nets})
+    names = sorted({network.name for setting in settings for network in setting.nets})
     if len(names) < 2 or not (studies or agreements or contrasts):
-        raise UserError(_nothing(names, left_out))
-    orders = [
-        [(net.name, net.accuracy or 0.0, net.ap, net.cost) for net in study.nets] for study in studies
+        raise UserError(_failure_reason(names, excluded))
+    measurements = [
+        [
+            Measurement(network.name, network.accuracy or 0.0, network.ap, network.cost)
+            for network in study.nets
+        ]
+        for study in studies
     ]
     return Study(
         settings=tuple(sorted(studies, key=lambda study: (-len(study.nets), study.setting.title))),
-        pairs=correlation.count_pairs(orders, math.inf),
-        near_pairs=correlation.count_pairs(orders, NEAR),
+        pairs=correlation.count_pairs(measurements, math.inf),
+        near_pairs=correlation.count_pairs(measurements, SIMILAR_COST),
         agreements=tuple(agreements),
         contrasts=tuple(contrasts),
-        left_out=(*left_out, *alone),
+        left_out=(*excluded, *single),
     )
 
 
-def _nothing(nets: Sequence[str], left_out: Sequence[LeftOut]) -> str:
-    why = f'; left out: {left_out[0].what}: {left_out[0].why}' if left_out else ''
-    more = f' (and {len(left_out) - 1} more)' if len(left_out) > 1 else ''
-    if len(nets) == 1:
-        least = correlation.MIN_NETS
-        return f'only one network ({nets[0]}): a study compares networks, {least} or more{why}{more}'
-    if not nets:
-        return f'no run that can be studied{why}{more}'
+def _failure_reason(names: Sequence[str], excluded: Sequence[ExcludedResult]) -> str:
+    """Return the reason why networks with these names cannot be studied."""
+    first = f'; excluded: {excluded[0].what}: {excluded[0].why}' if excluded else ''
+    more = f' (and {len(excluded) - 1} more)' if len(excluded) > 1 else ''
+    if len(names) == 1:
+        least = correlation.MIN_NETWORKS
+        return f'only one network ({names[0]}); a study needs {least} or more{first}{more}'
+    if not names:
+        return f'no run can be studied{first}{more}'
     return (
-        f'no two of the {len(nets)} networks share a setting in which their accuracy is known: train '
-        f'them with one config from weights that state their top-1 (one setting is one protocol){why}{more}'
+        f'no two of the {len(names)} networks have a known accuracy in the same setting; train them with '
+        f'one config, from weights that state their top-1 accuracy{first}{more}'
     )
 
 
-def study_setting(setting: Setting, nets: tuple[Net, ...]) -> SettingStudy:
-    """Study the networks of one setting, which all have an accuracy."""
-    accuracy = np.array([net.accuracy for net in nets], float)
-    ap = np.array([net.ap for net in nets])
+def study_setting(setting: Setting, networks: tuple[NetworkResult, ...]) -> SettingStudy:
+    """Return the study of one setting; every network has an accuracy."""
+    accuracy = np.array([network.accuracy for network in networks], float)
+    ap = np.array([network.ap for network in networks])
     estimate, spearman = correlation.estimate, correlation.spearman
-    families = sorted({net.family for net in nets})
+    families = sorted({network.family for network in networks})
     without = []
     for family in families if len(families) > 1 else []:
-        kept = np.array([net.family != family for net in nets])
+        kept = np.array([network.family != family for network in networks])
         without.append(WithoutFamily(family, estimate(spearman, accuracy[kept], ap[kept])))
-    costs = [net.cost for net in nets if net.cost]
-    cost = None
-    if len(costs) == len(nets):
-        given = np.log10(costs)
-        cost = CostStudy(
-            partial=estimate(correlation.partial_spearman, accuracy, ap, given),
-            ap=estimate(spearman, given, ap),
-            accuracy=estimate(spearman, given, accuracy),
-            plane=correlation.fit_residuals(ap, accuracy, given),
+    costs = [network.cost for network in networks if network.cost]
+    cost_study = None
+    if len(costs) == len(networks):
+        log_cost = np.log10(costs)
+        cost_study = CostStudy(
+            partial=estimate(correlation.partial_spearman, accuracy, ap, log_cost),
+            ap=estimate(spearman, log_cost, ap),
+            accuracy=estimate(spearman, log_cost, accuracy),
+            plane=correlation.fit_residuals(ap, accuracy, log_cost),
         )
     return SettingStudy(
         setting=setting,
-        nets=nets,
+        nets=networks,
         spearman=estimate(spearman, accuracy, ap),
         kendall=estimate(correlation.kendall, accuracy, ap),
-        chance=correlation.chance(accuracy, ap),
-        cost=cost,
+        chance=correlation.permutation_p_value(accuracy, ap),
+        cost=cost_study,
         without=tuple(without),
         line=correlation.fit_residuals(ap, accuracy),
     )
@@ -232,15 +248,15 @@ def _compare_settings(settings: Sequence[Setting]) -> tuple[list[Agreement], lis
             contrast = _contrast(kind, a, b)
             if contrast.nets:
                 contrasts.append(contrast)
-        elif first.start == second.start and _depth_frozen(first) == _depth_frozen(second):
+        elif first.start == second.start and _num_frozen(first) == _num_frozen(second):
             agreement = _agreement(first, second)
-            if len(agreement.nets) >= IN_COMMON:
+            if len(agreement.nets) >= MIN_COMMON:
                 agreements.append(agreement)
     return agreements, contrasts
 
 
 def _contrast_kind(a: Setting, b: Setting) -> str | None:
-    """Return the only respect in which two settings differ, if it is one of the two contrasts."""
+    """Return the kind of contrast if two settings differ in only one respect, else None."""
     if a.base is None or a.base != b.base:
         return None
     if a.frozen == b.frozen and SCRATCH in (a.start, b.start) and a.start != b.start:
@@ -251,52 +267,57 @@ def _contrast_kind(a: Setting, b: Setting) -> str | None:
 
 
 def _is_control(a: Setting, b: Setting) -> bool:
-    """Return True if ``a`` is the setting with less training: random weights, or more frozen."""
-    return a.start == SCRATCH if a.start != b.start else _depth_frozen(a) > _depth_frozen(b)
+    """Return True if ``a`` is the control of a contrast: random weights, or more frozen stages."""
+    return a.start == SCRATCH if a.start != b.start else _num_frozen(a) > _num_frozen(b)
 
 
-def _depth_frozen(setting: Setting) -> int:
+def _num_frozen(setting: Setting) -> int:
     return -1 if setting.frozen is None else setting.frozen
 
 
-def _common(a: Setting, b: Setting) -> list[tuple[Net, Net]]:
-    """Return the networks of both settings, by name; random weights have no recipe, so by arch then."""
-    other = {net.name: net for net in b.nets} | {net.arch: net for net in b.nets if b.start == SCRATCH}
+def _common_networks(a: Setting, b: Setting) -> list[tuple[NetworkResult, NetworkResult]]:
+    """Return the networks that both settings have, matched by name.
+
+    Networks with random weights have no pretraining recipe, so they are matched by arch.
+    """
+    found = {network.name: network for network in b.nets}
+    if b.start == SCRATCH:
+        found |= {network.arch: network for network in b.nets}
     return [
-        (net, other.get(net.name) or other[net.arch])
-        for net in a.nets
-        if net.name in other or (b.start == SCRATCH and net.arch in other)
+        (network, found.get(network.name) or found[network.arch])
+        for network in a.nets
+        if network.name in found or (b.start == SCRATCH and network.arch in found)
     ]
 
 
 def _contrast(kind: str, a: Setting, b: Setting) -> Contrast:
-    common = _common(a, b)
-    first = np.array([net.ap for net, _ in common])
-    second = np.array([net.ap for _, net in common])
-    known = bool(common) and all(net.accuracy is not None for net, _ in common)
-    accuracy = [net.accuracy or 0.0 for net, _ in common]
+    common = _common_networks(a, b)
+    ap_a = np.array([network.ap for network, _ in common])
+    ap_b = np.array([network.ap for _, network in common])
+    all_known = bool(common) and all(network.accuracy is not None for network, _ in common)
+    accuracy = [network.accuracy or 0.0 for network, _ in common]
     return Contrast(
         kind=kind,
         a=a.title,
         b=b.title,
-        nets=tuple((net.name, net.ap, other.ap) for net, other in common),
-        gain=correlation.estimate(correlation.mean_difference, first, second),
-        spearman=correlation.estimate(correlation.spearman, first, second),
-        rho_a=correlation.estimate(correlation.spearman, accuracy, first) if known else None,
-        rho_b=correlation.estimate(correlation.spearman, accuracy, second) if known else None,
+        nets=tuple(ApPair(in_a.name, in_a.ap, in_b.ap) for in_a, in_b in common),
+        gain=correlation.estimate(correlation.mean_difference, ap_a, ap_b),
+        spearman=correlation.estimate(correlation.spearman, ap_a, ap_b),
+        rho_a=correlation.estimate(correlation.spearman, accuracy, ap_a) if all_known else None,
+        rho_b=correlation.estimate(correlation.spearman, accuracy, ap_b) if all_known else None,
     )
 
 
 def _agreement(a: Setting, b: Setting) -> Agreement:
-    common = _common(a, b)
-    first, second = ([pair[i].ap for pair in common] for i in (0, 1))
+    common = _common_networks(a, b)
+    ap_a, ap_b = ([pair[i].ap for pair in common] for i in (0, 1))
     differ = [name for name in ('data', 'detector') if getattr(a, name) != getattr(b, name)]
     return Agreement(
         a=a.title,
         b=b.title,
         differ=tuple(differ) or ('protocol',),
-        nets=tuple(net.name for net, _ in common),
-        spearman=correlation.estimate(correlation.spearman, first, second),
-        kendall=correlation.estimate(correlation.kendall, first, second),
-        chance=correlation.chance(first, second),
+        nets=tuple(network.name for network, _ in common),
+        spearman=correlation.estimate(correlation.spearman, ap_a, ap_b),
+        kendall=correlation.estimate(correlation.kendall, ap_a, ap_b),
+        chance=correlation.permutation_p_value(ap_a, ap_b),
     )

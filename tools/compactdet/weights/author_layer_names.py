@@ -1,9 +1,12 @@
-"""Names of layers in the authors' weights files: ``{their name: ours}`` for each format."""
+"""Names of layers in the weights files of the networks' authors.
+
+Each function returns ``{published layer name: the suite's}`` for a network.
+"""
 
 from backbones import Arch
-from compactdet.weights.layer_names import NUMBERS, own_layers, pairs, units_of
+from compactdet.weights.layer_names import NUMBERS, conv_bn_names, own_layers, unit_names
 
-# Layers of an ME module: the authors' names and the suite's.
+# Layers of MENet's ME module: the authors' names and the suite's.
 ME_MODULE = {
     'compress': 'reduce.conv',
     'bn_compress': 'reduce.bn',
@@ -21,37 +24,37 @@ ME_MODULE = {
 
 
 def menet(arch: Arch) -> dict[str, str]:
-    """Names ``features.stage_S_N``, both counted from 1."""
+    """Return the MENet authors' names ``features.stage_S_N``, both counted from 1."""
     layers = {'features.init.conv': 'stem.0.conv', 'features.init.bn': 'stem.0.bn'}
     for number, stage in enumerate(arch.stages, 1):
         for i in range(stage.depth):
-            for theirs, ours in ME_MODULE.items():
-                layers[f'features.stage_{number}_{i + 1}.{theirs}'] = f'stage{stage.stride}.{i}.{ours}'
+            for published, ours in ME_MODULE.items():
+                layers[f'features.stage_{number}_{i + 1}.{published}'] = f'stage{stage.stride}.{i}.{ours}'
     return layers | {'classifier': 'head.fc'}
 
 
 def keras_mobilenet(arch: Arch) -> dict[str, str]:
-    """Names of Keras, with blocks 1 to 13."""
-    layers = pairs('features.conv1', 'stem') | {'fc': 'head.fc'}
-    for number, unit in enumerate(units_of(arch), 1):
-        layers |= pairs(f'features.conv_dw_{number}', f'{unit}.depthwise')
-        layers |= pairs(f'features.conv_pw_{number}', f'{unit}.pointwise')
+    """Return the names of Keras, with blocks 1 to 13."""
+    layers = conv_bn_names('features.conv1', 'stem') | {'fc': 'head.fc'}
+    for number, unit in enumerate(unit_names(arch), 1):
+        layers |= conv_bn_names(f'features.conv_dw_{number}', f'{unit}.depthwise')
+        layers |= conv_bn_names(f'features.conv_pw_{number}', f'{unit}.pointwise')
     return layers
 
 
 def tflite_mobilenetv2(arch: Arch) -> dict[str, str]:
-    """TensorFlow's names; blocks count from 0, and the 0 is omitted."""
+    """Return the names of TensorFlow Lite: blocks are counted from 0, and the 0 is omitted."""
     blocks = {'Conv': 'stem', 'Conv_1': 'head.conv'}
-    for number, unit in enumerate(units_of(arch)):
+    for number, unit in enumerate(unit_names(arch)):
         for part in ('expand', 'depthwise', 'project')[number == 0 :]:
             blocks[f'expanded_conv_{number}.{part}'.replace('_0.', '.')] = f'{unit}.{part}'
     layers = {'MobilenetV2.Logits.Conv2d_1c_1x1': 'head.fc'}
-    for theirs, ours in blocks.items():
-        layers |= pairs(f'MobilenetV2.{theirs}', ours)
+    for published, ours in blocks.items():
+        layers |= conv_bn_names(f'MobilenetV2.{published}', ours)
     return layers
 
 
-# Numbers of the convolutions and BN in a branch of ShuffleNetV2's authors.
+# Numbers of the convolutions and their BN in the branches of the ShuffleNetV2 authors' units.
 MEGVII_MAIN = {'reduce': ('0', '1'), 'depthwise': ('3', '4'), 'expand': ('5', '6')}
 MEGVII_PROJ = {'depthwise': ('0', '1'), 'pointwise': ('2', '3')}
 MEGVII_XCEPTION = {
@@ -63,54 +66,62 @@ MEGVII_SE = {'1': 'reduce', '2': 'bn', '4': 'expand'}
 
 
 def _megvii_units(arch: Arch, blocks: list[str]) -> dict[str, str]:
-    """Names of units that are given in order."""
+    """Return the names in units; ``blocks`` are the published names of the units, in order."""
     layers: dict[str, str] = {}
     own = own_layers(arch)
-    for block, unit in zip(blocks, units_of(arch), strict=True):
+    for block, unit in zip(blocks, unit_names(arch), strict=True):
         xception = f'{unit}.main.0.depthwise.conv' in own
         for part, numbers in (MEGVII_XCEPTION if xception else MEGVII_MAIN).items():
-            layers |= pairs(f'{block}.branch_main', f'{unit}.main.{part}', numbers)
+            layers |= conv_bn_names(f'{block}.branch_main', f'{unit}.main.{part}', numbers)
         for part, numbers in MEGVII_PROJ.items():
-            layers |= pairs(f'{block}.branch_proj', f'{unit}.proj.{part}', numbers)
+            layers |= conv_bn_names(f'{block}.branch_proj', f'{unit}.proj.{part}', numbers)
         for number, part in MEGVII_SE.items():
             layers[f'{block}.branch_main.{15 if xception else 8}.SE_opr.{number}'] = f'{unit}.se.{part}'
     return layers
 
 
 def megvii_shufflenetv2(arch: Arch) -> dict[str, str]:
-    """Names with all units counted from 0."""
-    layers = pairs('first_conv', 'stem.0', NUMBERS) | pairs('conv_last', 'head.conv', NUMBERS)
-    blocks = [f'features.{i}' for i in range(len(units_of(arch)))]
+    """Return the ShuffleNetV2 authors' names; all units are counted from 0."""
+    layers = conv_bn_names('first_conv', 'stem.0', NUMBERS) | conv_bn_names(
+        'conv_last', 'head.conv', NUMBERS
+    )
+    blocks = [f'features.{i}' for i in range(len(unit_names(arch)))]
     return layers | _megvii_units(arch, blocks) | {'classifier.0': 'head.fc'}
 
 
-def shufflenetv2_trunk(arch: Arch) -> dict[str, str]:
-    """Names of a backbone without classifier, with units in stage2 to stage4."""
+def megvii_shufflenetv2_backbone(arch: Arch) -> dict[str, str]:
+    """Return the names of a backbone without classifier, with the units in stage2 to stage4."""
     blocks = [f'stage{n}.{i}' for n, stage in enumerate(arch.stages, 2) for i in range(stage.depth)]
-    return pairs('first_conv', 'stem.0', NUMBERS) | _megvii_units(arch, blocks)
+    return conv_bn_names('first_conv', 'stem.0', NUMBERS) | _megvii_units(arch, blocks)
 
 
 def megvii_shufflenetv2plus(arch: Arch) -> dict[str, str]:
-    """Names as of ShuffleNetV2; a branch may be an Xception branch, and there are two more attentions."""
-    layers = pairs('first_conv', 'stem', NUMBERS) | pairs('conv_last', 'head.conv', NUMBERS)
+    """Return the ShuffleNetV2+ authors' names.
+
+    They are those of ShuffleNetV2, with Xception branches and squeeze-and-excitation.
+    """
+    layers = conv_bn_names('first_conv', 'stem', NUMBERS) | conv_bn_names('conv_last', 'head.conv', NUMBERS)
     layers |= {f'LastSE.SE_opr.{number}': f'head.se.{part}' for number, part in MEGVII_SE.items()}
     layers |= {'fc.0': 'head.hidden', 'classifier.0': 'head.fc'}
-    return layers | _megvii_units(arch, [f'features.{i}' for i in range(len(units_of(arch)))])
+    return layers | _megvii_units(arch, [f'features.{i}' for i in range(len(unit_names(arch)))])
 
 
 def megvii_shufflenet(arch: Arch) -> dict[str, str]:
-    """Names of ShuffleNet v1: a branch in two parts with the shuffle between them."""
-    layers = pairs('first_conv', 'stem.0', NUMBERS) | {'classifier.0': 'head.fc'}
-    for i, unit in enumerate(units_of(arch)):
-        layers |= pairs(f'features.{i}.branch_main_1', f'{unit}.reduce', ('0', '1'))
-        layers |= pairs(f'features.{i}.branch_main_1', f'{unit}.depthwise', ('3', '4'))
-        layers |= pairs(f'features.{i}.branch_main_2', f'{unit}.expand', ('0', '1'))
+    """Return the ShuffleNet authors' names: a branch has two parts, with the shuffle between them."""
+    layers = conv_bn_names('first_conv', 'stem.0', NUMBERS) | {'classifier.0': 'head.fc'}
+    for i, unit in enumerate(unit_names(arch)):
+        layers |= conv_bn_names(f'features.{i}.branch_main_1', f'{unit}.reduce', ('0', '1'))
+        layers |= conv_bn_names(f'features.{i}.branch_main_1', f'{unit}.depthwise', ('3', '4'))
+        layers |= conv_bn_names(f'features.{i}.branch_main_2', f'{unit}.expand', ('0', '1'))
     return layers
 
 
 def ghostnet(arch: Arch) -> dict[str, str]:
-    """Names ``blocks.GROUP.N``; the first unit of a stage is a separate group. timm uses the same names."""
-    layers = pairs('', 'stem', ('conv_stem', 'bn1')) | {
+    """Return the GhostNet authors' and timm's names ``blocks.GROUP.N``.
+
+    The first unit of a stage is a separate group.
+    """
+    layers = conv_bn_names('', 'stem', ('conv_stem', 'bn1')) | {
         'conv_head': 'head.hidden',
         'classifier': 'head.fc',
     }
@@ -119,27 +130,34 @@ def ghostnet(arch: Arch) -> dict[str, str]:
         for i in range(stage.depth):
             group += i < 2
             unit, block = f'stage{stage.stride}.{i}', f'blocks.{group}.{max(i - 1, 0)}'
-            for theirs, ours in {'ghost1': 'expand', 'ghost2': 'project'}.items():
-                layers |= pairs(f'{block}.{theirs}.primary_conv', f'{unit}.{ours}.primary', NUMBERS)
-                layers |= pairs(f'{block}.{theirs}.cheap_operation', f'{unit}.{ours}.cheap', NUMBERS)
-            layers |= pairs(block, f'{unit}.depthwise', ('conv_dw', 'bn_dw'))
+            for published, ours in {'ghost1': 'expand', 'ghost2': 'project'}.items():
+                layers |= conv_bn_names(
+                    f'{block}.{published}.primary_conv', f'{unit}.{ours}.primary', NUMBERS
+                )
+                layers |= conv_bn_names(
+                    f'{block}.{published}.cheap_operation', f'{unit}.{ours}.cheap', NUMBERS
+                )
+            layers |= conv_bn_names(block, f'{unit}.depthwise', ('conv_dw', 'bn_dw'))
             for leaf in ('reduce', 'expand'):
                 layers[f'{block}.se.conv_{leaf}'] = f'{unit}.se.{leaf}'
-            layers |= pairs(f'{block}.shortcut', f'{unit}.shortcut.0', NUMBERS)
-            layers |= pairs(f'{block}.shortcut', f'{unit}.shortcut.1', ('2', '3'))
-    return layers | pairs(f'blocks.{group + 1}.0', 'head.conv', ('conv', 'bn1'))
+            layers |= conv_bn_names(f'{block}.shortcut', f'{unit}.shortcut.0', NUMBERS)
+            layers |= conv_bn_names(f'{block}.shortcut', f'{unit}.shortcut.1', ('2', '3'))
+    return layers | conv_bn_names(f'blocks.{group + 1}.0', 'head.conv', ('conv', 'bn1'))
 
 
 def condensenet(arch: Arch) -> dict[str, str]:
-    """Names ``features.denseblock_B.denselayer_N``, both counted from 1, of both papers and both forms."""
+    """Return the authors' names ``features.denseblock_B.denselayer_N``, both counted from 1.
+
+    They are the same in CondenseNet and CondenseNetV2, in the training form and in the test-time form.
+    """
     last = f'stage{arch.stages[-1].stride}'
     layers = {'features.init_conv': 'stem', 'features.norm_last': f'{last}.norm.bn'}
     for number, stage in enumerate(arch.stages, 1):
         for i in range(stage.depth):
             layer, unit = f'features.denseblock_{number}.denselayer_{i + 1}', f'stage{stage.stride}.{i}'
-            for theirs, ours in {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr'}.items():
-                layers |= {f'{layer}.{theirs}': f'{unit}.{ours}'}  # its index
-                layers |= pairs(f'{layer}.{theirs}', f'{unit}.{ours}', ('conv', 'norm'))
+            for published, ours in {'conv_1': 'lgc', 'conv_2': 'conv', 'sfr': 'sfr'}.items():
+                layers |= {f'{layer}.{published}': f'{unit}.{ours}'}  # for its index
+                layers |= conv_bn_names(f'{layer}.{published}', f'{unit}.{ours}', ('conv', 'norm'))
             layers |= {f'{layer}.se.fc.0': f'{unit}.se.reduce', f'{layer}.se.fc.2': f'{unit}.se.expand'}
     layers |= {'features.se_last.fc.0': 'head.se.reduce', 'features.se_last.fc.2': 'head.se.expand'}
     layers |= {'fc': 'head.hidden', 'classifier': 'head.fc', 'classifier.linear': 'head.fc'}

@@ -1,4 +1,4 @@
-"""Output of ``tools/weights.py``: the list of published weights, the content of a weights file."""
+"""Output of ``tools/weights.py``: the catalog of published weights, the content of a weights file."""
 
 import sys
 from dataclasses import asdict
@@ -11,7 +11,8 @@ from rich.table import Table
 from backbones.weights import file_sha256, num_classes_of, read_weights
 from compactdet.errors import UserError
 
-NO_PARAMETERS = ('.running_mean', '.running_var', '.num_batches_tracked', '_mask', '.drops', '.index')
+# Ends of the names of entries that are not parameters.
+NOT_PARAMETERS = ('.running_mean', '.running_var', '.num_batches_tracked', '_mask', '.drops', '.index')
 
 
 def inspect_file(file: str) -> dict[str, Any]:
@@ -29,18 +30,18 @@ def inspect_file(file: str) -> dict[str, Any]:
     return asdict(info) | {
         'num_classes': num_classes,
         'num_entries': len(state_dict),
-        'params': sum(v.numel() for k, v in state_dict.items() if not k.endswith(NO_PARAMETERS)),
+        'params': sum(v.numel() for k, v in state_dict.items() if not k.endswith(NOT_PARAMETERS)),
         'sha256': file_sha256(file),
     }
 
 
-def show_known(rows: list[dict[str, Any]]) -> None:
-    """Print published weights as a table; ``rows`` come from ``compactdet.weights.catalog.as_json``."""
+def print_catalog(rows: list[dict[str, Any]]) -> None:
+    """Print published weights as a table; ``rows`` come from ``compactdet.weights.catalog.to_json``."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column('arch@publisher', overflow='fold')
     for heading in ('top-1', 'top-5', 'MB'):
         table.add_column(heading, justify='right', no_wrap=True, min_width=5)
-    for heading, width in (('licence', 12), ('sha256', 8), ('how', 8), ('here', 4)):
+    for heading, width in (('license', 12), ('sha256', 8), ('how', 8), ('here', 4)):
         table.add_column(heading, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(
@@ -55,8 +56,8 @@ def show_known(rows: list[dict[str, Any]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
-        f'{len(rows)} files. Accuracies are as stated, in percent, sizes in MB, blank where nothing is '
-        'stated; a sha256 that nobody states is noted in the weights file when the download has come. '
-        '--format json has addresses, pages, whole hashes and sources.',
+        f'{len(rows)} files. Accuracies (percent) and sizes (MB) are as published; blank: not stated. If '
+        'no SHA-256 is published, `get` records that of the download in the weights file. --format json '
+        'also prints addresses, pages, complete hashes and sources.',
         highlight=False,
     )

@@ -1,6 +1,6 @@
-"""Read a published PyTorch or safetensors file: its named tensors and its metadata.
+"""Read published PyTorch and safetensors files: their named tensors and metadata.
 
-No code in a file is executed; configs that checkpoints contain as text are only searched for literals.
+No code in a file is executed. A checkpoint may contain a config as text: only literals are read from it.
 """
 
 import ast
@@ -18,21 +18,21 @@ from backbones import Conventions, Preprocessing
 from backbones.weights import check_file, listing, load_pickle_safely
 from compactdet.errors import UserError
 
-# Keys of the tensors in a file, the best first: authors evaluate the moving average.
-STATE_DICTS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
-# Only detectors have these.
-DETECTOR = ('rpn_head.', 'roi_head.', 'bbox_head.', 'neck.')
+# Keys of the state dict in a file, preferred ones first: published accuracies are of the moving average.
+STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
+# Prefixes of entries that only detectors have.
+DETECTOR_PREFIXES = ('rpn_head.', 'roi_head.', 'bbox_head.', 'neck.')
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published file.
+class PublishedFile:
+    """Content of a published file.
 
     Attributes:
-        entries: Its named tensors without the prefix of ``DataParallel``; of a detector those of the
-            backbone.
-        meta: The other content.
-        detector: Whether it is a detector.
+        entries: Its named tensors without the prefix of ``DataParallel``; only those of the backbone (and
+            the stage head) for a detector.
+        meta: Metadata of the checkpoint.
+        detector: Whether it is a detector checkpoint.
         ordered: Whether the entries have the order of registration.
     """
 
@@ -42,12 +42,12 @@ class Published:
     ordered: bool
 
 
-def read_published(file: str | Path) -> Published:
+def read_published_file(file: str | Path) -> PublishedFile:
     """Read a file without executing code from it.
 
     Raises:
-        WeightsError: A PyTorch file that cannot be read.
-        UserError: Another file cannot be read, there are no named tensors, or not only tensors.
+        WeightsError: A PyTorch file cannot be read.
+        UserError: A safetensors file cannot be read, or the file does not consist of named tensors.
     """
     check_file(file)
     ordered = Path(file).suffix != '.safetensors'  # safetensors sorts its entries
@@ -56,46 +56,49 @@ def read_published(file: str | Path) -> Published:
     except (OSError, SafetensorError) as error:
         raise UserError(f'{file} cannot be read: {error}') from error
     entries = find_state_dict(content, file)
-    odd = [k for k, v in entries.items() if v.layout != torch.strided or v.is_quantized or v.is_complex()]
-    if odd:
+    unsupported = [
+        k for k, v in entries.items() if v.layout != torch.strided or v.is_quantized or v.is_complex()
+    ]
+    if unsupported:
         raise UserError(
-            f'{file} holds no plain weights: {listing(**{"sparse, quantized or complex": odd})}'
+            f'{file} has unsupported weights: {listing(**{"sparse, quantized or complex": unsupported})}'
         )
     meta = content.get('meta') if isinstance(content, dict) else None
-    detector = any(key.startswith(DETECTOR) for key in entries)
+    detector = any(key.startswith(DETECTOR_PREFIXES) for key in entries)
     if detector:
         entries = {
             key.removeprefix('roi_head.shared_head.') if 'shared_head' in key else key: value
             for key, value in entries.items()
             if key.startswith(('backbone.', 'roi_head.shared_head.'))
         }
-    return Published(entries, meta if isinstance(meta, Mapping) else {}, detector, ordered)
+    return PublishedFile(entries, meta if isinstance(meta, Mapping) else {}, detector, ordered)
 
 
 def find_state_dict(content: object, file: str | Path) -> dict[str, Tensor]:
     """Return the named tensors of a file's content, without the prefix of ``DataParallel``.
 
     Raises:
-        UserError: There are none, or not only tensors.
+        UserError: There are none, or some are not tensors.
     """
-    for name in STATE_DICTS:
+    for name in STATE_DICT_KEYS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
     if not isinstance(content, dict) or not content:
-        raise UserError(f'{file} holds no state_dict (named tensors)')
+        raise UserError(f'{file} contains no state_dict (named tensors)')
     others = [str(k) for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        raise UserError(f'{file} holds no state_dict: {listing(**{"that are no tensors": others})}')
+        raise UserError(f'{file} contains no state_dict: {listing(**{"that are not tensors": others})}')
     prefix = 'module.' if all(key.startswith('module.') for key in content) else ''
     return {key.removeprefix(prefix): value for key, value in content.items()}
 
 
 def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] | None:
-    """Return the preprocessing that a checkpoint states, or None.
+    """Return the preprocessing and the conventions that a checkpoint states, or None.
 
-    Checkpoints of the suite state it in words (``inputs``); those of MMDetection and mmpretrain in the text
-    of their config (``cfg``), as a ``data_preprocessor`` or an older ``img_norm_cfg``.
+    Checkpoints of the suite state both in their metadata (``inputs``). Those of MMDetection and mmpretrain
+    state the preprocessing in the text of their config (``cfg``), as ``data_preprocessor`` or the older
+    ``img_norm_cfg``.
     """
     if isinstance(meta.get('inputs'), str):
         calls = _calls(f'({meta["inputs"]})')
@@ -106,7 +109,7 @@ def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] 
     if not isinstance(meta.get('cfg'), str):
         return None
     for name, to_rgb in (('data_preprocessor', ('bgr_to_rgb', 'to_rgb')), ('img_norm_cfg', ('to_rgb',))):
-        fields = _assigned(meta['cfg'], name)
+        fields = _assigned_fields(meta['cfg'], name)
         try:
             order = 'rgb' if any(fields[key] for key in to_rgb if key in fields) else 'bgr'
             return Preprocessing(order, tuple(fields['mean']), tuple(fields['std'])), Conventions()
@@ -126,7 +129,8 @@ def _literals(call: ast.Call) -> dict[str, Any]:
     return fields
 
 
-def _parsed(text: str) -> list[ast.AST]:
+def _syntax_nodes(text: str) -> list[ast.AST]:
+    """Return the syntax nodes of Python code; none if it is invalid or too long."""
     try:
         return [*ast.walk(ast.parse(text))] if len(text) < 1_000_000 else []
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -134,17 +138,20 @@ def _parsed(text: str) -> list[ast.AST]:
 
 
 def _calls(text: str) -> dict[str, dict[str, Any]]:
-    """Return the calls in a text by the name of the callee."""
+    """Return the literal keyword arguments of the calls in a text, by the name of the callee."""
     return {
         node.func.id: _literals(node)
-        for node in _parsed(text)
+        for node in _syntax_nodes(text)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
 
 
-def _assigned(text: str, name: str) -> dict[str, Any]:
-    """Return the arguments of the first ``name = dict(...)`` in a text, as a statement or an argument."""
-    for node in _parsed(text):
+def _assigned_fields(text: str, name: str) -> dict[str, Any]:
+    """Return the arguments of the first ``name = dict(mean=..., ...)`` in a text.
+
+    It may be an assignment or a keyword argument.
+    """
+    for node in _syntax_nodes(text):
         if isinstance(node, ast.keyword) and node.arg == name:
             value: ast.AST = node.value
         elif isinstance(node, ast.Assign) and any(ast.unparse(t) == name for t in node.targets):

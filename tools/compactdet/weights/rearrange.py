@@ -1,4 +1,7 @@
-"""Rearrangement of published weights that cannot only be renamed: BN, masks, the order of channels."""
+"""Changes of published weights beyond renaming: folded BN, masks, indices, the order of channels.
+
+Each function takes the entries of a file and the network, and returns the changed entries.
+"""
 
 import torch
 from torch import Tensor
@@ -10,17 +13,17 @@ from backbones.networks.condensenetv2 import CondenseNetV2Arch
 from backbones.networks.shufflenet import ShuffleNetArch
 from compactdet.errors import UserError
 
-TENSORFLOW_EPS = 1e-3  # of the batch normalization
+TENSORFLOW_EPS = 1e-3  # epsilon of batch normalization
 
 
-def unfold_bn(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """Return the entries of a TFLite file, with BN folded into convolutions, as those of a network with BN.
+def unfold_batch_norm(published: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
+    """Return the entries of a TensorFlow Lite file with folded BN for a network with BN.
 
-    The BN is the identity plus the bias: its scale compensates its epsilon. An operation has two names,
-    ``FUSED;LAYER``. The logits are a 1x1 convolution with a class 0, the background.
+    The added BN is the identity plus the bias: its scale compensates for epsilon. The name of an operation
+    is ``FUSED;LAYER``. The logits are a 1x1 convolution with an additional class 0, the background.
     """
     entries = {}
-    for name, value in theirs.items():
+    for name, value in published.items():
         layer, _, leaf = name.rpartition(';')[2].rpartition('.')
         if 'Logits' in layer:
             entries[f'{layer}.{leaf}'] = value[1:].flatten(1) if leaf == 'weight' else value[1:]
@@ -34,72 +37,73 @@ def unfold_bn(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
     return entries
 
 
-def masks_by_group(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """Return CondenseNet's training form with masks of one row per group instead of the size of the
-    weights.
+def group_masks(published: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
+    """Return CondenseNet's training form with one row of masks per group.
+
+    The authors' masks have the size of the weights.
 
     Raises:
-        UserError: The rows of a group do not have the same mask.
+        UserError: The weights of a group do not have the same mask.
     """
     assert isinstance(arch, CondenseNetArch | CondenseNetV2Arch)
     entries, groups = {}, arch.factor
-    for name, value in theirs.items():
+    for name, value in published.items():
         layer, _, leaf = name.rpartition('.')
         if leaf == '_mask':
             mask = value.flatten(1) != 0  # (outputs, inputs)
             if layer.endswith('.sfr'):
                 mask = mask.T
-            dealt = mask.unflatten(0, (-1, groups)) if len(mask) % groups == 0 else mask[None]
-            if (dealt != dealt[0]).any():
-                raise UserError(f'{name}: the mask differs inside of a group of {groups}')
+            by_group = mask.unflatten(0, (-1, groups)) if len(mask) % groups == 0 else mask[None]
+            if (by_group != by_group[0]).any():
+                raise UserError(f'{name}: the masks within a group of {groups} differ')
             leaf = 'output_mask' if layer.endswith('.sfr') else 'input_mask'
-            entries[f'{layer}.conv.{leaf}'] = dealt[0]
-            dropped = (~dealt[0]).sum(1).max() * groups // mask.shape[1]
+            entries[f'{layer}.conv.{leaf}'] = by_group[0]
+            dropped = (~by_group[0]).sum(1).max() * groups // mask.shape[1]
             entries[f'{layer}.conv.drops'] = torch.tensor([int(dropped), groups - 1])
-        elif leaf not in ('_count', '_stage'):  # the mask is sufficient
+        elif leaf not in ('_count', '_stage'):  # the mask contains this information
             entries[name] = value
     return entries
 
 
-def indices_by_channel(theirs: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """Return CondenseNet's test-time form with an index instead of a 0/1 matrix.
+def channel_indices(published: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
+    """Return CondenseNet's test-time form with indices instead of 0/1 matrices.
 
     Raises:
-        UserError: A row of a matrix is not one 1 among 0.
+        UserError: A row of a matrix does not contain exactly one 1.
     """
     entries = {}
-    for name, value in theirs.items():
+    for name, value in published.items():
         if name.endswith('.sfr.index'):
             if value.dim() != 2 or not ((value == 0) | (value == 1)).all() or (value.sum(1) != 1).any():
-                raise UserError(f'{name}: its rows do not choose one channel each')
+                raise UserError(f'{name}: a row does not select exactly one channel')
             entries[name] = value.argmax(1)
         else:
             entries['choice.index' if name == 'classifier.index' else name] = value
     return entries
 
 
-def reversed_channels(
+def reverse_channels(
     state_dict: dict[str, Tensor], arch: Arch, *, inverse_shuffle: bool
 ) -> dict[str, Tensor]:
-    """Return a ShuffleNet whose downsampling units give [pooled, residual] as one that gives [residual,
-    pooled].
+    """Return a ShuffleNet that concatenates [pooled, residual] as one that concatenates [residual, pooled].
 
-    All channels are reversed: a concatenation then has the other order, the blocks of group convolutions
-    stay blocks, and a shuffle stays a shuffle. The shuffle itself must also move, from after the depthwise
-    convolution to before it: channels from one group to one group may be exchanged.
+    All channels are reversed. This swaps the parts of a concatenation, and keeps the groups of convolutions
+    and the shuffle. The shuffle is also moved from after the depthwise convolution to before it, where
+    channels that pass from the same group to the same group may be exchanged.
 
     Args:
         state_dict: Entries under the suite's names.
         arch: The network.
-        inverse_shuffle: Whether their shuffle reads channels as (channels / groups, groups).
+        inverse_shuffle: Whether the shuffle of the file's network is the inverse permutation: it reads the
+            channels as (channels / groups, groups).
 
     Raises:
-        UserError: The network has no shuffle, or its groups share channels in other numbers (4 and 8 groups
-            with the inverse shuffle, whose channels are not multiples of them).
+        UserError: The network has no shuffle, or the two shuffles pass different numbers of channels
+            between groups (inverse shuffle if the channels of a group are not a multiple of the groups).
     """
     assert isinstance(arch, ShuffleNetArch)
     if not arch.shuffle:
-        raise UserError(f'{arch.name} has no shuffle; the network of the file has one')
+        raise UserError(f'{arch.name} has no channel shuffle, but the network of the file has one')
     entries = dict(state_dict)
     if arch.groups > 1:
         for unit in [key.removesuffix('.reduce.conv.weight') for key in entries if '.reduce.conv' in key]:
@@ -111,44 +115,49 @@ def reversed_channels(
             entries[key] = value.flip(0) if key.startswith('stem.') else value.flip(0, 1)
         elif value.dim() == 1:
             entries[key] = value.flip(0)
-    return with_bias(entries, arch)
+    return add_zero_bias(entries, arch)
 
 
-def with_bias(state_dict: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
-    """Return a classifier without bias as one with zero bias."""
+def add_zero_bias(state_dict: dict[str, Tensor], arch: Arch) -> dict[str, Tensor]:
+    """Return the entries with a zero bias of the classifier, if it has none."""
     if 'head.fc.weight' not in state_dict:
         return state_dict
     return {'head.fc.bias': torch.zeros(len(state_dict['head.fc.weight'])), **state_dict}
 
 
 def _move_shuffle(entries: dict[str, Tensor], unit: str, groups: int, inverse: bool) -> None:
-    """Move the shuffle of a unit's entries from after the depthwise convolution to before it."""
+    """Rearrange the entries of a unit for a shuffle before, not after, the depthwise convolution."""
     weight = entries[f'{unit}.expand.conv.weight']
     width = len(entries[f'{unit}.reduce.conv.weight'])
     if width % groups or weight.shape[1] * groups != width or len(weight) % groups:
-        return  # another size than the network's, which the check of shapes reports
+        return  # the check of shapes reports this
     block = width // groups
     ungrouped = unit == 'stage8.0'  # first pointwise convolution of the network
-    ours = channel_shuffle(torch.arange(width).view(1, -1, 1, 1), groups).flatten()  # [place] = source
-    theirs = ours.argsort() if inverse else ours
+    ours = channel_shuffle(torch.arange(width).view(1, -1, 1, 1), groups).flatten()  # ours[target] = source
+    published = ours.argsort() if inverse else ours
 
-    def cells(sources: Tensor) -> Tensor:
-        taken_by = torch.arange(width) // block
-        return taken_by * groups + (0 if ungrouped else sources // block)
+    def group_pairs(sources: Tensor) -> Tensor:
+        """Return a number for the target group and the source group of each channel."""
+        target_group = torch.arange(width) // block
+        return target_group * groups + (0 if ungrouped else sources // block)
 
-    to, of = cells(ours).argsort(stable=True), cells(theirs).argsort(stable=True)
-    if (cells(ours)[to] != cells(theirs)[of]).any():
+    new_order = group_pairs(ours).argsort(stable=True)
+    old_order = group_pairs(published).argsort(stable=True)
+    if (group_pairs(ours)[new_order] != group_pairs(published)[old_order]).any():
         raise UserError(
-            f"{unit}: the file's network shuffles by the inverse permutation; with {block} channels in "
-            f'each of {groups} groups that hands on other numbers of channels between them than the '
-            "paper's shuffle, so this network cannot compute the same"
+            f"{unit}: the file's network uses the inverse shuffle; with {groups} groups of {block} "
+            "channels it passes other numbers of channels between groups than the paper's shuffle, so the "
+            "suite's network cannot compute the same function"
         )
-    for part, new, old in (('reduce', ours[to], theirs[of]), ('depthwise', to, theirs[of])):
+    for part, new, old in (
+        ('reduce', ours[new_order], published[old_order]),
+        ('depthwise', new_order, published[old_order]),
+    ):
         for key in [key for key in entries if key.startswith(f'{unit}.{part}.') and entries[key].dim()]:
             moved = entries[key].clone()
             moved[new] = entries[key][old]
             entries[key] = moved
     grouped, moved = weight.unflatten(0, (groups, -1)), weight.clone().unflatten(0, (groups, -1))
-    for place, source in zip(to.tolist(), of.tolist(), strict=True):
-        moved[place // block, :, place % block] = grouped[source // block, :, source % block]
+    for target, source in zip(new_order.tolist(), old_order.tolist(), strict=True):
+        moved[target // block, :, target % block] = grouped[source // block, :, source % block]
     entries[f'{unit}.expand.conv.weight'] = moved.flatten(0, 1)

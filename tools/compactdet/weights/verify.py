@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -16,17 +17,33 @@ from compactdet.classification.archives import SUFFIXES, decode, images_in, is_h
 from compactdet.classification.dataset import SETS
 from compactdet.errors import UserError
 
-# Data sets of small images, which are not cropped.
-SMALL = {kind.title for kind in SETS.values() if kind.size}
+# Data sets of small images, which are tested without cropping.
+SMALL_IMAGE_SETS = {kind.title for kind in SETS.values() if kind.size}
+
+BATCH_SIZE = 32
+
+
+class Accuracy(TypedDict):
+    """Accuracy of a classifier.
+
+    Attributes:
+        top1: Top-1 accuracy in percent.
+        top5: Top-5 accuracy in percent.
+        num_images: Number of images.
+    """
+
+    top1: float
+    top5: float
+    num_images: int
 
 
 def read_class_index(path: str | Path) -> dict[str, int]:
-    """Read a list of classes with lines ``NUMBER NAME``; return them by name and by WordNet id.
+    """Return the class numbers of a list with lines ``NUMBER NAME``, by class name.
 
-    In a line such as ``0 n01440764_tench`` both ``n01440764_tench`` and ``n01440764`` are names.
+    A line such as ``0 n01440764_tench`` gives two names: ``n01440764_tench`` and the WordNet id.
 
     Raises:
-        UserError: The file is missing or a line is not of that form.
+        UserError: The file is missing or a line does not have this form.
     """
     try:
         lines = Path(path).read_text(encoding='utf-8').splitlines()
@@ -36,7 +53,7 @@ def read_class_index(path: str | Path) -> dict[str, int]:
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if len(fields) != 2 or not fields[0].isdecimal():
-            raise UserError(f'{path}, line {number}: {line[:60]!r}; it has to be `NUMBER NAME`')
+            raise UserError(f'{path}, line {number}: {line[:60]!r} is not `NUMBER NAME`')
         index[fields[1]] = index[fields[1].split('_')[0]] = int(fields[0])
     return index
 
@@ -44,12 +61,13 @@ def read_class_index(path: str | Path) -> dict[str, int]:
 def find_images(folder: str | Path, class_index: str | Path | None = None) -> list[tuple[Path, int]]:
     """Return the images of a folder and their classes.
 
-    The class is in the file name (``n01440764_tench.JPEG``) or the folder name (``n01440764/1.jpg``). The
-    class numbers are those of ``class_index``, by default of ``class_index*.txt`` in the folder; without
-    one the subfolders are numbered in order of their names.
+    The name of the class is that of the subfolder (``n01440764/1.jpg``), or that of the file if there is no
+    subfolder (``n01440764_tench.JPEG``). The class numbers are those of ``class_index``, by default of
+    ``class_index*.txt`` in the folder. Without such a list, the subfolders are numbered in order of their
+    names.
 
     Raises:
-        UserError: There is no such folder, no image, or an image's class is not in the list.
+        UserError: There is no such folder, no image, or the class of an image is not in the list.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,7 +77,7 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
     except OSError as error:
         raise UserError(f'cannot read {error.filename}: {error.strerror}') from error
     if not paths:
-        raise UserError(f'{folder} holds no image ({", ".join(sorted(SUFFIXES))})')
+        raise UserError(f'{folder} contains no image ({", ".join(sorted(SUFFIXES))})')
     lists = [class_index] if class_index else sorted(folder.glob('class_index*.txt'))
     if lists:
         index = read_class_index(lists[0])
@@ -68,7 +86,7 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
         index = {name: i for i, name in enumerate(classes)}
         if len(index) < 2:
             raise UserError(
-                f'{folder} has no folder for each class; give the classes by --class-index FILE'
+                f'{folder} does not have a subfolder per class; give the classes with --class-index FILE'
             )
     images = []
     for path in paths:
@@ -81,20 +99,27 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
 
 
 def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole: bool = False) -> Tensor:
-    """Read an image as in training: (3, size, size).
+    """Read a test image as ``tools/pretrain.py`` does.
 
-    The shorter side is resized to size / 224 * 256 (bilinear) and the center is cropped. With ``whole`` the
-    image is resized completely, after the preprocessing. ``tools/pretrain.py`` does the same.
+    Args:
+        path: The image.
+        preprocessing: Preprocessing of the network.
+        size: Side of the result in pixels.
+        whole: Whether to resize the whole image, after the preprocessing. Otherwise its shorter side is
+            resized to size / 224 * 256 (bilinear) and the center is cropped.
+
+    Returns:
+        (3, size, size).
 
     Raises:
-        UserError: The image cannot be decoded.
+        UserError: The image cannot be read or decoded.
     """
     try:
         values = decode(path.read_bytes())
     except OSError as error:
         raise UserError(f'cannot read the image {path}: {error.strerror}') from error
     if values is None:
-        raise UserError(f'cannot read the image {path}: it is damaged, or none; get it again')
+        raise UserError(f'cannot read the image {path}: it is damaged or not an image')
     if not whole:
         fit = Compose([Resize(size * 256 // 224), CenterCrop(size)])
         values = np.asarray(fit(Image.fromarray(values)))
@@ -107,25 +132,29 @@ def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole:
     return result
 
 
-def ranks(
-    weights: str | Path, images: list[tuple[Path, int]], batch_size: int = 32, size: int | None = None
-) -> Iterator[Tensor]:
-    """Yield for each batch of images the rank of the correct class, 0 for the best: (N,) each.
+def correct_class_ranks(weights: str | Path, images: list[tuple[Path, int]]) -> Iterator[Tensor]:
+    """Yield the ranks of the correct classes for each batch of images.
 
-    ``size`` is the input size (see ``load_image``); None for that of the weights file.
+    Args:
+        weights: Weights file of a classifier.
+        images: Images and their class numbers.
+
+    Yields:
+        (N,) for each of the N images, the number of other classes whose logit is at least that of the
+        correct class.
 
     Raises:
         WeightsError: The weights cannot be read.
-        UserError: They do not match their network, or an image has a class that it does not have.
+        UserError: They do not match their network, or a class number is too large.
     """
     state_dict, info = read_weights(weights)
-    size, whole = size or info.pretraining.size or 224, info.pretraining.data in SMALL
+    size, whole = info.pretraining.size or 224, info.pretraining.data in SMALL_IMAGE_SETS
     num_classes = num_classes_of(state_dict, info.arch)
     if num_classes is None:
-        raise UserError(f'{weights} has no classifier, so no accuracy')
-    beyond = [path for path, number in images if number >= num_classes]
-    if beyond:
-        raise UserError(f'{beyond[0]}: its class is beyond the {num_classes} of {weights}')
+        raise UserError(f'{weights} has no classifier')
+    for path, number in images:
+        if number >= num_classes:
+            raise UserError(f'{path}: class number {number}, but {weights} has {num_classes} classes')
     try:
         model = build_classifier(info.arch, num_classes, conventions=info.conventions)
         model.load_state_dict(state_dict)
@@ -134,28 +163,30 @@ def ranks(
             f'{weights} does not fit {info.arch}: {" ".join(str(error).split())[:300]}'
         ) from error
     model.eval()
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
         inputs = torch.stack([load_image(path, info.preprocessing, size, whole) for path, _ in batch])
         try:
             with torch.inference_mode():
                 logits = model(inputs)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f'{info.arch} takes no images of {size}x{size} pixels ({error})') from error
+            raise UserError(f'{info.arch} cannot process {size}x{size} pixels ({error})') from error
         if not logits.isfinite().all():
-            raise UserError(f'{weights} gives no finite logits for {batch[0][0]} or those after it')
-        right = logits.gather(1, torch.tensor([[number] for _, number in batch]))
-        yield (logits >= right).sum(1) - 1  # a tie counts against the correct class
+            raise UserError(
+                f'{weights} gives NaN or infinite logits for {batch[0][0]} or a following image'
+            )
+        correct = logits.gather(1, torch.tensor([[number] for _, number in batch]))
+        yield (logits >= correct).sum(1) - 1
 
 
-def accuracy(weights: str | Path, images: list[tuple[Path, int]]) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy in percent, and the number of images.
+def accuracy(weights: str | Path, images: list[tuple[Path, int]]) -> Accuracy:
+    """Return the accuracy of a weights file on images with class numbers.
 
     Raises:
-        WeightsError: See ``ranks``.
-        UserError: See ``ranks``.
+        WeightsError: See ``correct_class_ranks``.
+        UserError: See ``correct_class_ranks``.
     """
-    rank = torch.cat([*ranks(weights, images)])
+    rank = torch.cat([*correct_class_ranks(weights, images)])
     return {
         'top1': 100 * (rank < 1).double().mean().item(),
         'top5': 100 * (rank < 5).double().mean().item(),

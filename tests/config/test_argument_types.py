@@ -1,4 +1,4 @@
-"""The option --cfg-options has the syntax of MMEngine's DictAction."""
+"""Types of command-line options: the syntax of --cfg-options is that of MMEngine's DictAction."""
 
 import argparse
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mmengine.config import DictAction
 
-from compactdet.config.cfg_options import CfgOptionsAction
+from compactdet.config.argument_types import CfgOptionsAction, parse_lr_choice
 
 
 def parse(action: type[argparse.Action], arguments: list[str]) -> dict[str, Any]:
@@ -40,3 +40,23 @@ def test_an_invalid_argument_is_bad_usage(
         parse(CfgOptionsAction, ['--cfg-options', argument])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_lr_choice() -> None:
+    assert parse_lr_choice('val:0.02,0.01,0.02', 0.01) == {'split': 'val', 'among': [0.01, 0.02]}
+
+
+@pytest.mark.parametrize(
+    ('text', 'lr', 'message'),
+    [
+        ('dev:0.01,0.02', 0.01, 'is not SPLIT:LR'),
+        ('val:0.01', 0.01, 'with at least two rates'),
+        ('val:0.01,x', 0.01, 'is not SPLIT:LR'),
+        ('val', 0.01, 'is not SPLIT:LR'),
+        ('val:0.01,0.02', None, '--lr None is not one of these rates'),
+        ('val:0.01,0.02', 0.03, '--lr 0.03 is not one of these rates'),
+    ],
+)
+def test_an_invalid_lr_choice(text: str, lr: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_lr_choice(text, lr)

@@ -1,4 +1,4 @@
-"""Checks of PyTorch and MMDetection in separate processes, so that a crash or a hang is a finding too."""
+"""Checks of PyTorch and MMDetection, in separate processes because they may crash or hang."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compactdet.doctor.findings import REINSTALL, Finding, Places
+from compactdet.doctor.findings import REINSTALL, DoctorOptions, Finding
 
 REPO = Path(__file__).parents[3]
 TIMEOUT_S = 300
 
 
-def probe(code: str) -> tuple[dict[str, Any] | None, str]:
+def run_python(code: str) -> tuple[dict[str, Any] | None, str]:
     """Run Python code in a separate process.
 
     Args:
@@ -33,21 +33,21 @@ def probe(code: str) -> tuple[dict[str, Any] | None, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f'does not answer within {TIMEOUT_S} s'
+        return None, f'no result within {TIMEOUT_S} s'
     except OSError as error:
         return None, f'cannot be started ({error.strerror})'
     if done.returncode < 0:
         return None, f'crashes (signal {-done.returncode})'
     if done.returncode:
         errors = done.stderr.strip().splitlines()
-        return None, errors[-1] if errors else f'ends with status {done.returncode}'
+        return None, errors[-1] if errors else f'exit status {done.returncode}'
     try:
         return json.loads(done.stdout.strip().splitlines()[-1]), ''
     except (IndexError, ValueError):
-        return None, 'says nothing'
+        return None, 'no result is printed'
 
 
-TORCH = """
+TORCH_TEST = """
 import json, torch, torchvision
 boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2.1]])
 kept = torchvision.ops.nms(boxes, torch.tensor([.9, .8]), .5).tolist()
@@ -63,9 +63,9 @@ print(json.dumps(found))
 """
 
 
-def check_torch(places: Places) -> Iterator[Finding]:
+def check_torch(options: DoctorOptions) -> Iterator[Finding]:
     """Check PyTorch, torchvision's operators and the GPU."""
-    found, failure = probe(TORCH)
+    found, failure = run_python(TORCH_TEST)
     if found is None or found['kept'] != [0]:
         cure = 'python -m pip install --force-reinstall torch torchvision'
         text = failure or "torchvision's NMS gives wrong results"
@@ -73,21 +73,23 @@ def check_torch(places: Places) -> Iterator[Finding]:
         return
     yield Finding('PyTorch', 'ok', f'{found["torch"]}, torchvision {found["torchvision"]}')
     if 'error' in found:
-        cure = 'install the build of PyTorch for this GPU (pytorch.org), or hide it: CUDA_VISIBLE_DEVICES='
+        cure = 'install the PyTorch build for this GPU (pytorch.org), or hide it with CUDA_VISIBLE_DEVICES='
         yield Finding('CUDA', 'problem', f'{found["gpus"][0]}: {found["error"]}', cure, main_job=True)
     elif 'sum' in found:
         yield Finding('CUDA', 'ok', f'{found["built"]}, {", ".join(found["gpus"])}')
     elif not has_nvidia_driver():
-        yield Finding('CUDA', 'absent', 'no NVIDIA GPU here: everything runs on the CPU')
+        yield Finding('CUDA', 'absent', 'no NVIDIA GPU; everything runs on the CPU')
     elif found['built'] is None:
-        cure = 'install a CUDA build (pytorch.org, "Get started") to use it'
-        yield Finding('CUDA', 'problem', "a GPU is here, but this is PyTorch's CPU build", cure)
+        cure = 'install a CUDA build to use it (pytorch.org, "Get started")'
+        yield Finding(
+            'CUDA', 'problem', 'there is an NVIDIA GPU, but the CPU build of PyTorch is installed', cure
+        )
     else:
         hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
         cure = 'update the NVIDIA driver, or install a build of PyTorch for an older CUDA'
         if hidden is not None:
-            cure = f'CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset it'
-        yield Finding('CUDA', 'problem', f'PyTorch (CUDA {found["built"]}) does not see the GPU', cure)
+            cure = f'unset CUDA_VISIBLE_DEVICES={hidden!r}, which hides it'
+        yield Finding('CUDA', 'problem', f'PyTorch (CUDA {found["built"]}) does not find the GPU', cure)
 
 
 def has_nvidia_driver() -> bool:
@@ -95,7 +97,7 @@ def has_nvidia_driver() -> bool:
     return Path('/proc/driver/nvidia/version').exists() or shutil.which('nvidia-smi') is not None
 
 
-STACK = """
+MMDETECTION_TEST = """
 import importlib.metadata, json, sys, torch
 import backbones, compactdet
 from compactdet import mmdetection
@@ -108,17 +110,17 @@ spec = sys.modules['mmcv._ext'].__spec__
 print(json.dumps(dict(
     versions={m.__name__: m.__version__ for m in (mmdet, mmcv, mmengine)}, ops=spec.origin,
     maintained=importlib.metadata.packages_distributions()['mmdet'] == ['onedl-mmdetection'],
-    right=kept == [0] and abs(level - 1) < 1e-6, archs=len(backbones.list_archs()),
+    correct=kept == [0] and abs(level - 1) < 1e-6, archs=len(backbones.list_archs()),
     backbones=backbones.__file__, compactdet=compactdet.__file__,
 )))
 """
 
 
-def check_stack(places: Places) -> Iterator[Finding]:
+def check_mmdetection(options: DoctorOptions) -> Iterator[Finding]:
     """Check MMDetection's packages, the source of the compiled operators, and the suite's own packages."""
-    found, failure = probe(STACK)
-    if found is None or not found['right']:
-        text = failure or f"mmcv's ops from {found and found['ops']} give wrong results"
+    found, failure = run_python(MMDETECTION_TEST)
+    if found is None or not found['correct']:
+        text = failure or f"mmcv's operators from {found and found['ops']} give wrong results"
         cure = f'python -m pip uninstall -y mmcv mmcv-full mmcv-lite mmdet mmengine, then {REINSTALL}'
         yield Finding('MMDetection', 'problem', text, cure, main_job=True)
         return
@@ -126,18 +128,16 @@ def check_stack(places: Places) -> Iterator[Finding]:
     versions = ', '.join(f'{name} {version}' for name, version in found['versions'].items())
     yield Finding('MMDetection', 'ok', f'{kind}: {versions}')
     ours = found['ops'] == 'backbones.mmcv_ops'
-    source = (
-        'torchvision, through backbones.mmcv_ops' if ours else f"mmcv's own compiled ones ({found['ops']})"
-    )
-    yield Finding('ops', 'ok', f'NMS, RoIAlign and the others come from {source}')
+    source = 'torchvision, through backbones.mmcv_ops' if ours else f"mmcv's compiled ones, {found['ops']}"
+    yield Finding('ops', 'ok', f'NMS, RoIAlign and the other operators: {source}')
     for package, folder in (
         ('backbones', REPO / 'backbones'),
         ('compactdet', REPO / 'tools' / 'compactdet'),
     ):
-        place = Path(found[package]).parent
-        if place.resolve() != folder.resolve():
-            cure = f'in this checkout: {REINSTALL}'
+        imported = Path(found[package]).parent
+        if imported.resolve() != folder.resolve():
+            cure = f'run in this checkout: {REINSTALL}'
             yield Finding(
-                'checkout', 'problem', f'{package} is imported from {place}, not from {folder}', cure
+                'checkout', 'problem', f'{package} is imported from {imported}, not from {folder}', cure
             )
     yield Finding('networks', 'ok', f'{found["archs"]} archs')
