@@ -2,7 +2,6 @@
 
 import ast
 import importlib.machinery
-import importlib.util
 import inspect
 import subprocess
 import sys

@@ -17,6 +17,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 import backbones  # noqa: F401  before mmdet
+import compactdet.data.coco  # noqa: F401  registers COCOFormatDataset
+import compactdet.data.voc  # noqa: F401
 from compactdet.data import catalog
 from compactdet.data import layout as datasets
 from compactdet.data.base_dataset import dataset_facts

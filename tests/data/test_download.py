@@ -15,7 +15,7 @@ import pytest
 
 from compactdet.data import archives, download
 from compactdet.data.archives import unpacked
-from compactdet.data.download import fetch, need_space
+from compactdet.data.download import RemoteFile, fetch, need_space
 from compactdet.errors import UserError
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
@@ -101,7 +101,8 @@ def get(server: Server, tmp_path: Path) -> Callable[..., Path]:
     def run(*kinds: str, **options: Any) -> Path:
         urls = [f'http://127.0.0.1:{server.server_port}/{kind}/file.tar' for kind in kinds]
         options = {'checksum': MD5, 'pause_s': 0, 'timeout_s': 5} | options
-        return fetch(urls, tmp_path / 'new' / 'file.tar', **options)
+        told = {name: options.pop(name) for name in ('progress', 'by_hand') if name in options}
+        return fetch(RemoteFile(urls, **options), tmp_path / 'new' / 'file.tar', **told)
 
     return run
 
@@ -225,9 +226,9 @@ def test_another_size_is_refused_before_it_is_downloaded(get: Callable, tmp_path
 
 def test_no_server_and_no_address(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'127\.0\.0\.1: no connection'):
-        fetch(['http://127.0.0.1:9/x'], tmp_path / 'x', tries=1, pause_s=0)
+        fetch(RemoteFile(['http://127.0.0.1:9/x'], tries=1, pause_s=0), tmp_path / 'x')
     with pytest.raises(UserError, match="'file:///etc/hostname' is no http address"):
-        fetch(['file:///etc/hostname'], tmp_path / 'x')
+        fetch(RemoteFile(['file:///etc/hostname']), tmp_path / 'x')
     assert names(tmp_path) == []
 
 

@@ -23,7 +23,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701, torch has no public name for it
 
 from backbones import build_classifier, get_arch, list_archs
 from backbones.base import family_of

@@ -12,10 +12,10 @@ import backbones  # noqa: F401  first: it provides mmcv's operators
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    import mmdet.datasets
-    import mmdet.engine
-    import mmdet.evaluation
-    import mmdet.models  # noqa: F401  registers the detectors
+    import mmdet.datasets  # noqa: F401  these imports register classes for configs
+    import mmdet.engine  # noqa: F401
+    import mmdet.evaluation  # noqa: F401
+    import mmdet.models  # noqa: F401
     from mmdet.datasets import BaseDetDataset
     from mmdet.registry import DATASETS, METRICS, MODELS
 

@@ -2,7 +2,7 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,12 +19,8 @@ from compactdet.data.annotations import Annotations, Detections
 from compactdet.errors import UserError
 from compactdet.evaluation.average_precision import mean_over_classes
 
-WIDTH, LEFT, LEGEND, GAP = (
-    9.6,
-    0.45,
-    0.36,
-    0.05,
-)  # inches: width of a sheet, space for names and for the legend, size of tiles
+# Inches: width of a sheet, space for names, space for the legend, gap between tiles.
+WIDTH, LEFT, LEGEND, GAP = 9.6, 0.45, 0.36, 0.05
 TILE = 440  # most pixels of the longer side of a tile
 RIGHT, WRONG, MISSED, IGNORED = '#0072b2', '#d55e00', '#f0e442', '#999999'
 # Color, color below it, width in points, dashes: correct, wrong and missed differ in all of them.
@@ -50,10 +46,11 @@ def draw_error_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files:
         return None
     with styled():
         width = (WIDTH - LEFT) / NUM_ERRORS
-        figure, grid = _new_sheet(len(chosen), NUM_ERRORS, width, width, left=LEFT, below=0.46)
+        figure, grid = _new_sheet(len(chosen), NUM_ERRORS, (width, width), Margins(left=LEFT, below=0.46))
         for axes_row, (name, rows) in zip(grid, chosen.items(), strict=True):
             for axes, row in zip(axes_row, rows, strict=False):
-                _draw_error(axes, gt, dt, analysis, name, row, files)
+                picture = read_image(files[int((gt if name == 'miss' else dt).image_index[row])])
+                _draw_error(axes, picture, (gt, dt), analysis, name, row)
             gain = 100 * mean_over_classes(analysis.gains[name])
             number = (verdicts.missed if name == 'miss' else verdicts.kind == name).sum()
             axes_row[0].set_ylabel(f'{NAMES[name]}\n{number}, {gain:.1f} points', fontsize=9)
@@ -73,7 +70,7 @@ def draw_image_sheet(gt: Annotations, dt: Detections, analysis: Analysis, files:
         width = WIDTH / columns
         tallest = max(min(1.3, picture.shape[0] / picture.shape[1]) for picture in pictures)
         rows = -(-len(chosen) // columns)
-        figure, grid = _new_sheet(rows, columns, width, tallest * width, above=0.24)
+        figure, grid = _new_sheet(rows, columns, (width, tallest * width), Margins(above=0.24))
         for axes, image, picture in zip(chain(*grid), chosen, pictures, strict=False):
             scene = find_scene(gt, dt, verdicts, image, score)
             _show(axes, picture, (0, 0, picture.shape[1], picture.shape[0]))
@@ -106,10 +103,15 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def _draw_error(
-    axes: Axes, gt: Annotations, dt: Detections, analysis: Analysis, name: str, row: int, files: Files
+    axes: Axes,
+    picture: np.ndarray,
+    boxes: tuple[Annotations, Detections],
+    analysis: Analysis,
+    name: str,
+    row: int,
 ) -> None:
-    """Draw an error, and its surroundings with thinner lines."""
-    verdicts = analysis.verdicts
+    """Draw an error on its image, and its surroundings with thinner lines."""
+    (gt, dt), verdicts = boxes, analysis.verdicts
     missed = name == 'miss'
     image = int((gt if missed else dt).image_index[row])
     box = row if missed else int(verdicts.box[row])
@@ -125,7 +127,6 @@ def _draw_error(
         np.setdiff1d(around.missed, about),
         around.ignored,
     )
-    picture = read_image(files[image])
     parts = np.concatenate([dt.boxes[error], gt.boxes[about]])
     _show(axes, picture, _surroundings(parts, picture.shape))
     _draw_scene(axes, gt, dt, around, 0.6)
@@ -166,27 +167,19 @@ def _surroundings(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, 
     return left, top, min(width, left + side), min(height, top + side)
 
 
-def _new_sheet(
-    rows: int,
-    columns: int,
-    width: float,
-    height: float,
-    *,
-    left: float = 0.0,
-    above: float = 0.0,
-    below: float = 0.0,
-) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with a grid of blank axes, row by row; all lengths in inches.
+class Margins(NamedTuple):
+    """Space in inches: beside the grid of a sheet, and above and below each of its tiles."""
 
-    Args:
-        rows: Number of rows.
-        columns: Number of columns.
-        width: Width of a tile.
-        height: Height of a tile.
-        left: Space beside the grid.
-        above: Space above each tile.
-        below: Space below each tile.
-    """
+    left: float = 0.0
+    above: float = 0.0
+    below: float = 0.0
+
+
+def _new_sheet(
+    rows: int, columns: int, tile: tuple[float, float], margins: Margins
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with a grid of blank axes, row by row; ``tile`` is width and height in inches."""
+    (width, height), (left, above, below) = tile, margins
     pitch = above + height + below
     total = (left + columns * width, rows * pitch + LEGEND)
     figure = new_figure(*total, layout=None)

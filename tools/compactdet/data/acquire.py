@@ -15,7 +15,7 @@ from compactdet.data.archives import is_archive, merge, unpacked
 from compactdet.data.catalog import SOURCES, Archive, Source
 from compactdet.data.coco_file import SAME
 from compactdet.data.coco_splits import build_splits, can_build
-from compactdet.data.download import fetch, need_space, wrong_file
+from compactdet.data.download import RemoteFile, fetch, need_space, wrong_file
 from compactdet.data.layout import layout_of
 from compactdet.data.voc_files import read_split
 from compactdet.errors import UserError
@@ -48,13 +48,8 @@ def get(name: str, data: Path, *, variant: str | None = None, keep: bool = False
     need_space(data, unpacks + max(0, archives_need - there), f'data set {name!r}')
     for archive in wanted:
         with bar(archive.name) as progress:
-            path = fetch(
-                archive.urls,
-                data / 'downloads' / archive.name,
-                size=archive.size,
-                checksum=archive.checksum,
-                progress=progress,
-            )
+            remote = RemoteFile(archive.urls, archive.size, archive.checksum)
+            path = fetch(remote, data / 'downloads' / archive.name, progress=progress)
         _bring_archive(name, path, data, members=archive.members)
         if not is_there(archive, home):
             raise UserError(f'{path}: it was unpacked, but {", ".join(archive.gives)} is not complete')
@@ -91,7 +86,9 @@ def bring(
             _bring_folder(name, path, data, how='link' if link else 'copy', subset=subset)
         elif path.is_file():
             for archive in {a.name: a for some in SOURCES[name].archives.values() for a in some}.values():
-                problem = archive.name == path.name and wrong_file(path, archive.size, archive.checksum)
+                problem = archive.name == path.name and wrong_file(
+                    path, RemoteFile(archive.urls, archive.size, archive.checksum)
+                )
                 if problem:
                     raise UserError(f'{path}: not the published file ({problem}); get it again')
             if not is_archive(path):

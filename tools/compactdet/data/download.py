@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from compactdet.errors import UserError
@@ -30,28 +31,39 @@ class _RefusedError(Exception):
     """This address does not have the file."""
 
 
+@dataclass(frozen=True)
+class RemoteFile:
+    """A published file and how to ask for it.
+
+    Attributes:
+        urls: Addresses of the same file, tried in order.
+        size: Size in bytes, if known; a file of another size is not downloaded.
+        checksum: ``md5:...`` or ``sha256:...``, if known; the first digits suffice.
+        tries: Number of tries of an address without progress.
+        pause_s: Seconds between tries.
+        timeout_s: Seconds without an answer from the server.
+    """
+
+    urls: Sequence[str]
+    size: int | None = None
+    checksum: str | None = None
+    tries: int = 4
+    pause_s: float = 2.0
+    timeout_s: float = 30.0
+
+
 def fetch(
-    urls: Sequence[str],
+    remote: RemoteFile,
     target: Path,
     *,
-    size: int | None = None,
-    checksum: str | None = None,
-    tries: int = 4,
-    pause_s: float = 2.0,
-    timeout_s: float = 30.0,
     progress: Progress = lambda done, total: None,
     by_hand: str | None = None,
 ) -> Path:
     """Download a file; return ``target``.
 
     Args:
-        urls: Addresses of the same file, tried in order.
+        remote: Addresses and checksum of the file.
         target: Path of the file; its folder is created. An existing file with this checksum is kept.
-        size: Size in bytes, if known; a file of another size is not downloaded.
-        checksum: ``md5:...`` or ``sha256:...``, if known; the first digits suffice.
-        tries: Number of tries of an address without progress.
-        pause_s: Seconds between tries.
-        timeout_s: Seconds without an answer from the server.
         progress: Called with the number of bytes and the total.
         by_hand: Command for a file that the user has downloaded otherwise.
 
@@ -62,14 +74,14 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_file():
-            if checksum is not None and wrong_file(target, size, checksum) is None:
+            if remote.checksum is not None and wrong_file(target, remote) is None:
                 return target
             target.unlink()
-        if checksum is None:
+        if remote.checksum is None:
             part.unlink(missing_ok=True)
         failures = []
-        for url in urls:
-            problem = _fetch_from(url, part, size, checksum, tries, pause_s, timeout_s, progress)
+        for url in remote.urls:
+            problem = _fetch_from(url, part, remote, progress)
             if problem is None:
                 part.replace(target)
                 return target
@@ -83,16 +95,7 @@ def fetch(
     )
 
 
-def _fetch_from(
-    url: str,
-    part: Path,
-    size: int | None,
-    checksum: str | None,
-    tries: int,
-    pause_s: float,
-    timeout_s: float,
-    progress: Progress,
-) -> str | None:
+def _fetch_from(url: str, part: Path, remote: RemoteFile, progress: Progress) -> str | None:
     """Download from one address until ``part`` is complete; return the problem, or None."""
     if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
         return f'{url!r} is no http address'
@@ -100,9 +103,9 @@ def _fetch_from(
     begun_here = most == 0
     while True:
         try:
-            if size is None or _length(part) != size:
-                _transfer(url, part, size, checksum is not None, timeout_s, progress)
-            problem = wrong_file(part, size, checksum)
+            if remote.size is None or _length(part) != remote.size:
+                _transfer(url, part, remote, progress)
+            problem = wrong_file(part, remote)
             if problem is None:
                 return None
             part.unlink()
@@ -114,22 +117,21 @@ def _fetch_from(
         except _CutError as error:
             failed = 0 if _length(part) > most else failed + 1
             most = max(most, _length(part))
-            if failed >= tries:
-                return f'{error} ({tries} tries)'
-            time.sleep(pause_s)
+            if failed >= remote.tries:
+                return f'{error} ({remote.tries} tries)'
+            time.sleep(remote.pause_s)
 
 
-def _transfer(
-    url: str, part: Path, size: int | None, resume: bool, timeout_s: float, progress: Progress
-) -> None:
+def _transfer(url: str, part: Path, remote: RemoteFile, progress: Progress) -> None:
     """Make one request and append its body to the part, or start again if the server has no ranges."""
+    size, resume = remote.size, remote.checksum is not None
     offset = _length(part) if resume and _length(part) < (size or float('inf')) else 0
     headers = {'User-Agent': 'compactdet', 'Accept-Encoding': 'identity'}
     request = urllib.request.Request(
         url, headers=headers | ({'Range': f'bytes={offset}-'} if offset else {})
     )
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        response = urllib.request.urlopen(request, timeout=remote.timeout_s)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416:
@@ -181,8 +183,9 @@ def _start_of(response: http.client.HTTPResponse, offset: int) -> int:
     return int(match[1]) if match else offset
 
 
-def wrong_file(path: Path, size: int | None, checksum: str | None) -> str | None:
+def wrong_file(path: Path, remote: RemoteFile) -> str | None:
     """Return in words how a file differs from the published one, or None."""
+    size, checksum = remote.size, remote.checksum
     there = _length(path)
     if size is not None and there != size:
         return f'{there} bytes came, the published file has {size}'

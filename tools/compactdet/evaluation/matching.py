@@ -31,6 +31,7 @@ import numpy as np
 
 from compactdet.data.annotations import Annotations, Detections
 
+MAX_DETECTIONS = 100  # of an image and class, COCO's rule
 CHUNK_PAIRS = 1 << 18  # pairs whose IoU is computed at once, which limits memory
 
 
@@ -154,25 +155,11 @@ def find_pairs(gt: Annotations, dt: Detections, min_iou: float = 0.5) -> Pairs:
     return Pairs(order, rank, *columns)
 
 
-def _build_table(
-    gt: Annotations,
-    dt: Detections,
-    pairs: Pairs,
-    thresholds: np.ndarray,
-    kept: np.ndarray,
-    counts: np.ndarray,
-    wanted: np.ndarray,
-    det: np.ndarray,
-    true: np.ndarray,
-    ignored: np.ndarray,
-) -> MatchTable:
-    """Build the table of one rule and area range.
+@dataclass(frozen=True)
+class _Matches:
+    """The result of a matching rule in one area range.
 
-    Args:
-        gt: Ground truth.
-        dt: Detections.
-        pairs: Their ranks.
-        thresholds: (T,) IoU thresholds.
+    Attributes:
         kept: (D,) bool over ``pairs.order``: detections that take part.
         counts: (D,) bool: which count as false positives if they match nothing.
         wanted: (n,) bool over the annotations: boxes that must be found.
@@ -180,12 +167,26 @@ def _build_table(
         true: (M, T) bool, matched with a wanted box.
         ignored: (M, T) bool, to be left out of the count.
     """
+
+    kept: np.ndarray
+    counts: np.ndarray
+    wanted: np.ndarray
+    det: np.ndarray
+    true: np.ndarray
+    ignored: np.ndarray
+
+
+def _build_table(
+    gt: Annotations, dt: Detections, pairs: Pairs, thresholds: np.ndarray, matches: _Matches
+) -> MatchTable:
+    """Build the table of one rule and area range; ``thresholds`` (T,) are IoU."""
+    counts, det, true, ignored = matches.counts, matches.det, matches.true, matches.ignored
     num_images, num_classes, num_thresholds = len(gt.image_ids), len(gt.classes), len(thresholds)
-    kept = kept & counts
+    kept = matches.kept & counts
     kept[det] = True  # drop detections that neither count nor match
     place = np.cumsum(kept, dtype=np.int32) - 1
     chosen = pairs.order[kept]
-    boxes = np.flatnonzero(wanted)
+    boxes = np.flatnonzero(matches.wanted)
     boxes = boxes[np.argsort(gt.labels[boxes], kind='stable')]
     labels = dt.labels[pairs.order[det]]
     segment = labels[:, None] * num_thresholds + np.arange(num_thresholds)
@@ -245,7 +246,8 @@ def match_voc(
         rows = np.flatnonzero(hit[:, column] & ~ignored[:, column])
         true[rows[np.unique(box[rows], return_index=True)[1]], column] = True
     everything = np.ones(len(pairs.order), bool)
-    return _build_table(gt, dt, pairs, thresholds, everything, everything, ~ignore, det, true, ignored)
+    matches = _Matches(everything, everything, ~ignore, det, true, ignored)
+    return _build_table(gt, dt, pairs, thresholds, matches)
 
 
 def match_coco(
@@ -255,7 +257,6 @@ def match_coco(
     thresholds: np.ndarray,
     ignore: np.ndarray,
     area_ranges: Sequence[tuple[float, float]],
-    max_dets: int = 100,
 ) -> list[MatchTable]:
     """Match by COCO's rule, all thresholds and area ranges together.
 
@@ -269,14 +270,13 @@ def match_coco(
         thresholds: (T,) IoU thresholds.
         ignore: (n,) bool over the annotations; crowds included.
         area_ranges: Lowest and highest area, both inclusive, pixels squared.
-        max_dets: Detections per image and class that take part.
 
     Returns:
         One table an area range.
     """
     low, high = np.array(area_ranges, float).T
     outside = ignore[:, None] | (gt.areas[:, None] < low) | (gt.areas[:, None] > high)  # (n, A)
-    kept = pairs.rank < max_dets
+    kept = pairs.rank < MAX_DETECTIONS
     take = np.flatnonzero(kept[pairs.det])
     det, box, overlap = pairs.det[take], pairs.gt[take], pairs.overlap[take]
 
@@ -318,12 +318,14 @@ def match_coco(
             dt,
             pairs,
             thresholds,
-            kept,
-            (det_area >= low[a]) & (det_area <= high[a]),
-            ~outside[:, a],
-            matched,
-            chosen[:, :, a] >= bonus,
-            (chosen[:, :, a] > 0) & (chosen[:, :, a] < bonus),
+            _Matches(
+                kept,
+                counts=(det_area >= low[a]) & (det_area <= high[a]),
+                wanted=~outside[:, a],
+                det=matched,
+                true=chosen[:, :, a] >= bonus,
+                ignored=(chosen[:, :, a] > 0) & (chosen[:, :, a] < bonus),
+            ),
         )
         for a in range(len(area_ranges))
     ]

@@ -22,8 +22,8 @@ from compactdet.errors import UserError
 try:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        import mmpretrain.datasets
-        import mmpretrain.evaluation  # noqa: F401  all three imports register classes for configs
+        import mmpretrain.datasets  # noqa: F401  all three imports register classes for configs
+        import mmpretrain.evaluation  # noqa: F401
         from mmpretrain.models import ClsDataPreprocessor
 except ImportError as error:
     raise UserError(

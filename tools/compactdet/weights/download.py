@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compactdet.data.acquire import bar
-from compactdet.data.download import fetch, file_hash, need_space
+from compactdet.data.download import RemoteFile, fetch, file_hash, need_space
 from compactdet.errors import UserError
 from compactdet.weights.catalog import PublishedWeights
 from compactdet.weights.convert import PublishedFacts, convert_file
@@ -51,14 +51,8 @@ def download_weights(
     try:
         quiet = contextlib.nullcontext(lambda done, total: None)
         with bar(name) if sys.stderr.isatty() else quiet as progress:
-            file = fetch(
-                [row.url],
-                folder / name,
-                size=row.size,
-                checksum=checksum,
-                progress=progress,
-                by_hand=convert_command,
-            )
+            remote = RemoteFile([row.url], row.size, checksum)
+            file = fetch(remote, folder / name, progress=progress, by_hand=convert_command)
         sha256 = file_hash(file, 'sha256')
         published = _unzip(file, row) if row.sha1 else file
         facts = PublishedFacts(
