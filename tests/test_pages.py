@@ -109,6 +109,6 @@ def test_the_report_of_the_study_is_that_of_the_records(monkeypatch):
     assert len(networks) == 2 * 11
 
 
-@pytest.mark.parametrize(('page', 'command', 'output'), documented_commands())
+@pytest.mark.parametrize(('page', 'command', 'output'), [*documented_commands()])
 def test_a_documented_command_prints_what_the_page_shows(page, command, output, tmp_path: Path):
     assert run(command, tmp_path) == output, f'python tests/helpers/pages.py updates {page}'

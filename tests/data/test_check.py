@@ -215,8 +215,8 @@ def test_a_file_that_is_cut_is_named_with_its_cure(coco: Path) -> None:
     path = coco / 'annotations/instances_train2017.json'
     path.write_text(path.read_text()[:99])
     (only,) = check(layout_of(coco))
-    assert (only.file, only.cure) == (str(path), 'create it again')
-    assert only.problem.startswith('not JSON (')
+    assert (only.file, only.cure) == (str(path), 'create the file again')
+    assert only.problem.startswith('not valid JSON (')
 
 
 def test_lists_of_ids_stay_in_the_set(voc: Path) -> None:

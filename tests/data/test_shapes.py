@@ -136,14 +136,14 @@ def test_absent_set_is_drawn_by_the_data_set(
 
 
 def test_other_parameters_are_refused(drawn: Path) -> None:
-    with pytest.raises(UserError, match='is not the data set wanted: other spec; remove the folder'):
+    with pytest.raises(UserError, match='has other settings: spec; remove the folder'):
         ensure(drawn, replace(SMALL, image_size=128))
 
 
 def test_changed_annotation_is_refused(drawn: Path) -> None:
     path = drawn / 'Annotations/test_00000.xml'
     path.write_text(path.read_text().replace('</annotation>', '\n</annotation>'))
-    with pytest.raises(UserError, match=r'other annotations .files were changed'):
+    with pytest.raises(UserError, match=r'has other settings: annotations .files were changed'):
         ensure(drawn, SMALL)
 
 
