@@ -72,7 +72,7 @@ def print_table(rows: Sequence[ArchCosts]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 172)
     console.print(table)
-    console.print('measured: counted at the input size and in the convention of the paper:')
+    lines = []
     for row in rows:
         notes = []
         if row['paper_convention'] != CONV_FC:
@@ -82,7 +82,11 @@ def print_table(rows: Sequence[ArchCosts]) -> None:
         if row['difference_percent'] is not None and abs(row['difference_percent']) > 1:
             notes.append(row['cost_note'])
         if notes:
-            console.print(f'{row["arch"]}: {"; ".join(notes)}', highlight=False)
+            lines.append(f'{row["arch"]}: {"; ".join(notes)}')
+    end = ':' if lines else '.'
+    console.print(f'measured: counted at the input size and in the convention of the paper{end}')
+    for line in lines:
+        console.print(line, highlight=False)
 
 
 def _feature_maps(row: ArchCosts) -> Iterator[str]:
