@@ -14,7 +14,7 @@ tests=(
     tests/backbones/test_initializer.py tests/backbones/test_wiring.py tests/evaluation/test_metric.py
     tests/training/test_train.py tests/training/test_resume.py tests/training/test_loops.py
     tests/training/test_bad_checkpoints.py tests/training/test_randomness.py
-    tests/config/test_cfg_options.py
+    tests/config/test_argument_types.py
 )
 originals=(mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7)
 # Dependencies of the original packages, which are installed with --no-deps: they require an opencv package
