@@ -1,6 +1,8 @@
 """The Markdown pages: what they list exists, and their results, commands and outputs are the real ones."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,52 @@ def test_the_report_of_the_study_is_that_of_the_records(monkeypatch):
     networks, expected = ([line for line in t.splitlines() if 'record.json' in line] for t in (text, kept))
     assert networks == expected
     assert len(networks) == 2 * 11
+
+
+def test_every_leaf_config_is_listed():
+    text = TEXTS['det_configs/README.md']
+    for pattern in ('*.py', 'pretrain/*.py', 'sweeps/*.yaml'):
+        for path in (ROOT / 'det_configs').glob(pattern):
+            link = path.relative_to(ROOT / 'det_configs')
+            assert f'[{path.name}]({link})' in text, f'{link} is not listed'
+
+
+USE_THE_EXAMPLE = """
+import torch
+from matrix import check_pair
+from mmengine.registry import DefaultScope
+
+from backbones import StageHead, build_backbone, build_classifier
+from backbones.wiring import detectors, frcnn_c4
+
+images = torch.rand(2, 3, 64, 96)
+shapes = [(16, 16, 24), (64, 8, 12), (128, 4, 6), (256, 2, 3)]
+assert [m.shape[1:] for m in build_backbone('mynet_1x', (4, 8, 16, 32))(images)] == shapes
+assert StageHead('mynet_1x')(torch.rand(1, 128, 7, 7)).shape == (1, 256, 7, 7)
+assert build_classifier('mynet_1x', 10)(images).shape == (2, 10)
+assert frcnn_c4('mynet_1x', num_classes=20)['roi_head']['bbox_head']['in_channels'] == 256
+
+assert detectors('mynet_1x') == ('frcnn_c4', 'frcnn_fpn', 'retinanet_fpn')
+with DefaultScope.overwrite_default_scope('mmdet'):
+    for detector in detectors('mynet_1x'):
+        check_pair('mynet_1x', detector)
+print('works')
+"""
+
+
+def test_the_example_network_works():
+    code = re.search(
+        r'```python\n(.*?)```', section(TEXTS['backbones/README.md'], 'Adding a network'), re.DOTALL
+    )[1]
+    # In a separate process: the example must not be among the networks of other tests.
+    done = subprocess.run(
+        [sys.executable, '-c', code + USE_THE_EXAMPLE],
+        cwd=ROOT / 'tests/helpers',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith('works\n'), done.stderr
 
 
 @pytest.mark.parametrize(('page', 'command', 'output'), [*documented_commands()])
