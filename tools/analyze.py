@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Analyze and print where the report is."""
     args = parse_args()
+    # here: --help starts without loading NumPy and Matplotlib
     from compactdet.analysis.inputs import from_files, from_run
     from compactdet.analysis.report import summary, write_report
 

@@ -62,26 +62,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Run a command."""
     args = parse_args()
-    from compactdet.data import (
-        acquire,
-        shapes,
-    )  # late: these load MMDetection
-    from compactdet.data import (
-        check as data_check,
-    )
-    from compactdet.data import (
-        layout as datasets,
-    )
-    from compactdet.data import (
-        stats as data_stats,
-    )
+    # here: --help starts without loading NumPy and OpenCV
+    from compactdet.data import acquire, check, layout, shapes, stats
 
     if args.verb in ('check', 'stats'):
         classes = [name.strip() for name in (args.classes or '').split(',') if name.strip()]
-        layout = datasets.find_layout(args.set, args.root, classes).only(args.split)
+        found = layout.find_layout(args.set, args.root, classes).only(args.split)
         if args.verb == 'check':
-            return int(data_check.report(layout, decode=not args.quick, as_json=args.json) > 0)
-        data_stats.report(layout, as_json=args.json, out=args.out)
+            return int(check.report(found, decode=not args.quick, as_json=args.json) > 0)
+        stats.report(found, as_json=args.json, out=args.out)
         return 0
     if args.verb == 'shapes' or args.set == 'shapes':
         out = args.out if args.verb == 'shapes' else args.root / 'shapes'

@@ -18,7 +18,6 @@ import json
 import sys
 from pathlib import Path
 
-from compactdet.data.readers import read_coco, read_predictions, read_voc
 from compactdet.errors import UserError, run_main
 from compactdet.evaluation.average_precision import list_figures
 from compactdet.evaluation.bootstrap import (
@@ -66,6 +65,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate and print the metrics."""
     args = parse_args()
+    # here: --help starts without loading OpenCV
+    from compactdet.data.readers import read_coco, read_predictions, read_voc
+
     in_voc = args.gt.is_dir()
     gt = read_voc(args.gt, args.split, args.classes) if in_voc else read_coco(args.gt)
     if len(gt.image_ids) == 0:

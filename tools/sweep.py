@@ -24,12 +24,11 @@ A grid file:
 import argparse
 
 from compactdet.errors import run_main
+from compactdet.sweep import command, options
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    from compactdet.sweep import options
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,8 +41,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Run, plan or submit the sweep."""
     args = parse_args()
-    from compactdet.sweep import command
-
     return command.main(args)
 
 

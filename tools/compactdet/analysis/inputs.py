@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.data.annotations import Annotations, Detections
+from compactdet.data.coco_file import find_annotation_file, find_images
 from compactdet.data.readers import read_coco, read_predictions, read_voc
+from compactdet.data.voc_files import find_set, image_file
 from compactdet.errors import UserError
 from compactdet.files import load_json
 
@@ -114,9 +116,6 @@ def from_run(
 
 def _data_of(dataset: Any) -> Path:
     """Return the VOC folder or COCO file of a config's test data set."""
-    from compactdet.data.coco_file import find_annotation_file
-    from compactdet.data.voc_files import find_set
-
     hint = 'Name the data with --gt (a folder in VOC format, or a COCO annotation file).'
     if 'ann_file' not in dataset:
         raise UserError(f'the config of the run does not say where its test data is. {hint}')
@@ -126,15 +125,11 @@ def _data_of(dataset: Any) -> Path:
 
 
 def _voc_images(folder: Path, gt: Annotations) -> dict[int, Path]:
-    from compactdet.data.voc_files import image_file
-
     found = (image_file(folder, str(image_id)) for image_id in gt.image_ids)
     return {i: path for i, path in enumerate(found) if path.is_file()}
 
 
 def _coco_images(path: Path, gt: Annotations) -> dict[int, Path]:
-    from compactdet.data.coco_file import find_images
-
     names = {image['id']: image.get('file_name') for image in load_json(path)['images']}
     there = [i for i, image_id in enumerate(gt.image_ids) if isinstance(names[image_id], str)]
     root = path.parent.parent if path.parent.name == 'annotations' else path.parent

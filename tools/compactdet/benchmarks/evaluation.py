@@ -113,7 +113,7 @@ def _serve(kind: str, gt_path: Path, dt_path: Path, requests: Any, answers: Any)
     """
     start = time.perf_counter()
     if kind == 'pycocotools':
-        from pycocotools.coco import COCO
+        from pycocotools.coco import COCO  # here: not in the memory of the process that times our evaluator
         from pycocotools.cocoeval import COCOeval
 
         with contextlib.redirect_stdout(io.StringIO()):

@@ -217,7 +217,7 @@ def _records(place: Path, batches: list[bytes], num_labels: int, classes: list[s
 
 def svhn(root: Path, split: str) -> Arrays | None:
     """Read ``train_32x32.mat`` and ``test_32x32.mat``; their class 10 is the digit 0."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat  # here: the other data sets do without SciPy
 
     path = root / f'{split}_32x32.mat'
     if not path.is_file():

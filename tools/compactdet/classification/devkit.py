@@ -16,7 +16,7 @@ def read_devkit(kit: Path) -> list[str]:
     Raises:
         UserError: The development kit cannot be read.
     """
-    from scipy.io import loadmat
+    from scipy.io import loadmat  # here: the other data sets do without SciPy
 
     read: dict[str, bytes] = {}
     try:

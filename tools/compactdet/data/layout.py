@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.data.catalog import SOURCES
+from compactdet.data.coco_file import read_coco_file
 from compactdet.data.problems import DataError
+from compactdet.data.voc_files import find_set, parse_annotation, read_split, split_files
 from compactdet.errors import UserError
 
 BASES = Path(__file__).parents[3] / 'det_configs' / '_base_' / 'datasets'
@@ -66,11 +68,6 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
     named = tuple(classes) if classes else None
     for folder in (root, root / 'VOC2007'):
         if (folder / 'ImageSets' / 'Main').is_dir():
-            from compactdet.data.voc_files import (
-                find_set,
-                split_files,
-            )  # late: loads MMDetection, which takes seconds
-
             prefix = folder.relative_to(root) / 'ImageSets' / 'Main'
             find_set(root, prefix / 'x.txt')
             files = split_files(folder)
@@ -117,7 +114,7 @@ def published_layout(name: str, data: Path) -> Layout:
     Raises:
         UserError: It is missing. The message states how to get it.
     """
-    from mmengine.config import Config
+    from mmengine.config import Config  # here: a folder is checked without MMEngine
 
     source = SOURCES[name]
     root = data / source.root
@@ -126,7 +123,7 @@ def published_layout(name: str, data: Path) -> Layout:
     dataset = Config.fromfile(BASES / f'{source.config}.py').train_dataloader.dataset
     metainfo = dataset.get('metainfo')
     if metainfo is None:
-        from compactdet.mmdetection import DATASETS
+        from compactdet.mmdetection import DATASETS  # here: takes seconds, and is rarely needed
 
         metainfo = DATASETS.get(dataset.type).METAINFO
     kind = 'coco' if name == 'coco' else 'voc'
@@ -202,8 +199,6 @@ def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
     """
     names: dict[str, None] = {}
     if layout.format == 'voc':
-        from compactdet.data.voc_files import find_set, parse_annotation, read_split
-
         found = set()
         for file in files:
             folder, split_file = find_set(layout.root, file)
@@ -211,8 +206,6 @@ def class_names(layout: Layout, files: Sequence[str]) -> list[str]:
                 found |= set(parse_annotation(folder / 'Annotations' / f'{image_id}.xml').names)
         names = dict.fromkeys(sorted(found))
     else:
-        from compactdet.data.coco_file import read_coco_file
-
         for file in files:
             names |= dict.fromkeys(read_coco_file(layout.root / file, report=_later).categories.values())
     if not names:
@@ -233,7 +226,7 @@ def custom_config(root: str | Path, classes: Sequence[str] | None = None) -> dic
     Raises:
         UserError: From `custom_dataset`.
     """
-    from mmengine.config import Config
+    from mmengine.config import Config  # here: a folder is checked without MMEngine
 
     found = custom_dataset(root, classes)
     content = Config.fromfile(BASES / 'voc07.py').to_dict()

@@ -11,6 +11,7 @@ import numpy as np
 
 from compactdet.data.annotations import Annotations, Detections, make_annotations, make_detections
 from compactdet.data.problems import brief
+from compactdet.data.voc_files import parse_annotation, read_split
 from compactdet.errors import UserError
 from compactdet.files import load_json
 
@@ -178,11 +179,6 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
     Raises:
         UserError: A file is missing or not valid, or an object's class is not in ``classes``.
     """
-    from compactdet.data.voc_files import (
-        parse_annotation,
-        read_split,
-    )  # late: loads MMDetection, which takes seconds
-
     folder = Path(folder)
     if classes is not None and len(set(classes)) < len(classes):
         raise UserError(f'classes {", ".join(classes)}: one occurs twice; name each once')

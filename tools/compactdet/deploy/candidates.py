@@ -99,7 +99,7 @@ class Builder:
 
     def _openvino(self, threads: int) -> Callable[[], Any]:
         try:
-            import openvino
+            import openvino  # here: an optional package
         except ModuleNotFoundError as error:
             raise UserError(
                 'the backend openvino is not installed: pip install -e ".[openvino]"'

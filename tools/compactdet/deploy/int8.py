@@ -75,7 +75,7 @@ def quantize(model: bytes, images: Sequence[np.ndarray], input_name: str = 'imag
     Raises:
         UserError: ONNX Runtime cannot quantize the model.
     """
-    from onnxruntime import quantization
+    from onnxruntime import quantization  # here: an optional package
 
     class Reader(quantization.CalibrationDataReader):
         """Yields the calibration images once."""

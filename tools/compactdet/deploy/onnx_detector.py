@@ -79,7 +79,7 @@ def load_session(model: Path | bytes, threads: int | None = None) -> Any:
         UserError: ONNX Runtime is not installed, or it cannot load the model.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # here: an optional package
     except ModuleNotFoundError as error:
         raise UserError('running an ONNX file needs ONNX Runtime: pip install -e ".[export]"') from error
     if isinstance(model, Path) and not model.is_file():

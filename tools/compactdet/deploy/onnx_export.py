@@ -182,7 +182,7 @@ def export(exportable: Exportable, out: Path, calibration: Path | None = None) -
             Nothing is written then.
     """
     try:
-        import onnx
+        import onnx  # here: optional packages
         import onnxruntime  # noqa: F401  opened by load_session
         import onnxscript  # noqa: F401  used by PyTorch's exporter
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from compactdet.sweep import local, ray, slurm, view
 from compactdet.sweep.folder import FINISHED, STOPPED, Folder
 from compactdet.sweep.grid import Job, chosen, read
 from compactdet.sweep.job_runner import RunOptions
@@ -40,8 +41,6 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
         return show_status(folder, jobs, args.jobs)
     folder.suite.check(jobs)
     if args.slurm_print:
-        from compactdet.sweep import slurm
-
         print(slurm.text(folder, jobs, args))
         return 0
     if content is not None:
@@ -49,20 +48,14 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
     else:
         folder.make_folders()
     if args.slurm:
-        from compactdet.sweep import slurm
-
         return slurm.submit(folder, jobs, args)
     return run(folder, jobs, args)
 
 
 def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
     """Run jobs here or on Ray and print the report; return the exit status."""
-    from compactdet.sweep import local, view
-
     how = RunOptions(retries=args.retries, threads=args.threads)
     if args.ray:
-        from compactdet.sweep import ray
-
         states = ray.run(folder, jobs, how, args.ray, args.cpus_per_run, args.gpus_per_run)
     else:
         states = local.run(folder, jobs, how, workers=args.jobs, gpus=args.gpus)
@@ -88,8 +81,6 @@ def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
 
 def show_status(folder: Folder, jobs: Sequence[Job], workers: int) -> int:
     """Print the status of a sweep from its files."""
-    from compactdet.sweep import view
-
     rows = view.status(folder, jobs, {})
     console = Console()
     console.print(view.table(rows))

@@ -85,7 +85,7 @@ class Suite:
             UserError: One of them cannot be: an unknown network, one that the detector cannot use, a bad
                 option, initial weights that are not there.
         """
-        from compactdet.config.options import check_initial_weights
+        from compactdet.config.options import check_initial_weights  # here: loads PyTorch
 
         seen: set[Job] = set()
         for job in jobs:
@@ -106,7 +106,7 @@ class Suite:
         Raises:
             UserError: The job cannot be composed, or its initial weights cannot be read.
         """
-        from backbones.weights import file_sha256
+        from backbones.weights import file_sha256  # here: loads PyTorch
 
         cfg = compose_job_config(job, self.out)
         backbone = cfg.model.backbone
@@ -132,7 +132,7 @@ class Suite:
         if isinstance(job, Run):
             return record_file.read(path)
         record = record_file.read_pretraining(path)
-        from backbones.weights import file_sha256
+        from backbones.weights import file_sha256  # here: loads PyTorch
 
         weights = job.weights(self.out)
         if not weights.is_file() or file_sha256(weights) != record['weights']['sha256']:
@@ -151,6 +151,7 @@ def compose_job_config(job: Job, out: Path) -> Any:
 
 
 def _compose_run(job: Run, out: Path) -> Any:
+    # here: a sweep starts, and shows its status, without loading PyTorch
     from compactdet.config.argument_types import parse_cfg_value
     from compactdet.config.choice import DetectorChoice
     from compactdet.config.options import TrainOptions, config_from_options
@@ -169,6 +170,7 @@ def _compose_run(job: Run, out: Path) -> Any:
 
 def _compose_pretraining(job: Pretraining, out: Path) -> Any:
     try:
+        # here: loads PyTorch, and MMPretrain, which is optional
         from compactdet.pretraining.choice import PretrainChoice
         from compactdet.pretraining.options import PretrainOptions, config_from_options
     except ModuleNotFoundError as error:

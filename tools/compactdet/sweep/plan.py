@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from backbones.spec import UnknownArchError
+from compactdet import costs
 from compactdet.errors import UserError
+from compactdet.mmdetection import DATASETS as DETECTION
+from compactdet.pretraining import record_facts
+from compactdet.records import protocol
+from compactdet.records.environment import hardware as hardware_facts
+from compactdet.sweep import measure as sweep_measure
 from compactdet.sweep import speed as sweep_speed
 from compactdet.sweep.folder import Folder
 from compactdet.sweep.grid import Job, Pretraining, Run
@@ -120,8 +130,6 @@ def plan(
         if estimate is None and measure and hardware and hardware.lower() not in here.hardware.lower():
             why = f'{why}; this machine, which could be timed, is another: {here.hardware}'
         elif estimate is None and measure:
-            from compactdet.sweep import measure as sweep_measure
-
             try:
                 estimate = sweep_measure.measure(cfg, measure, threads)
             except UserError as error:
@@ -141,21 +149,15 @@ def _no_seeds(job: Job) -> dict[str, Any]:
 
 def this_machine(threads: int) -> Speed:
     """Return a `Speed` that identifies this machine."""
-    from compactdet.records.environment import hardware
-
-    facts = hardware()
+    facts = hardware_facts()
     return Speed('', '', facts['gpu'], facts['cpu'], threads, None, 0, 0, (0, 0))
 
 
 def protocol_of(job: Job, cfg: Any) -> dict[str, Any]:
     """Return the protocol of a job, without what depends on its data."""
     if isinstance(job, Run):
-        from compactdet.records import protocol
-
         return protocol.protocol_of(cfg, {}, 'none')
-    from compactdet.pretraining.record_facts import protocol_of as pretraining_protocol
-
-    return pretraining_protocol(cfg, {})
+    return record_facts.protocol_of(cfg, {})
 
 
 def work_of(job: Job, cfg: Any) -> Work:
@@ -189,10 +191,6 @@ def images_of(job: Job, cfg: Any) -> tuple[int, int, int, bool]:
     if job.dataset in IMAGES and (job.data_root is None or not Path(job.data_root).is_dir()):
         train, val, test = IMAGES[job.dataset]
         return train, val if cfg.get('val_dataloader') else 0, test, False
-    from mmengine.registry import DATASETS, init_default_scope
-
-    from compactdet.mmdetection import DATASETS as DETECTION
-
     registry = DETECTION if isinstance(job, Run) else DATASETS
     init_default_scope(cfg.default_scope)
     counts = [
@@ -206,9 +204,6 @@ def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
     """Return a speed with the multiply-adds of the training form; the record has those of the test-time
     form.
     """
-    from backbones.spec import UnknownArchError
-    from compactdet import costs
-
     try:
         if isinstance(job, Pretraining) or not costs.has_two_forms(speed.arch):
             return speed
@@ -220,11 +215,6 @@ def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
 
 def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
     """Return the multiply-adds of an image of ``size`` (height, width), in the training form."""
-    import torch
-    from mmengine.registry import MODELS
-
-    from compactdet import costs
-
     if isinstance(job, Run):
         total: int = costs.detector_costs(cfg.model, *size, test_time=False).total_macs
         return total

@@ -37,7 +37,7 @@ def connect(address: str) -> Any:
         UserError: Ray is not installed, or there is no such cluster.
     """
     try:
-        import ray
+        import ray  # here: an optional package
     except ImportError as error:
         raise UserError('--ray needs Ray: python -m pip install -e ".[cluster]"') from error
     try:
