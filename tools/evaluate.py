@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from compactdet.errors import UserError, run_main
-from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import (
     Comparison,
     Interval,
@@ -79,12 +79,12 @@ def main() -> None:
     intervals: dict[str, Interval] = {}
     comparisons: dict[str, Comparison] = {}
     if args.bootstrap or args.compare:
-        num, figures = args.bootstrap or DRAWS_TO_COMPARE, list_figures(args.iou)
-        samples = bootstrap(match(gt, dt, args.iou), figures, num)
+        num, metrics = args.bootstrap or DRAWS_TO_COMPARE, list_metrics(args.iou)
+        samples = bootstrap(match(gt, dt, args.iou), metrics, num)
         intervals = {name: interval(sample) for name, sample in samples.items()}
         if args.compare:
             other = read_predictions(args.compare, gt)
-            others = bootstrap(match(gt, other, args.iou), figures, num)
+            others = bootstrap(match(gt, other, args.iou), metrics, num)
             comparisons = {name: compare(samples[name], others[name]) for name in samples}
     if args.json:
         result['intervals'] = {name: dataclasses.asdict(x) for name, x in intervals.items()}

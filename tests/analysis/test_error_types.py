@@ -24,7 +24,7 @@ from compactdet.analysis.error_types import (
 )
 from compactdet.analysis.examples import choose_errors, choose_images, find_scene
 from compactdet.data.annotations import make_annotations, make_detections
-from compactdet.evaluation.average_precision import class_figures, mean_over_classes
+from compactdet.evaluation.average_precision import mean_over_classes, metrics_per_class
 from compactdet.evaluation.evaluate import match
 
 from evaluation_sets import DifficultCOCOeval, random_set, through_files
@@ -198,7 +198,7 @@ def check_properties(gt_file, dt_file, folder: Path):
     analysis = analyze(gt, dt)
     verdicts = analysis.verdicts
     tables = match(gt, dt, (0.5, 0.75))
-    figures = class_figures(tables, (0.5, 0.75))
+    figures = metrics_per_class(tables, (0.5, 0.75))
     known = ~np.isnan(figures['coco/ap50'])
 
     # AP50 is the evaluator's, and the curves' means are AP.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from compactdet.data.annotations import make_annotations, make_detections
 from compactdet.evaluation.average_precision import (
-    Figure,
+    MetricSpec,
     average_precision,
-    list_figures,
+    list_metrics,
     mean_over_classes,
 )
 from compactdet.evaluation.bootstrap import (
@@ -24,7 +24,7 @@ from compactdet.evaluation.bootstrap import (
 )
 from compactdet.evaluation.evaluate import evaluate, match
 
-FIGURES = list_figures((0.5, 0.75))
+METRICS = list_metrics((0.5, 0.75))
 NUM_IMAGES = 8
 
 
@@ -78,12 +78,12 @@ def repeat_images(gt, dt, weights):
 
 def check_weights(seed, weights):
     gt, dt = random_set(seed)
-    weighted = average_precision(match(gt, dt, (0.5, 0.75)), FIGURES, np.array(weights))
+    weighted = average_precision(match(gt, dt, (0.5, 0.75)), METRICS, np.array(weights))
     result = evaluate(*repeat_images(gt, dt, weights), (0.5, 0.75))
     for name, values in weighted.items():
-        rule, figure = name.split('/')
+        rule, metric = name.split('/')
         for label, value in zip(gt.classes, values, strict=True):
-            expected = result[rule]['per_class'][label][figure]
+            expected = result[rule]['per_class'][label][metric]
             assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-12)
 
 
@@ -104,9 +104,9 @@ def test_unit_weights_give_the_evaluators_figures(seed):
 def test_each_iou_has_its_own_figure():
     gt, dt = random_set(0)
     tables = match(gt, dt)
-    each = {f'coco/ap{50 + 5 * t}': Figure('all', 101, slice(t, t + 1)) for t in range(10)}
+    each = {f'coco/ap{50 + 5 * t}': MetricSpec('all', 101, slice(t, t + 1)) for t in range(10)}
     values = average_precision(tables, each)
-    whole = average_precision(tables, {'coco/ap': Figure('all', 101, slice(None))})['coco/ap']
+    whole = average_precision(tables, {'coco/ap': MetricSpec('all', 101, slice(None))})['coco/ap']
     np.testing.assert_allclose(np.mean(list(values.values()), axis=0), whole, atol=1e-12)
     assert values['coco/ap50'][0] > values['coco/ap80'][0]
 
@@ -114,8 +114,8 @@ def test_each_iou_has_its_own_figure():
 def test_resamples_depend_on_seed_alone():
     gt, dt = random_set(0)
     tables = match(gt, dt)
-    first = resample(tables, list_figures(), 5, seed=1)
-    again, other = resample(tables, list_figures(), 5, seed=1), resample(tables, list_figures(), 5, seed=2)
+    first = resample(tables, list_metrics(), 5, seed=1)
+    again, other = resample(tables, list_metrics(), 5, seed=1), resample(tables, list_metrics(), 5, seed=2)
     assert first['coco/ap'].shape == (5, 3)
     np.testing.assert_array_equal(first['coco/ap'], again['coco/ap'])
     assert not np.array_equal(first['coco/ap'], other['coco/ap'])
@@ -124,14 +124,14 @@ def test_resamples_depend_on_seed_alone():
 
 def test_resampling_one_image_gives_the_estimate_itself():
     gt, dt = random_set(0, num_images=1)
-    for sample in bootstrap(match(gt, dt), list_figures(), 3).values():
+    for sample in bootstrap(match(gt, dt), list_metrics(), 3).values():
         np.testing.assert_allclose(sample.values, sample.estimate, atol=1e-12)
 
 
 def test_figures_without_ground_truth_are_left_out():
     gt = make_annotations([0, 1], ['thing'], [0], [0], [[0, 0, 10, 10]])  # small
     dt = make_detections([0], [0], [[0, 0, 10, 10]], [0.5])
-    samples = bootstrap(match(gt, dt), list_figures(), 20)
+    samples = bootstrap(match(gt, dt), list_metrics(), 20)
     assert 'coco/ap_small' in samples
     assert 'coco/ap_large' not in samples
     assert np.isnan(samples['coco/ap'].values).any()  # the image with the box was not drawn
@@ -154,7 +154,7 @@ def test_the_interval_is_freed_of_bias():
 
 def test_ap_on_resamples_is_biased_upward_and_the_interval_is_not():
     gt, dt = random_set(0, num_images=60, num_boxes=300, num_detections=2000, blur=0.2)
-    own = interval(bootstrap(match(gt, dt), list_figures(), 200)['coco/ap'])
+    own = interval(bootstrap(match(gt, dt), list_metrics(), 200)['coco/ap'])
     assert own.bias > 0.5 * own.standard_error
     assert own.low < own.estimate < own.high
     assert own.high - own.estimate == pytest.approx(own.estimate - own.low, rel=0.3)
@@ -162,7 +162,7 @@ def test_ap_on_resamples_is_biased_upward_and_the_interval_is_not():
 
 def test_a_model_equals_itself():
     gt, dt = random_set(0)
-    sample = bootstrap(match(gt, dt), list_figures(), 50)['voc/ap50_area']
+    sample = bootstrap(match(gt, dt), list_metrics(), 50)['voc/ap50_area']
     same = compare(sample, sample)
     assert (same.difference.low, same.difference.high, same.won, same.p_value) == (0, 0, 0.5, 1)
 
@@ -171,7 +171,7 @@ def test_a_better_model_wins_and_signs_follow_the_order():
     gt, sharp = random_set(0, num_images=60, num_boxes=300, num_detections=900, blur=0.05)
     same_gt, blurred = random_set(0, num_images=60, num_boxes=300, num_detections=900, blur=0.25)
     np.testing.assert_array_equal(gt.boxes, same_gt.boxes)
-    good, bad = (bootstrap(match(gt, dt), list_figures(), 99) for dt in (sharp, blurred))
+    good, bad = (bootstrap(match(gt, dt), list_metrics(), 99) for dt in (sharp, blurred))
     better = compare(bad['coco/ap'], good['coco/ap'])
     assert better.won == 1
     assert better.difference.low > 0
@@ -197,12 +197,12 @@ def test_the_interval_covers_the_mean_ap_of_test_sets():
     """95 % intervals over 100 test sets drawn from 3,000 images: see `interval`."""
     gt, dt = random_set(0, num_images=3000, num_boxes=9000, num_detections=50000, blur=0.2)
     tables = match(gt, dt)
-    figure = {'coco/ap': FIGURES['coco/ap']}
+    metric = {'coco/ap': METRICS['coco/ap']}
     rng = np.random.default_rng(0)
 
     def ap(images):
         weights = np.bincount(images, minlength=3000)
-        return float(mean_over_classes(average_precision(tables, figure, weights)['coco/ap']))
+        return float(mean_over_classes(average_precision(tables, metric, weights)['coco/ap']))
 
     truth = np.mean([ap(rng.choice(3000, 200, replace=False)) for _ in range(200)])
     covered = 0

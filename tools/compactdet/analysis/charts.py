@@ -101,8 +101,8 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
     names = [
         f'voc/ap{100 * iou:g}_11point' if rule == 'voc' else f'coco/ap{100 * iou:g}' for iou in CURVE_IOUS
     ]
-    known = np.flatnonzero(~np.isnan(analysis.figures[names[0]]))
-    ranked = known[np.argsort(-analysis.figures[names[0]][known], kind='stable')]
+    known = np.flatnonzero(~np.isnan(analysis.metrics[names[0]]))
+    ranked = known[np.argsort(-analysis.metrics[names[0]][known], kind='stable')]
     named = ranked if len(ranked) <= MAX_NAMED else np.concatenate([ranked[:3], ranked[-3:]])
     styles = list(zip(OKABE_ITO, cycle(('-', (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1, 1, 1))))))
     recall = np.linspace(0, 1, POINTS)
@@ -110,7 +110,7 @@ def draw_curves(classes: Sequence[str], analysis: Analysis, rule: str) -> bytes:
         figure = new_figure(9, 4.3 + 0.2 * ((len(named) + 3) // 2))
         for column, (iou, name) in enumerate(zip(CURVE_IOUS, names, strict=True)):
             axes = figure.add_subplot(1, 2, column + 1)
-            values = analysis.figures[name]
+            values = analysis.metrics[name]
             others = np.setdiff1d(known, named)
             for k in others:
                 axes.plot(recall, curves[k, column], color=PALE, linewidth=0.8, drawstyle='steps-pre')

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compactdet.data.annotations import Annotations, Detections
-from compactdet.evaluation.average_precision import class_figures, integrate, make_curve
+from compactdet.evaluation.average_precision import integrate, make_curve, metrics_per_class
 from compactdet.evaluation.evaluate import match
 from compactdet.evaluation.matching import MatchTable, find_pairs
 
@@ -100,7 +100,7 @@ class Analysis:
 
     Attributes:
         verdicts: Classification of each detection and box.
-        figures: Each AP of the evaluator, (classes,), VOC's at IoU 0.5 and 0.75.
+        metrics: Each AP of the evaluator, (classes,), VOC's at IoU 0.5 and 0.75.
         ap50: (classes,) before any correction.
         gains: Increase of AP50 when each of ``ERRORS`` and ``SPECIAL`` is corrected, (classes,).
         point: Operating point from which detections are drawn.
@@ -108,7 +108,7 @@ class Analysis:
     """
 
     verdicts: Verdicts
-    figures: Mapping[str, np.ndarray]
+    metrics: Mapping[str, np.ndarray]
     ap50: np.ndarray
     gains: Mapping[str, np.ndarray]
     point: OperatingPoint
@@ -124,7 +124,7 @@ def analyze(gt: Annotations, dt: Detections) -> Analysis:
     at = [int(np.abs(tables['all'].thresholds - iou).argmin()) for iou in CURVE_IOUS]
     return Analysis(
         verdicts,
-        class_figures(tables, CURVE_IOUS),
+        metrics_per_class(tables, CURVE_IOUS),
         ap50,
         {name: corrected_ap(gt, dt, verdicts, (name,)) - ap50 for name in (*ERRORS, *SPECIAL)},
         find_operating_point(dt, verdicts),

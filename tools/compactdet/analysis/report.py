@@ -104,7 +104,7 @@ def as_json(material: Material, analysis: Analysis) -> dict[str, Any]:
         'right': int((verdicts.kind == 'right').sum()),
         'ignored_detections': int((verdicts.kind == 'ignored').sum()),
         'beyond_100_detections': int((verdicts.kind == 'beyond').sum()),
-        'figures': {name: _by_class(gt, values) for name, values in analysis.figures.items()},
+        'figures': {name: _by_class(gt, values) for name, values in analysis.metrics.items()},
         'errors': {
             name: {'count': counts[name], 'ap50_gain': _by_class(gt, analysis.gains[name])}
             for name in (*ERRORS, *SPECIAL)
@@ -181,8 +181,8 @@ def as_markdown(material: Material, analysis: Analysis, pictures: Sequence[str])
     """Return the report with tables and the pictures that were drawn."""
     gt, verdicts, point = material.gt, analysis.verdicts, analysis.point
     counts = count(analysis)
-    figures = ', '.join(
-        f'{label} {_percent(_mean(analysis.figures[name]))}' for label, name in _main_figures(material)
+    metrics = ', '.join(
+        f'{label} {_percent(_mean(analysis.metrics[name]))}' for label, name in _main_metrics(material)
     )
     ignored = int((~verdicts.wanted).sum())
     ignored_too = f' and {ignored} that are ignored (difficult, crowd)' if ignored else ''
@@ -194,7 +194,7 @@ def as_markdown(material: Material, analysis: Analysis, pictures: Sequence[str])
         f'# {_cell(material.title)}',
         '',
         f'{len(gt.image_ids)} images, {int(verdicts.wanted.sum())} boxes{ignored_too}, '
-        f'{len(verdicts.kind)} detections. {figures}.',
+        f'{len(verdicts.kind)} detections. {metrics}.',
         '',
         *(f'Note: {_cell(note)}.\n' for note in material.notes),
         '## What the errors cost',
@@ -224,16 +224,16 @@ def as_markdown(material: Material, analysis: Analysis, pictures: Sequence[str])
     return '\n'.join(lines) + '\n'
 
 
-def _main_figures(material: Material) -> list[tuple[str, str]]:
+def _main_metrics(material: Material) -> list[tuple[str, str]]:
     voc = [('VOC 11-point AP50', 'voc/ap50_11point')] if material.in_voc else []
     return [*voc, ('COCO AP', 'coco/ap'), ('AP50', 'coco/ap50'), ('AP75', 'coco/ap75')]
 
 
 def _class_table(material: Material, analysis: Analysis) -> list[str]:
     """Return metrics and costs of the error types by class; classes without boxes are excluded."""
-    gt, main = material.gt, _main_figures(material)
+    gt, main = material.gt, _main_metrics(material)
     boxes = np.bincount(gt.labels[analysis.verdicts.wanted], minlength=len(gt.classes))
-    columns = [analysis.figures[name] for _, name in main] + [analysis.gains[name] for name in ERRORS]
+    columns = [analysis.metrics[name] for _, name in main] + [analysis.gains[name] for name in ERRORS]
     rows = [
         [gt.classes[k], str(boxes[k]), *(_percent(values[k]) for values in columns)]
         for k in np.flatnonzero(boxes)

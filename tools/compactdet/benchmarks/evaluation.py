@@ -26,7 +26,7 @@ import numpy as np
 
 from compactdet.data.readers import read_coco, read_predictions
 from compactdet.errors import run_main
-from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import bootstrap
 from compactdet.evaluation.evaluate import evaluate, match
 
@@ -136,7 +136,7 @@ def _serve(kind: str, gt_path: Path, dt_path: Path, requests: Any, answers: Any)
             metrics = evaluate(gt, dt)['coco']
             values = [metrics[name] for name in COCO_METRICS]
         else:
-            bootstrap(match(gt, dt), list_figures(), 1000)
+            bootstrap(match(gt, dt), list_metrics(), 1000)
             values = []
         answers.put((time.perf_counter() - start, values, _peak_mb()))
 

@@ -62,7 +62,7 @@ def check(
         count, wanted = len(items.get(split, ())), (layout.expected or {}).get(split)
         if split in items and wanted is not None and count != wanted:
             text = f'the split has {count} images, the published one has {wanted}'
-            cure = 'get the official files; of a part on purpose, take figures for nothing else'
+            cure = 'get the official files; results on a part are for tests only'
             problems.append(Problem.of(DataError(text, cure, file=file, kind='count'), split))
     problems += _alike(items)
     problems += _boxes(items)

@@ -25,7 +25,7 @@ AREA_UNDER_CURVE = 0  # instead of a number of recall points
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricSpec:
     """One AP: its match table, number of recall points and thresholds."""
 
     table: str
@@ -33,18 +33,18 @@ class Figure:
     thresholds: slice
 
 
-def list_figures(voc_ious: Sequence[float] = (0.5,)) -> dict[str, Figure]:
+def list_metrics(voc_ious: Sequence[float] = (0.5,)) -> dict[str, MetricSpec]:
     """Return the name and definition of every AP, such as ``voc/ap50_11point`` and ``coco/ap_small``."""
-    figures = {}
+    metrics = {}
     for i, iou in enumerate(voc_ious):
-        figures[f'voc/ap{100 * iou:g}_11point'] = Figure('voc', 11, slice(i, i + 1))
-        figures[f'voc/ap{100 * iou:g}_area'] = Figure('voc', AREA_UNDER_CURVE, slice(i, i + 1))
-    figures['coco/ap'] = Figure('all', 101, slice(None))
-    figures['coco/ap50'] = Figure('all', 101, slice(0, 1))
-    figures['coco/ap75'] = Figure('all', 101, slice(5, 6))
+        metrics[f'voc/ap{100 * iou:g}_11point'] = MetricSpec('voc', 11, slice(i, i + 1))
+        metrics[f'voc/ap{100 * iou:g}_area'] = MetricSpec('voc', AREA_UNDER_CURVE, slice(i, i + 1))
+    metrics['coco/ap'] = MetricSpec('all', 101, slice(None))
+    metrics['coco/ap50'] = MetricSpec('all', 101, slice(0, 1))
+    metrics['coco/ap75'] = MetricSpec('all', 101, slice(5, 6))
     for area in ('small', 'medium', 'large'):
-        figures[f'coco/ap_{area}'] = Figure(area, 101, slice(None))
-    return figures
+        metrics[f'coco/ap_{area}'] = MetricSpec(area, 101, slice(None))
+    return metrics
 
 
 def _steps(recall: np.ndarray, points: int) -> np.ndarray:
@@ -128,16 +128,16 @@ def integrate(table: MatchTable, curve: Curve, points: int) -> np.ndarray:
 
 def average_precision(
     tables: Mapping[str, MatchTable],
-    figures: Mapping[str, Figure],
+    metrics: Mapping[str, MetricSpec],
     weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return each AP by class, (classes,), NaN for a class without ground truth; weights as above."""
-    curves = {name: make_curve(tables[name], weights) for name in {f.table for f in figures.values()}}
-    kinds = {(figure.table, figure.points) for figure in figures.values()}
+    curves = {name: make_curve(tables[name], weights) for name in {f.table for f in metrics.values()}}
+    kinds = {(metric.table, metric.points) for metric in metrics.values()}
     aps = {(name, points): integrate(tables[name], curves[name], points) for name, points in kinds}
     return {
-        name: aps[figure.table, figure.points][:, figure.thresholds].mean(axis=1)
-        for name, figure in figures.items()
+        name: aps[metric.table, metric.points][:, metric.thresholds].mean(axis=1)
+        for name, metric in metrics.items()
     }
 
 
@@ -158,11 +158,11 @@ def recall_at(table: MatchTable, max_dets: int) -> np.ndarray:
     return np.where(positives > 0, found / np.maximum(positives, 1), np.nan)
 
 
-def class_figures(
+def metrics_per_class(
     tables: dict[str, MatchTable], voc_ious: Sequence[float] = (0.5,)
 ) -> dict[str, np.ndarray]:
     """Return all metrics by name, each (classes,), NaN for a class without ground truth."""
-    values = average_precision(tables, list_figures(voc_ious))
+    values = average_precision(tables, list_metrics(voc_ious))
     for max_dets in (1, 10, 100):
         values[f'coco/ar_{max_dets}'] = recall_at(tables['all'], max_dets).mean(axis=1)
     for area in ('small', 'medium', 'large'):

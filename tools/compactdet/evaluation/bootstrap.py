@@ -15,7 +15,7 @@ from rich.table import Table
 
 from compactdet.console import render
 from compactdet.evaluation.average_precision import (
-    Figure,
+    MetricSpec,
     average_precision,
     mean_over_classes,
 )
@@ -52,7 +52,7 @@ class Comparison:
 
 def resample(
     tables: Mapping[str, MatchTable],
-    figures: Mapping[str, Figure],
+    metrics: Mapping[str, MetricSpec],
     num: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -65,22 +65,22 @@ def resample(
     rows = []
     for _ in range(num):
         drawn = rng.integers(0, num_images, num_images)
-        rows.append(average_precision(tables, figures, np.bincount(drawn, minlength=num_images)))
-    return {name: np.array([row[name] for row in rows]) for name in figures}
+        rows.append(average_precision(tables, metrics, np.bincount(drawn, minlength=num_images)))
+    return {name: np.array([row[name] for row in rows]) for name in metrics}
 
 
 def bootstrap(
     tables: Mapping[str, MatchTable],
-    figures: Mapping[str, Figure],
+    metrics: Mapping[str, MetricSpec],
     num: int = 1000,
     seed: int = 0,
 ) -> dict[str, Samples]:
     """Resample means over classes. A metric without ground truth is excluded."""
-    rows = resample(tables, figures, num, seed)
-    own = average_precision(tables, figures)
+    rows = resample(tables, metrics, num, seed)
+    own = average_precision(tables, metrics)
     samples = {
         name: Samples(float(mean_over_classes(own[name])), mean_over_classes(rows[name]))
-        for name in figures
+        for name in metrics
     }
     return {name: sample for name, sample in samples.items() if not np.isnan(sample.estimate)}
 
@@ -122,7 +122,7 @@ def compare(first: Samples, second: Samples, level: float = 0.95) -> Comparison:
 
 def format_bootstrap(intervals: Mapping[str, Interval], comparisons: Mapping[str, Comparison]) -> str:
     """Format the intervals of one model and its comparison with a second one, in percent."""
-    table = Table('95 % over images', 'figure', 'interval')
+    table = Table('95 % over images', 'metric', 'interval')
     if comparisons:
         for title in ('second - first', 'interval', 'second won', 'p (two-sided)'):
             table.add_column(title)

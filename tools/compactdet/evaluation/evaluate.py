@@ -34,7 +34,7 @@ from rich.table import Table
 
 from compactdet.console import render
 from compactdet.data.annotations import Annotations, Detections
-from compactdet.evaluation.average_precision import AREAS, COCO_IOUS, class_figures, mean_over_classes
+from compactdet.evaluation.average_precision import AREAS, COCO_IOUS, mean_over_classes, metrics_per_class
 from compactdet.evaluation.matching import MatchTable, Pairs, find_pairs, match_coco, match_voc
 
 VERSION = 1  # increased whenever a metric can change; part of the protocol
@@ -67,15 +67,15 @@ def evaluate(gt: Annotations, dt: Detections, voc_ious: Sequence[float] = (0.5,)
 
     Returns:
         ``{'evaluator_version', 'images', 'boxes', 'detections', 'voc': {...}, 'coco': {...}}``. The
-        last two hold figures as plain floats (``ap50_11point``, ``ap50_11point_with_difficult``,
+        last two hold metrics as plain floats (``ap50_11point``, ``ap50_11point_with_difficult``,
         ``ap``, ``ar_100``, ...), None if no class has ground truth, and the same by class name
         under ``per_class``.
     """
     pairs = find_pairs(gt, dt, min(0.5, *voc_ious))
-    values = counted = class_figures(match(gt, dt, voc_ious, pairs=pairs), voc_ious)
+    values = counted = metrics_per_class(match(gt, dt, voc_ious, pairs=pairs), voc_ious)
     if gt.difficult.any():
         tables = match(gt, dt, voc_ious, with_difficult=True, pairs=pairs)
-        counted = class_figures(tables, voc_ious)
+        counted = metrics_per_class(tables, voc_ious)
     values = values | {f'{name}_with_difficult': value for name, value in counted.items()}
     result: dict[str, Any] = {
         'evaluator_version': VERSION,
@@ -113,11 +113,11 @@ def format_table(result: dict[str, Any]) -> str:
     for label in [*classes, None]:
         if label is None:
             table.add_section()
-        figures = [
+        metrics = [
             (result[rule] if label is None else result[rule]['per_class'][label])[name]
             for rule, names in columns.items()
             for name in names
         ]
-        texts = ['-' if figure is None else f'{100 * figure:.1f}' for figure in figures]
+        texts = ['-' if metric is None else f'{100 * metric:.1f}' for metric in metrics]
         table.add_row(escape(label or 'mean'), *texts)
     return render(table)

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from compactdet.data.annotations import Annotations, Detections, make_annotations, make_detections
 from compactdet.data.readers import read_coco
-from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import bootstrap, interval
 from compactdet.evaluation.evaluate import evaluate, format_table, match
 from compactdet.files import write_whole
@@ -119,7 +119,7 @@ class DetectionMetric(BaseMetric):
             return {}
         tables = match(*self.evaluated, self.voc_ious)
         found: dict[str, float] = {}
-        for name, samples in bootstrap(tables, list_figures(self.voc_ious), num).items():
+        for name, samples in bootstrap(tables, list_metrics(self.voc_ious), num).items():
             ends = interval(samples)
             # The bias correction can move an end outside the range of AP.
             found |= {f'{name}_low95': max(ends.low, 0.0), f'{name}_high95': min(ends.high, 1.0)}
@@ -191,8 +191,8 @@ def flatten(result: dict[str, Any]) -> dict[str, float]:
         means = {name: x for name, x in result[rule].items() if name != 'per_class'}
         flat |= {f'{rule}/{name}': x for name, x in means.items()}
         main = next(iter(means))
-        for label, figures in result[rule]['per_class'].items():
-            flat[f'{rule}/{main}/{label}'] = figures[main]
+        for label, metrics in result[rule]['per_class'].items():
+            flat[f'{rule}/{main}/{label}'] = metrics[main]
     return {name: x for name, x in flat.items() if x is not None}
 
 

@@ -1,1 +1,1 @@
-"""The leaderboard: measured results and published figures."""
+"""The leaderboard: measured and published results."""

@@ -91,7 +91,7 @@ def _measured_group(key: str, rows: Mapping[tuple, list[Run]]) -> Group:
         dataset=name,
         detector=record['detector'],
         title=f'{name} · {record["detector"]} · {start}',
-        detail=f'protocol {key}: {length}, batch {training["batch_size"]}; figures on the test split',
+        detail=f'protocol {key}: {length}, batch {training["batch_size"]}; metrics on the test split',
         main_metric='coco/ap' if name.upper().startswith('COCO') else results_table.MAIN_METRIC,
         metric_names=shown,
         rows=[_measured_row(row_key, runs) for row_key, runs in rows.items()],
