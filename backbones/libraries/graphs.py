@@ -119,7 +119,7 @@ class Dissection(Recording):
         layers = sum(self.weighted[end + 1 :])
         if layers > MAX_CLASSIFIER_LAYERS:
             raise GraphError(
-                f'after its last map, at stride {cuts[-1].stride}, it goes on with {layers} layers on '
+                f'after its last map, at stride {cuts[-1].stride}, it has {layers} more layers on '
                 'tokens, which are no maps'
             )
         return cuts

@@ -1,24 +1,24 @@
 """CondenseNet (Huang et al. 2018, arXiv:1711.09224).
 
-Five blocks of dense layers whose bottleneck is a learned group convolution (``sparsity.py``); between them
-2x2 average pooling and nothing else, so every layer sees all features before it. The rows A and B are from
-the CondenseNetV2 paper (arXiv:2104.04382, Tables 12 and 13), C is the original's ImageNet network.
+Five blocks of dense layers; their bottleneck is a learned group convolution (``backbones.sparsity``).
+Between the blocks there is only 2x2 average pooling, so every layer reads the outputs of all layers before
+it. Rows A and B are from the CondenseNetV2 paper (arXiv:2104.04382, Tables 12 and 13); C is the ImageNet
+network of the CondenseNet paper.
 
 Not stated in the paper, and chosen as in the authors' code (ShichenLiu/CondenseNet at 833a91d):
 
 * The stem is one 3x3 convolution to 2 k_1 channels, without BN; G = C; the bottleneck has 4 k channels.
 * The converted classifier may use only the half of its inputs with the largest L1 norm ("fully connected
-  layer ... half"), a real change of function. The printed costs are those of the full classifier for A and
-  B and of the half for C, so a fresh converted network has those; ``halved_classifier`` halves trained
-  weights, ``converted_state_dict`` alone does not, and the network takes either when it loads them.
-* Nobody published taps for detection. Here: the blocks' outputs at strides 2 to 32; stage 32 ends with the
-  network's last BN and ReLU, the others with raw sums that nothing has normalized. So pyramids put BN and
-  ReLU on the inner taps (``preactivation``), while C4 splits after the raw map at stride 16: stage 32
-  begins with BN itself, and the trunk stays a part of the classifier. On RoIs stage 32 leaves its pooling
-  out.
+  layer ... half"). This changes the function. The printed costs include the full classifier for A and B and
+  the half for C, and a new network in its test-time form follows them. ``halved_classifier`` halves trained
+  weights, ``converted_state_dict`` alone does not; the network loads both.
+* No feature maps for detection were published. Here they are the blocks' outputs at strides 2 to 32. Stage
+  32 ends with the last BN and ReLU of the network; the other maps are sums without normalization. FPN
+  therefore puts BN and ReLU on these maps (``preactivation``). C4 splits after the unnormalized map at
+  stride 16, since stage 32 begins with BN. On RoIs stage 32 omits its pooling.
 
-Deviation: pooling rounds odd sizes up (the mean of what is there), where the authors' cuts the last row and
-column off; the same on even sizes.
+Deviation: on odd sizes, pooling rounds up (mean of the existing values); the authors' code drops the last
+row and column. On even sizes both are equal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CondenseNetV2 (Yang et al. 2021, arXiv:2104.04382).
 
-CondenseNet's dense layers, each of which also updates all features before it by sparse feature
-reactivation (``sparsity.py``).
+The dense layers of CondenseNet; each layer also updates the outputs of all layers before it by sparse
+feature reactivation (``backbones.sparsity``).
 
 Not stated in the paper, and chosen as in the authors' code (jianghaojun/CondenseNetV2 at 4431162):
 
@@ -9,17 +9,17 @@ Not stated in the paper, and chosen as in the authors' code (jianghaojun/Condens
   hard-swish in all parts of a layer; blocks 4 and 5 have SE on a layer's k new features (reduction 1,
   no biases).
 * After block 5: BN, ReLU (no hard-swish), average pool, SE on all channels (reduction 16, no biases), a
-  fully connected layer to 828 (A) or 1024 (B, C) with hard-swish, the classifier. Nothing of it is halved.
+  fully connected layer to 828 (A) or 1024 (B, C) with hard-swish, the classifier. No part is halved.
 * The CIFAR networks were not released. As the paper describes them: three blocks of d layers with k = 8,
-  16, 32, C = S = G = 4, no SE, no hard-swish, no wide layer. With d = 12 and 16 the convolutions on the
-  way through, three a layer, and two more are the 110 and 146 of the names. The parameters are then the
-  printed ones to 4 %, the cost is not.
+  16, 32, C = S = G = 4, no SE, no hard-swish, no wide layer. With d = 12 and 16, three convolutions per
+  layer and two more give the 110 and 146 of the names. The numbers of parameters then agree with the
+  printed ones to 4 %; the costs do not agree.
 
-The taps are CondenseNet's: raw sums at strides 2 to 16, normalized for pyramids and raw for C4; stage 32
-ends with the network's last BN and ReLU. A tap is taken at the end of its own block, before pooling, so
-no later block's reactivation reaches it.
+Feature maps are those of CondenseNet: unnormalized sums at strides 2 to 16, normalized for FPN and not for
+C4; stage 32 ends with the last BN and ReLU. A map is taken at the end of its block, before pooling, so the
+reactivation of later blocks does not change it.
 
-Deviation: pooling as in ``condensenet.py``.
+Deviation: pooling as in ``condensenet``.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """EfficientNet (Tan and Le 2019, arXiv:1905.11946).
 
-One searched network, B0 (Table 1), and compound scaling: B1 to B7 are the same table with more channels,
-more layers and larger images, each by its own factor. All of them derive from the one table here.
+One network found by architecture search, B0 (Table 1), and compound scaling: B1 to B7 have more channels,
+more layers and larger images, each by its own factor. All are derived from one table.
 
 Not stated in the paper, and chosen as in the authors' code (tensorflow/tpu):
 
 * Widths are rounded to multiples of 8 (``make_divisible``), numbers of layers up; stem and head are
   scaled in width and not in depth.
 * Squeeze-and-excitation: a quarter of the unit's *input*, SiLU, then sigmoid.
-* The shortcut is an identity, where a unit keeps size and width.
+* The shortcut is an identity and exists where a unit keeps size and width.
 * The factors and the dropout of a row; the paper prints only their product, the costs of Table 2, at
   each network's own image size, ``input_size``.
 
 Deviations: stochastic depth (drop-connect) belongs to the training recipe and is not included.
 
-MMDetection has a class EfficientNet of its own, so a config says ``type='CompactBackbone'``. Weights that
+MMDetection has a class of the name EfficientNet, so a config says ``type='CompactBackbone'``. Weights that
 TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1e-3)``.
 """
 

@@ -1,7 +1,7 @@
 """ESPNetV2 (Mehta et al. 2019, arXiv:1811.11431).
 
 A unit applies several 3x3 depthwise convolutions of increasing dilation to a reduced map, and adds the
-output of each to the next before they are merged. Units that downsample also use the image.
+output of each to the next before they are merged. Downsampling units also read the image.
 
 Not stated in the paper, and chosen as in the authors' code (sacmehta/ESPNetv2):
 
@@ -15,7 +15,7 @@ Not stated in the paper, and chosen as in the authors' code (sacmehta/ESPNetv2):
 
 Deviations: none known.
 
-With stride 1, on a RoI, a downsampling unit stays one: it pools at stride 1 and adds no identity.
+With stride 1, on a RoI, a downsampling unit keeps its form: it pools at stride 1 and adds no identity.
 """
 
 import torch

@@ -1,15 +1,15 @@
 """GhostNet (Han et al. 2020, arXiv:1911.11907).
 
-Half of every pointwise convolution's outputs are computed as such; the other half are "ghosts" of them,
-each a 3x3 depthwise convolution of one of the first.
+A pointwise convolution computes only half of the output channels; a 3x3 depthwise convolution of these
+gives the other half, the "ghosts".
 
 Not stated in the paper, and chosen as in the authors' code (huawei-noah/Efficient-AI-Backbones):
 
 * Widths, the expanded ones too, are rounded to multiples of 4 (``make_divisible``). The hidden layer has
   1280 channels at every width, a bias and no BN.
-* The depthwise convolution between the two Ghost modules exists in downsampling bottlenecks only. The
-  shortcut of those and of those that change the width is a depthwise convolution of the unit's kernel
-  size, then a pointwise one, each with BN, without ReLU.
+* Only downsampling bottlenecks have a depthwise convolution between the two Ghost modules. If a bottleneck
+  changes the size or the width, its shortcut is a depthwise convolution (of the unit's kernel size) and a
+  pointwise one, each with BN, without ReLU.
 * Squeeze-and-excitation: a quarter of the expanded width, rounded likewise; ReLU, then hard sigmoid.
 * Dropout of 0.2 before the classifier.
 

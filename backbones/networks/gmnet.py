@@ -1,34 +1,34 @@
 """GM-Net: Grouped Merging Net (Chen and Li 2017, arXiv:1706.06792).
 
-Units of grouped convolutions whose outputs are summed, and a middle where a path of full convolutions
-and a path of depthwise ones run in parallel. No code was published.
+Units of grouped convolutions whose outputs are summed. In the middle of the network, a path of full
+convolutions and a path of depthwise convolutions are parallel. No code was published.
 
 ``gmnet_*_cifar`` is the paper's network: 32x32 images, strides 1, 2, 4, 10 classes. MNIST's gray images
-(28x28) are given as three equal channels; the paper does not say how it fed them. ``gmnet_*`` is our
-form for detection, at strides 4, 8, 16, 32: the stem has stride 2 and a max pool after it (without them
-it would cost about 16 times as much), and the last adaption unit pools as section 3.2 defines it, where
-the paper's network pools globally.
+(28x28) are given as three equal channels, which the paper leaves open. ``gmnet_*`` is our
+form for detection, at strides 4, 8, 16, 32: the stem has stride 2 and is followed by a max pool (without
+both, the network would cost about 16 times as much), and the last adaption unit pools as section 3.2
+defines; the paper's network pools globally there.
 
 Not stated in the paper, and chosen here ("cost": the choice gives both printed sizes, 1.5 M and 0.7 M
 parameters; it has 1,547,338 and 659,786 at 10 classes):
 
-* Are the 1x1 convolutions grouped? Yes, as Table 1 has it, whose g=8 stands after the whole unit (cost;
-  ungrouped: 1.74 M and 0.92 M), and as section 3.1 has it, where a group "flows through three
-  convolution units uninterruptedly". This contradicts one sentence of section 3.3: "So we don't use
-  grouped convolution on it."
-* BU_s: one 1x1 convolution, then three depthwise, as in Table 1 (cost; a 1x1 before each: 1.68 M). That
-  makes 27 layers, not the printed 29; the baseline has its printed 23.
-* What is summed: a basic unit's input never has the width of its output, so only the outputs of its
-  three convolution units are. BU_A: the second and the third take the sum of all outputs before them,
-  and the sum of all three leaves. BU_B: one after the other; the first's output is added to the third's.
-* The two paths are summed, as everything else is; the adaption unit follows.
-* Groups: Table 1's, which is "8+4" of Table 3. The baseline's units are BU_A (Fig. 2).
+* The 1x1 convolutions are grouped (cost; ungrouped: 1.74 M and 0.92 M). Table 1 prints g=8 for the whole
+  unit, and in section 3.1 a group "flows through three convolution units uninterruptedly". One sentence of
+  section 3.3 contradicts this: "So we don't use grouped convolution on it."
+* BU_s: one 1x1 convolution, then three depthwise ones, as in Table 1 (cost; a 1x1 before each: 1.68 M).
+  This gives 27 layers, the paper prints 29. The baseline has the printed 23.
+* Only the outputs of the three convolution units are summed, since the input of a basic unit has another
+  width. BU_A: the second and third units read the sum of all outputs before them, and the result is the sum
+  of all three outputs. BU_B: the units are in sequence, and the output of the first is added to that of the
+  third.
+* The two paths are summed; the adaption unit follows.
+* Groups as in Table 1, which is "8+4" of Table 3. The units of the baseline are BU_A (Fig. 2).
 * Dropout acts once on the output of BU_i and once on that of BU_e, before the adaption unit.
 
-Deviations: a stage begins with the adaption unit that brings its stride, so that the maps of a pyramid
-are the basic units' outputs, 128, 256, 384, 384 channels. The generic split for Faster R-CNN C4 then
-has all of BU_e in the trunk, and its subnet is the last adaption unit alone: one 1x1 convolution.
-``StageHead(in_stride=8)`` is the subnet with BU_e in it, on a trunk of stride 8.
+Deviations: a stage begins with the adaption unit that applies its stride, so that the feature maps for FPN
+are the outputs of the basic units: 128, 256, 384, 384 channels. With the generic split for Faster R-CNN C4
+the backbone then contains all of BU_e, and the stage head is only the last adaption unit, a 1x1
+convolution. ``StageHead(in_stride=8)`` is a stage head with BU_e, for a backbone of stride 8.
 """
 
 from dataclasses import dataclass

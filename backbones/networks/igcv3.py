@@ -1,7 +1,7 @@
 """IGCV3-D (Sun et al. 2018, arXiv:1806.00178).
 
-MobileNetV2's inverted residual with both pointwise convolutions in two groups and a shuffle between
-them, and with about twice the units ("D": deeper).
+The inverted residual of MobileNetV2, with both pointwise convolutions in two groups and a channel shuffle
+between them. "D" (deeper) has about twice as many units.
 
 Not stated in the paper, and chosen here:
 
@@ -10,10 +10,12 @@ Not stated in the paper, and chosen here:
 * No shuffle follows the projecting convolution. That code has one, the inverse of the first, since a
   late correction; the network that the authors trained and published (``models/igcv3-symbol.json``) has
   none, and neither has pytorchcv's, which holds its weights.
-* "0.7x" in the paper's comparison is a size, not a width: widths times 0.7 cost 167 M and have 2.5 M
-  parameters, times 0.8 they cost 215 M and have 2.8 M, as printed (210 M, 2.8 M). It is built with 0.8.
-* Widths are ``int(channels * alpha)``, rounded up to even (pytorchcv's rule; the authors' multiplies by
-  alpha twice where a row begins). The last convolution keeps its 1280 channels; it is in the head.
+* "0.7x" in the paper's comparison is not a width factor: with widths times 0.7 the network has 167 M
+  multiply-adds and 2.5 M parameters, with widths times 0.8 it has 215 M and 2.8 M, which agrees with the
+  printed 210 M and 2.8 M. It is built with 0.8.
+* Widths are ``int(channels * alpha)``, rounded up to even (pytorchcv's rule; the authors' code
+  multiplies by alpha twice at the start of a row). The last convolution keeps its 1280 channels; it is in
+  the head.
 
 Deviations: none known.
 """

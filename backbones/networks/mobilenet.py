@@ -1,17 +1,16 @@
 """MobileNet v1 (Howard et al. 2017, arXiv:1704.04861).
 
-Every convolution but the first is split into a depthwise and a pointwise one, each with BN, ReLU.
+Each convolution except the first is split into a depthwise and a pointwise one, each with BN and ReLU.
 
 Not stated in the paper, and chosen here: a width is ``int(channels * alpha)``.
 
 Deviations: none known.
 
 The split for Faster R-CNN C4: Qin et al. 2018 (arXiv:1803.09127, section IV-B) take "the first 28
-layers" as base and "the remaining 4" as R-CNN subnet. The network has 27 convolutions, 28 layers with
-the classifier, so 28 + 4 is impossible. The one consistent reading: the *last* 4 convolutions, the two
-separable blocks of stage 32, are the subnet, and what is before them (stride 16, 512 alpha channels)
-is the base. It is also what "the last stage" is for the other networks of that table, so the generic
-``StageHead`` serves.
+layers" as base and "the remaining 4" as R-CNN subnet. The network has 27 convolutions (28 layers with
+the classifier), so 28 + 4 is impossible. We take the *last* 4 convolutions, the two separable blocks of
+stage 32, as the stage head, and all before them (stride 16, 512 alpha channels) as the backbone. For the
+other networks of that table the stage head is the last stage too, so the generic ``StageHead`` is used.
 
 Weights that TensorFlow trained need ``conventions=dict(padding='same', activation='relu6', bn_eps=1e-3)``.
 """

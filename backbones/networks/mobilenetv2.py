@@ -1,20 +1,20 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381).
 
-Inverted residuals: thin maps carry the identity, a unit widens them for its depthwise convolution, and
-its last convolution is linear.
+Inverted residuals: the shortcut connects narrow feature maps, a unit expands them for its depthwise
+convolution, and its last convolution has no activation.
 
 Not stated in the paper, and chosen as in the authors' code (tensorflow/models,
 ``research/slim/nets/mobilenet``, and of torchvision's):
 
 * Widths are rounded to multiples of 8 (``make_divisible``).
-* The last convolution keeps its 1280 channels where alpha < 1. It serves the classifier alone and
-  belongs to the head, as does the dropout of 0.2.
+* The last convolution keeps its 1280 channels if alpha < 1. Only the classifier uses it, so it belongs to
+  the head, as does the dropout of 0.2.
 
 Deviations: none known.
 
-MMDetection has a class MobileNetV2 of its own, so a config says ``type='CompactBackbone'``. Weights that
-TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1e-3)``; the activation is ReLU6
-whatever they say.
+MMDetection has a class of the name MobileNetV2, so a config says ``type='CompactBackbone'``. Weights that
+TensorFlow trained need ``conventions=dict(padding='same', bn_eps=1e-3)``; the activation is
+always ReLU6.
 """
 
 import functools

@@ -1,18 +1,19 @@
 """MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
 
-MobileNetV2's inverted residual with kernels, widths, squeeze-and-excitation and activation searched for
-each unit, and a classifier whose widest layer works after the pooling.
+The inverted residual of MobileNetV2; kernel size, width, squeeze-and-excitation and activation of each unit
+come from architecture search. The widest layer of the classifier comes after the pooling.
 
 Not stated in the paper, and chosen as in the authors' code (tensorflow/models,
 ``research/slim/nets/mobilenet/mobilenet_v3.py``, and of timm's; "cost": it is the one that gives the
 printed cost):
 
-* Widths are rounded to multiples of 8 (``make_divisible``). At 0.75x a unit expands its own, rounded
-  input by the table's ratio exp / input; torchvision scales and rounds the table's exp (cost).
+* Widths are rounded to multiples of 8 (``make_divisible``). At 0.75x a unit expands its rounded
+  input by the ratio exp / input of the table; torchvision scales and rounds exp (cost).
 * The layer of 1280 (small: 1024) channels is not scaled (cost: torchvision scales it; then large 0.75x
   has 140 M, not 155 M).
 * Squeeze-and-excitation: a quarter of the expanded width, rounded likewise; ReLU, then hard sigmoid.
-* The last 1x1 convolution of small has none, though Table 2 ticks it (cost: 2.5 M parameters).
+* The last 1x1 convolution of small has no squeeze-and-excitation, although Table 2 marks it (cost: 2.5 M
+  parameters).
 * Dropout of 0.2 before the classifier.
 
 Deviations: none known.

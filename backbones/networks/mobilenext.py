@@ -1,7 +1,7 @@
 """MobileNeXt (Zhou et al. 2020, arXiv:2007.02269).
 
-The sandglass block turns MobileNetV2's inverted residual round: identity and depthwise convolutions lie
-at the wide ends, the two pointwise convolutions between them reduce and expand.
+The sandglass block reverses the inverted residual of MobileNetV2: the shortcut and the depthwise
+convolutions are at the wide ends, and the two pointwise convolutions between them reduce and expand.
 
 Not stated in the paper, and chosen as in the authors' code (zhoudaquan/rethinking_bottleneck_design at
 195ee73, ``mnext.py``):
@@ -10,12 +10,12 @@ Not stated in the paper, and chosen as in the authors' code (zhoudaquan/rethinki
 * The last unit, of 1280 channels, is a whole sandglass block: it belongs to stage 32, not to the head.
   Dropout of 0.2 before the classifier.
 
-Deviations, all of them the code's, which is later than the paper:
+Deviations, which follow the authors' code (it is later than the paper):
 
-* A first unit that changes the width has only its last depthwise convolution if it has stride 2 and
-  none if it has stride 1, but for the units of 96, 144 and 1280 channels, which have both (TABLE_2's d).
-* The reduced width is input / t; where that is less than a sixth of the output, it is that sixth
-  rounded up and then to a multiple of 16.
+* A first unit that changes the width has only its last depthwise convolution with stride 2, and none with
+  stride 1. The units of 96, 144 and 1280 channels have both (d in TABLE_2).
+* The reduced width is input / t. If this is less than a sixth of the output, it is this sixth, rounded up
+  and then to a multiple of 16.
 """
 
 import math

@@ -1,7 +1,7 @@
 """ShuffleNet v1 (Zhang et al. 2017, arXiv:1707.01083).
 
-A bottleneck whose pointwise convolutions are grouped; shuffling the channels between them lets
-every output see every input again.
+A bottleneck with grouped pointwise convolutions; a channel shuffle between them makes every output depend
+on every input.
 
 Not stated in the paper, and chosen here ("cost": it is the one that gives the printed multiply-adds):
 
@@ -11,12 +11,12 @@ Not stated in the paper, and chosen here ("cost": it is the one that gives the p
   bias, as in the MENet authors' re-implementation (clavichord93/MENet at 7f2f1c2). The ShuffleNet
   authors' own later code (megvii-model/ShuffleNet-Series at aa91feb) has [pooled identity, residual],
   shuffles after the depthwise convolution by the inverse permutation, and has no bias: the cost is the
-  same, but the two do not exchange weights.
+  same, but weights of one do not fit the other.
 * Stem: 24 channels at 1x and 1.5x, 48 at 2x, 12 at 0.5x and 0.25x (cost; 6 at 0.25x would cost 11 M,
   not 13 M). g=8 needs stage 2's width less the stem's to be a multiple of 8: 16 at 0.5x, 8 at 0.25x.
 * Where a quarter of the width is no multiple of g, the bottleneck is rounded up to one: 0.5x g2 (25 to
   26 in stage 2), 0.5x g4 (34 to 36), 0.25x g2 (12.5 to 14, 25 to 26), 0.25x g4 (17 to 20, 34 to 36).
-  With that every width of Table 2 can be built; no row is left out.
+  With this, every row of Table 2 can be built.
 * SE (Table 5): reduction 16 on the unit's whole output width, before the identity is added; in a
   downsampling unit on the whole concatenation (cost).
 

@@ -1,8 +1,9 @@
 """ShuffleNetV2 (Ma et al. 2018, arXiv:1807.11164), SFR-ShuffleNetV2 (Yang et al. 2021, arXiv:2104.04382).
 
-A unit works on every second channel and passes the others on; a downsampling unit works on all channels
-twice, so that the width grows. ``sfr=True`` in a row adds sparse feature reactivation: what a unit made
-new also updates, through a learned sparse 3x3 convolution, the channels that it passes on.
+A unit convolves every second channel and passes the others on unchanged; a downsampling unit convolves all
+channels in two branches, so that the width grows. ``sfr=True`` in a row adds sparse feature reactivation:
+the new channels of a unit also update the channels that it passes on, through a learned sparse 3x3
+convolution.
 
 Not stated in the paper, and chosen here ("cost": it is the one that gives the printed multiply-adds):
 
@@ -10,8 +11,8 @@ Not stated in the paper, and chosen here ("cost": it is the one that gives the p
   the main branch (cost), as in the authors' code (megvii-model/ShuffleNet-Series at aa91feb).
   Torchvision's makes half of C_out in each; only at 0.5x, where C_out = 2 C, that is the same.
 * The shuffle is the split at the start of a unit, even channels from odd ones, as in the authors' code.
-  A stage's map is thus not shuffled: [passed on, new]. Weights exchange with the authors' files without
-  a permutation; torchvision shuffles at the end of a unit, so its files do not fit.
+  The output of a stage is thus not shuffled: [passed on, new]. The authors' weights fit without a
+  permutation; torchvision shuffles at the end of a unit, so its weights do not fit.
 * No bias in the classifier, and dropout 0.2 before it at 2x, are from the authors' code.
 * SFR: the increments are added before the concatenation, in units that split (its section 3.3), from the
   main branch's output (its authors, in the issues of jianghaojun/CondenseNetV2). The number of groups is

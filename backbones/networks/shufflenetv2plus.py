@@ -1,10 +1,10 @@
 """ShuffleNetV2+ (megvii-model/ShuffleNet-Series at aa91feb) and SFR-ShuffleNetV2+ (arXiv:2104.04382).
 
-ShuffleNetV2's unit with kernels that its authors searched for, hard swish and squeeze-and-excitation;
-there is no paper but the authors' code. ``sfr=True`` in a row adds sparse feature reactivation, exactly as
-in ``shufflenetv2``, which also says what the order of the channels is: the authors' weights fit.
+The unit of ShuffleNetV2 with kernel sizes from architecture search, hard-swish and squeeze-and-excitation.
+There is no paper, only the authors' code; their weights fit. ``sfr=True`` in a row adds sparse feature
+reactivation as in ``shufflenetv2``, which also describes the order of the channels.
 
-What is left open, and the choice:
+Not stated or contradictory, and chosen here:
 
 * SFR's sparse factor in stage 16 of the small network is printed as 213 (Table 11); it must be half the
   width as in all other stages. Table 10 prints a factor for the downsampling unit of stage 32; the text

@@ -2,23 +2,22 @@
 
 ShuffleNet's paper (Zhang et al. 2017, arXiv:1707.01083, section 4.2 and Table 4) replaces its units by
 those of larger networks and adapts the widths until all cost the same. MENet's paper (Qin et al.
-2018, arXiv:1803.09127, Table II) compares with the same networks and names them; "15" is its count of
-units, though the skeleton has 4 + 8 + 4 = 16. VGG-15 is our name for the paper's "VGG-like".
+2018, arXiv:1803.09127, Table II) compares with the same networks and names them; "15" is its number of
+units, although the skeleton has 4 + 8 + 4 = 16. VGG-15 is our name for the paper's "VGG-like".
 
-No code was published. Given are the units, their bottleneck ratios, cardinality 16, the three nominal
-costs, and stage 4's widths at 38 M (50, 192, 192, 288).
+No code was published. The paper states the units, their bottleneck ratios, cardinality 16, the three
+nominal costs, and the widths of stage 4 at 38 M (50, 192, 192, 288).
 
 Not stated in the paper, and chosen here ("cost": it is the one that comes nearest to the nominal cost):
 
 * Stem: ShuffleNet's, 12 channels at 13 M and 38 M, 24 at 140 M. Widths double from stage to stage (VGG
-  at 38 M: 12, 25, 50) and from budget to budget, as ShuffleNet's 0.25x, 0.5x and 1x do; each sum then
-  lies within 3 % of its budget (resnext15_38m: 2.4 %, resnet15_140m: 2.9 %).
+  at 38 M: 12, 25, 50) and from budget to budget, as ShuffleNet's 0.25x, 0.5x and 1x do; each network is
+  then within 3 % of its nominal cost (resnext15_38m: 2.4 %, resnet15_140m: 2.9 %).
 * Downsampling: ResNet's own projection, a 1x1 convolution on the shortcut (cost: 38.13 M; with
   ShuffleNet's concatenation 35.30 M). ResNeXt is concatenated as ShuffleNet is (cost: 38.92 M; with
   projection 42.30 M). The 3x3 convolution has the stride, and the bottleneck is a part of the unit's
   *output* width, as in ShuffleNet.
-* Cardinality 16 cannot be built in ResNeXt's stage 2 at 38 M, where the bottleneck has 24 channels:
-  8 there.
+* Stage 2 of ResNeXt at 38 M has cardinality 8, since its bottleneck has 24 channels, no multiple of 16.
 * Xception-like is ShuffleNet with g=1, as the paper says: the weights of ``shufflenet_1x_g1``,
   ``shufflenet_0.5x_g1`` and ``shufflenet_0.25x_g1`` fit.
 

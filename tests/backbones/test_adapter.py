@@ -174,7 +174,7 @@ def test_no_sequence(name: str) -> None:
     [
         ('torchvision:vit_b_32', 'torchvision:vit_b_32 cannot be a backbone: it does not end with a map'),
         ('timm:convmixer_768_32', 'cannot be a backbone: it makes no maps at strides 1, 2, 4, 8'),
-        ('timm:volo_d1_224', 'after its last map, at stride 16, it goes on with .* layers on tokens'),
+        ('timm:volo_d1_224', 'after its last map, at stride 16, it has .* more layers on tokens'),
         ('pytorchcv:fractalnet_cifar10', 'cannot be a backbone: its code cannot be recorded'),
         ('pytorchcv:enet_cityscapes', 'cannot be a backbone: it does not return logits'),
         ('torchvision:resnet19', "unknown arch 'torchvision:resnet19'; near: torchvision:resnet18"),

@@ -250,12 +250,12 @@ def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str
         DataError: Both are missing. The message states how to get the data set.
     """
     path = Path(root) / ann_file
-    twin = path.with_name(SAME.get(path.name, path.name))
-    for candidate in (path, twin):
+    alternative = path.with_name(SAME.get(path.name, path.name))
+    for candidate in (path, alternative):
         if candidate.is_file():
             return candidate
     state = 'is not complete' if Path(root).is_dir() else 'is absent'
-    other = f' (nor {twin.name})' if twin != path else ''
+    other = f' (nor {alternative.name})' if alternative != path else ''
     problem = f"data set '{root}' {state}: no file {path}{other}"
     cure = how_to_get or 'point --data-root at a data set in COCO format'
     raise DataError(problem, cure, kind='annotation-missing')
