@@ -20,7 +20,7 @@ from backbones.weights import WeightsInfo, read_weights, save_weights
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.options import TrainOptions
 from compactdet.data.readers import read_predictions, read_voc
-from compactdet.evaluation.average_precision import list_figures
+from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import Samples, bootstrap, compare
 from compactdet.evaluation.evaluate import match
 from compactdet.training.train import train
@@ -85,7 +85,7 @@ def run(shared: Path, tmp_path_factory: pytest.TempPathFactory, plain_config_tex
         )
         gt = read_voc(data, 'test')
         tables = match(gt, read_predictions(folder / 'predictions.json', gt))
-        return bootstrap(tables, {METRIC: list_figures()[METRIC]})[METRIC]
+        return bootstrap(tables, {METRIC: list_metrics()[METRIC]})[METRIC]
 
     return made
 
