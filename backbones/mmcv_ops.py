@@ -31,6 +31,8 @@ import torch.nn.functional as F
 import torchvision  # registers torch.ops.torchvision
 from torch import Tensor
 
+from backbones.roi_align import roi_align_gradient
+
 _EXTENSION = 'mmcv._ext'
 _KERNELS = torch.ops.torchvision
 
@@ -159,9 +161,15 @@ def roi_align_backward(
 ) -> None:  # fmt: skip
     """Compute the gradient of :func:`roi_align_forward` into ``grad_input``."""
     grad = _wide(grad_output)
+    rois = rois.to(grad.dtype)
+    if not grad.is_cuda:
+        grad_input.copy_(
+            roi_align_gradient(grad, rois, grad_input.shape, spatial_scale, sampling_ratio, aligned)
+        )
+        return
     bins = (spatial_scale, aligned_height, aligned_width)
     rest = (*grad_input.shape, sampling_ratio, aligned)
-    grad_input.copy_(_KERNELS._roi_align_backward(grad, rois.to(grad.dtype), *bins, *rest))
+    grad_input.copy_(_KERNELS._roi_align_backward(grad, rois, *bins, *rest))
 
 
 def roi_pool_forward(

@@ -1,20 +1,24 @@
-"""Compare the training speed of a leaf config with MMDetection's C4 config with the same network.
+"""Measure the training step of leaf configs: images per second, its parts, what the GPU does in it.
 
 Example (in tools/, or with the package installed):
-    python -m compactdet.benchmarks.training ../det_configs/menet_frcnn_voc.py --rounds 5
+    python -m compactdet.benchmarks.training ../det_configs/menet_frcnn_voc.py --batch-sizes 2 16
 
-Both train on the same synthetic 600x800 images with 4 objects each. Their steps alternate in one process,
-so that other load on the machine affects both. The leaf config is also timed in channels-last memory
-format, whose first loss must agree, and its step is divided into the shares of its parts. The output is
-one JSON object; speeds are computed from median times.
+Every config trains on synthetic 600x800 images with 4 objects each, from random weights, in several forms:
+'ours', as tools/train.py trains it; 'mmdet_heads', the same with MMDetection's own heads; and, for Faster
+R-CNN C4, 'stock', MMDetection's C4 config with the same network. Their steps alternate in one process, so
+that other load on the machine affects all. Speeds are computed from median times. The output is one JSON
+object.
 """
 
 import argparse
+import contextlib
 import copy
+import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +27,21 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from torch.profiler import ProfilerActivity, profile
 
 from backbones.wiring import set_init
 from compactdet.config import strict
 from compactdet.errors import run_main
+from compactdet.heads import with_batched_heads
 from compactdet.mmdetection import MODELS
 from compactdet.records import environment
+from compactdet.training.acceleration import fast_optimizer, use_channels_last
 
 STOCK = Path(mmdet.__file__).parent / '.mim/configs/_base_/models/faster-rcnn_r50-caffe-c4.py'
 HEIGHT, WIDTH, NUM_OBJECTS = 600, 800, 4
-LOSS_TOLERANCE = 1e-5  # relative
+PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+SYNCHRONIZING = ('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize', 'cudaMemcpy')
+LAUNCHES = ('cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx')
 
 
 def stock_model(own: Config) -> dict[str, Any]:
@@ -79,36 +88,48 @@ class TimedDetector:
 
     Attributes:
         times_s: Duration of each step in seconds.
-        losses: Loss of each step.
     """
 
-    def __init__(self, model_cfg: dict[str, Any], state: dict | None, device: str, channels_last: bool):
+    def __init__(self, model_cfg: Any, optimizer_cfg: Any, device: str, precision: str):
         torch.manual_seed(0)
         self.model = MODELS.build(copy.deepcopy(model_cfg)).to(device).train()
-        if state is not None:
-            self.model.load_state_dict(state)
-        self.channels_last = channels_last
-        if channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            [p for p in self.model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9
-        )
+        if model_cfg['type'].startswith('Batched'):
+            use_channels_last(self.model)
+            optimizer_cfg = fast_optimizer(optimizer_cfg)
+        options = dict(optimizer_cfg['optimizer'])
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = getattr(torch.optim, options.pop('type'))(parameters, **{**options, 'lr': 1e-5})
+        self.clip = optimizer_cfg.get('clip_grad')
+        self.dtype = PRECISIONS[precision]
+        # bfloat16 has the range of float32.
+        self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)
+        self.device = device
         self.times_s: list[float] = []
-        self.losses: list[float] = []
 
     def step(self, batch: dict[str, Any]) -> None:
         """Run and time one training step."""
-        torch.manual_seed(0)  # all detectors sample the same anchors and RoIs
         start = clock()
-        data = self.model.data_preprocessor(copy.deepcopy(batch), True)
-        if self.channels_last:
-            data['inputs'] = data['inputs'].contiguous(memory_format=torch.channels_last)
-        loss, _ = self.model.parse_losses(self.model(**data, mode='loss'))
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.run(batch)
         self.times_s.append(clock() - start)
-        self.losses.append(float(loss.detach()))
+
+    def run(self, batch: dict[str, Any]) -> None:
+        """Run one training step."""
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+            data = self.model.data_preprocessor(_shallow(batch), True)
+            loss, _ = self.model.parse_losses(self.model(**data, mode='loss'))
+        self.scaler.scale(loss).backward()
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for p in self.model.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(parameters, **self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+
+def _shallow(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch whose samples a step can change."""
+    return {'inputs': batch['inputs'], 'data_samples': [sample.clone() for sample in batch['data_samples']]}
 
 
 def clock() -> float:
@@ -118,8 +139,9 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def time_shares(detector: TimedDetector, batch: dict[str, Any]) -> dict[str, float]:
-    """Return the shares of a step's time: the forward pass of each part, the backward pass, the rest."""
+@contextlib.contextmanager
+def timed_parts(detector: TimedDetector) -> Iterator[dict[str, float]]:
+    """Measure the parts of the steps inside the block, each with the GPU work that it queues."""
     part_s: dict[str, float] = {}
     model = detector.model
 
@@ -132,68 +154,111 @@ def time_shares(detector: TimedDetector, batch: dict[str, Any]) -> dict[str, flo
 
         return call
 
-    originals = [
-        (model, 'extract_feat', 'backbone'),
-        (model.rpn_head, 'loss_and_predict', 'rpn'),
-        (model.roi_head, 'loss', 'roi_head'),
+    rpn, roi = getattr(model, 'rpn_head', None), getattr(model, 'roi_head', None)
+    places = [
+        (model.data_preprocessor, 'forward', 'preprocessor'),
+        (model, 'extract_feat', 'features'),
+        (rpn, 'batch_loss' if hasattr(rpn, 'batch_loss') else 'loss_and_predict', 'rpn'),
+        (roi, 'batch_loss' if hasattr(roi, 'batch_loss') else 'loss', 'roi_head'),
         (torch.Tensor, 'backward', 'backward'),
+        (detector.optimizer, 'step', 'optimizer'),
     ]
-    saved = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in originals]
-    for owner, attribute, name in originals:
+    places = [place for place in places if place[0] is not None]
+    saved = [(owner, attribute, vars(owner).get(attribute)) for owner, attribute, _ in places]
+    for owner, attribute, name in places:
         setattr(owner, attribute, timed(name, getattr(owner, attribute)))
     try:
-        detector.step(batch)
+        yield part_s
     finally:
         for owner, attribute, function in saved:
-            setattr(owner, attribute, function)
-    total_s = detector.times_s.pop()
-    part_s['rest'] = total_s - sum(part_s.values())
-    return {name: round(seconds / total_s, 3) for name, seconds in part_s.items()}
+            if function is None:
+                delattr(owner, attribute)
+            else:
+                setattr(owner, attribute, function)
+
+
+def measure_parts(detector: TimedDetector, batch: dict[str, Any]) -> dict[str, float]:
+    """Return the time of each part of a step in milliseconds; 'rest' is what is in none."""
+    with timed_parts(detector) as part_s:
+        detector.step(batch)
+    part_s['rest'] = detector.times_s.pop() - sum(part_s.values())
+    return {name: round(1e3 * seconds, 2) for name, seconds in part_s.items()}
+
+
+def measure_gpu(detector: TimedDetector, batch: dict[str, Any], step_s: float) -> dict[str, Any]:
+    """Return kernel launches and synchronizations of a step, and the share of the time that the GPU works.
+
+    Args:
+        detector: The detector.
+        batch: The batch.
+        step_s: Duration of a step without the profiler.
+    """
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        detector.run(batch)
+        torch.cuda.synchronize()
+    events = found.events()
+    calls = Counter(event.name for event in events)
+    busy_us = sum(e.time_range.elapsed_us() for e in events if e.device_type.name == 'CUDA')
+    return {
+        'launches': sum(calls[name] for name in LAUNCHES),
+        'synchronizations': sum(calls[name] for name in SYNCHRONIZING) - 1,  # the one at the end
+        'busy_share': round(busy_us / 1e6 / step_s, 3),
+    }
+
+
+def measure(path: str, batch_size: int, precision: str, rounds: int, device: str) -> dict[str, Any]:
+    """Return the measurements of one config, batch size and precision."""
+    cfg = strict.load(path)
+    set_init(cfg.model, None)
+    head = cfg.model.get('roi_head', cfg.model).bbox_head
+    batch = make_batch(batch_size, head.num_classes, device)
+    forms = {'ours': with_batched_heads(cfg.model), 'mmdet_heads': cfg.model}
+    if cfg.model.get('roi_head', {}).get('shared_head'):
+        forms['stock'] = stock_model(cfg.model)
+    detectors = {
+        name: TimedDetector(form, cfg.optim_wrapper, device, precision) for name, form in forms.items()
+    }
+    for number in range(rounds + 3):
+        for detector in detectors.values():
+            detector.step(batch)
+            if number < 3:
+                detector.times_s.clear()  # the first steps allocate and choose kernels
+    medians = {name: statistics.median(detector.times_s) for name, detector in detectors.items()}
+    result: dict[str, Any] = {
+        'config': path,
+        'batch_size': batch_size,
+        'precision': precision,
+        'images_per_s': {name: round(batch_size / median, 1) for name, median in medians.items()},
+        'ours_over': {name: round(median / medians['ours'], 2) for name, median in medians.items()},
+        'parts_ms': {name: measure_parts(detector, batch) for name, detector in detectors.items()},
+    }
+    if device == 'cuda':
+        result['gpu'] = {
+            name: measure_gpu(detector, batch, medians[name]) for name, detector in detectors.items()
+        }
+        result['peak_memory_gib'] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return result
 
 
 def main() -> None:
-    """Time all detectors and print the result."""
+    """Measure all configs and print the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='a leaf config of Faster R-CNN C4')
+    parser.add_argument('configs', nargs='+', help='leaf configs')
     parser.add_argument('--rounds', type=int, default=5, help='steps of each detector; default: 5')
+    parser.add_argument('--batch-sizes', type=int, nargs='+', default=[2], help='images a step')
+    parser.add_argument('--precisions', nargs='+', choices=PRECISIONS, default=['fp32'])
     args = parser.parse_args()
     init_default_scope('mmdet')
-    cfg = strict.load(args.config)
-    set_init(cfg.model, None)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    batch_size = cfg.train_dataloader.batch_size
-    batch = make_batch(batch_size, cfg.model.roi_head.bbox_head.num_classes, device)
-
-    own = TimedDetector(cfg.model, None, device, channels_last=False)
-    detectors = {
-        'ours': own,
-        'ours_channels_last': TimedDetector(cfg.model, own.model.state_dict(), device, channels_last=True),
-        'stock': TimedDetector(stock_model(cfg.model), None, device, channels_last=False),
-    }
-    for number in range(args.rounds + 1):
-        for detector in detectors.values():
-            detector.step(batch)
-            if number == 0:
-                detector.times_s.clear()  # the first step allocates
-    first, other = own.losses[0], detectors['ours_channels_last'].losses[0]
-    speed = {name: batch_size / statistics.median(timed.times_s) for name, timed in detectors.items()}
-    result = {
-        'config': args.config,
-        'rounds': args.rounds,
-        'images_per_s': speed,
-        'speed_over_stock': {
-            name: statistics.median(
-                b / a for a, b in zip(timed.times_s, detectors['stock'].times_s, strict=True)
-            )
-            for name, timed in detectors.items()
-        },
-        'first_loss_agrees': abs(first - other) <= LOSS_TOLERANCE * abs(first),
-        'shares_of_a_step': time_shares(own, batch),
-        'hardware': environment.hardware(),
-    }
-    print(json.dumps(result, indent=2))
+    results = []
+    for path in args.configs:
+        for batch_size in args.batch_sizes:
+            for precision in args.precisions:
+                results.append(measure(path, batch_size, precision, args.rounds, device))
+                gc.collect()
+    print(json.dumps({'rounds': args.rounds, 'results': results, 'hardware': environment.hardware()}, indent=2))
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ PLAIN: dict[str, Collection[str]] = {
                                     'norm_decay_mult', 'flat_decay_mult', 'dwconv_decay_mult',
                                     'dcn_offset_lr_mult', 'bypass_duplicate'),
     'optim_wrapper.paramwise_cfg.custom_keys.*': ('lr_mult', 'decay_mult'),
-    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit', 'tf32'),
     'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
     'env_cfg.dist_cfg': ('backend', 'timeout', 'init_method'),
     'randomness': ('seed', 'diff_rank_seed', 'deterministic'),

@@ -34,7 +34,7 @@ class TrainOptions:
         init: Weights file with the initial weights, or 'none' for random initialization.
         lr: Learning rate of the optimizer, before it is scaled with the batch size.
         lr_choice: How ``lr`` was chosen, if by a metric.
-        amp: Whether to train with mixed precision, which needs a CUDA GPU.
+        precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
         command: The command line, for the record; empty for the tool's name and the config.
@@ -48,7 +48,7 @@ class TrainOptions:
     init: str | None = None
     lr: float | None = None
     lr_choice: LrChoice | None = None
-    amp: bool = False
+    precision: str | None = None
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)
     command: str = ''
@@ -92,15 +92,31 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
         cfg.lr_choice = options.lr_choice
     if options.seed is not None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
-    if options.amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a CUDA GPU, and this machine has none; omit the option')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if options.precision is not None:
+        set_precision(cfg, options.precision)
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     if options.resume is not None:
         cfg.resume = True
         cfg.load_from = None if options.resume == 'auto' else options.resume
+
+
+def set_precision(cfg: Config, precision: str) -> None:
+    """Set the precision of a training in a config, in place.
+
+    Raises:
+        UserError: This machine cannot train in that precision.
+    """
+    if precision in ('tf32', 'fp16') and not torch.cuda.is_available():
+        raise UserError(
+            f'--precision {precision} needs a CUDA GPU, and this machine has none; omit the option'
+        )
+    if precision == 'bf16':
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+    elif precision == 'fp16':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    else:
+        cfg.env_cfg = dict(cfg.get('env_cfg', {}), tf32=precision == 'tf32')
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:

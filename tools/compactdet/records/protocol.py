@@ -108,7 +108,7 @@ def protocol_of(
         },
         'boxes': BOXES,
         'init': init_class,
-        'amp': optimizer.get('type') == 'AmpOptimWrapper',
+        'amp': optimizer.get('type') in ('AmpOptimWrapper', 'Bf16OptimWrapper'),
         'batch_size': loader.get('batch_size', 1) * world_size,
         'evaluator': _evaluators(content.get('test_evaluator')),
         'selection': _selection(content),

@@ -163,7 +163,7 @@ def _compose_run(job: Run, out: Path) -> Any:
     return config_from_options(
         TrainOptions(
             choice, str(out / job.name), 'auto', job.seed, job.data_root, job.start(out), job.lr,
-            amp=job.amp, cfg_options=options,
+            precision='fp16' if job.amp else None, cfg_options=options,
         )
     )  # fmt: skip
 

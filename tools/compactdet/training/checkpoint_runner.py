@@ -20,6 +20,7 @@ from compactdet.training.checkpoints import (
     temporary_path,
     verify_and_move,
 )
+from compactdet.training.loss_hook import check_losses
 from compactdet.training.model_checks import (
     check_inputs,
     check_same_protocol,
@@ -147,6 +148,7 @@ class CheckpointRunner(Runner):
                 an existing file is unchanged.
         """
         path = Path(out_dir) / filename
+        check_losses(self)
         model = unwrap_model(self.model)
         for name, weight in model.named_parameters():
             if not torch.isfinite(weight).all():

@@ -49,7 +49,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         '--lr', type=learning_rate, help='learning rate, in place of the schedule or recipe'
     )
     parser.add_argument('--print-config', action='store_true', help='print config and protocol, then exit')
-    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
+    parser.add_argument(
+        '--precision',
+        choices=['fp32', 'tf32', 'bf16', 'fp16'],
+        help='precision of the training; default: that of the config (fp32, with TF32 convolutions on a GPU)',
+    )
+    parser.add_argument(
+        '--amp', action='store_const', const='fp16', dest='precision', help='same as --precision fp16'
+    )
     add_config_options(parser)
 
 

@@ -6,7 +6,6 @@ different random numbers after a resume.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from compactdet.errors import UserError
 from compactdet.records import environment
 from compactdet.training import randomness
 from compactdet.training.checkpoints import Position, ProcessState, Progress
+from compactdet.training.loss_hook import check_losses
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.signals import Interrupted
 
@@ -193,19 +193,15 @@ class ResumableLoop:
         return enumerate(self.dataloader, self._batch)
 
     def _step_done(self, inside_epoch: bool) -> None:
-        """Check the loss, save the state if it is due, and stop if a signal came.
+        """Save the state if it is due, and stop if a signal came; check the losses before both.
 
         Args:
             inside_epoch: Whether another step follows before any other state is saved.
         """
-        hub, hook = self.runner.message_hub, self.checkpoints
-        loss = hub.get_scalar('train/loss').current() if 'train/loss' in hub.log_scalars else 0
-        if not math.isfinite(loss):
-            raise UserError(
-                f'the loss is {loss} at iteration {self._iter}: the training diverged; '
-                f'lower optim_wrapper.optimizer.lr; {self.runner.resume_hint()}'
-            )
+        hook = self.checkpoints
         stop, save = self._agree_stop_and_save(inside_epoch)
+        if stop or not inside_epoch:
+            check_losses(self.runner)
         # A checkpoint does not contain gradients that are being accumulated.
         accumulated = self._iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1) == 0
         if hook is not None:

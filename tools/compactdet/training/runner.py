@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, Hook, SyncBuffersHook
+from mmengine.hooks import CheckpointHook, Hook, RuntimeInfoHook, SyncBuffersHook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import RUNNERS
@@ -33,9 +33,12 @@ from torch.utils.data import DataLoader
 
 from compactdet import distributed
 from compactdet.errors import UserError
+from compactdet.heads import with_batched_heads
+from compactdet.training.acceleration import fast_optimizer, use_channels_last, with_workers
 from compactdet.training.checkpoint_hook import SafeCheckpointHook
 from compactdet.training.checkpoint_runner import CheckpointRunner
 from compactdet.training.loops import ResumableEpochLoop, ResumableIterLoop
+from compactdet.training.loss_hook import LossHook  # noqa: F401 - registers it
 from compactdet.training.progress_hook import ProgressHook  # noqa: F401 - registers it for configs
 from compactdet.training.run_folder import check_no_unfinished_run
 from compactdet.training.signals import WORKER_DIED, Interrupted, StopSignals, init_worker
@@ -82,6 +85,8 @@ class SafeRunner(CheckpointRunner):
         """
         distributed.start(self._launcher, env_cfg)
         super().setup_env(env_cfg)
+        if env_cfg.get('tf32') is not None:  # otherwise PyTorch's default: convolutions only
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = env_cfg['tf32']
 
     def set_randomness(self, seed: int | None, *args: Any, **kwargs: Any) -> None:
         """Set the seed of all generators.
@@ -103,6 +108,15 @@ class SafeRunner(CheckpointRunner):
 
     # Model, data and loops
 
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model: with the batched heads where they equal MMDetection's, and channels last."""
+        built = super().build_model(with_batched_heads(model) if isinstance(model, dict) else model)
+        return use_channels_last(built)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer wrapper: a fused optimizer, and no copy to the CPU in a step."""
+        return super().build_optim_wrapper(fast_optimizer(optim_wrapper))
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for distributed training; without a device id on a machine without a GPU."""
         with warnings.catch_warnings():  # older PyTorch does not have the new argument's name
@@ -121,11 +135,16 @@ class SafeRunner(CheckpointRunner):
             getattr(self, f'_{name}_dataloader')['dataset'] = dataset
 
     @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        """Build a data loader whose workers do not end on a signal to the process group."""
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        """Build a data loader whose workers do not end on a signal to the process group.
+
+        With a GPU, it gets worker processes if the config has none.
+        """
+        if isinstance(dataloader, dict):
+            dataloader = with_workers(dataloader)
         with warnings.catch_warnings():  # a slow disk may need more workers than there are cores
             warnings.filterwarnings('ignore', 'This DataLoader will create', UserWarning)
-            loader = Runner.build_dataloader(*args, **kwargs)
+            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         loader.worker_init_fn = functools.partial(init_worker, worker_init_fn=loader.worker_init_fn)
         return loader
 
@@ -152,11 +171,13 @@ class SafeRunner(CheckpointRunner):
             self.register_hook(SyncBuffersHook())
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
-        """Register a hook; MMEngine's CheckpointHook is replaced by `SafeCheckpointHook`.
+        """Register a hook; `SafeCheckpointHook` and `LossHook` replace MMEngine's.
 
         Raises:
             UserError: The config of the hook has keys that `SafeCheckpointHook` does not support.
         """
+        if isinstance(hook, dict) and hook.get('type') in ('RuntimeInfoHook', RuntimeInfoHook):
+            hook = dict(hook, type='LossHook')
         if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', CheckpointHook):
             known = {*inspect.signature(SafeCheckpointHook).parameters, 'type', 'priority'}
             if unknown := sorted(hook.keys() - known):
