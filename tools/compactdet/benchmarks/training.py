@@ -94,7 +94,8 @@ class TimedDetector:
         torch.manual_seed(0)
         self.model = MODELS.build(copy.deepcopy(model_cfg)).to(device).train()
         if model_cfg['type'].startswith('Batched'):
-            use_channels_last(self.model)
+            wrapper = {'fp32': 'OptimWrapper', 'bf16': 'Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
+            use_channels_last(self.model, {'type': wrapper[precision]})
             optimizer_cfg = fast_optimizer(optimizer_cfg)
         options = dict(optimizer_cfg['optimizer'])
         parameters = [p for p in self.model.parameters() if p.requires_grad]

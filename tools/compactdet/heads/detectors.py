@@ -86,9 +86,7 @@ class BatchedDataPreprocessor(DetDataPreprocessor):
             columns = torch.arange(width, device=self.device) < limits[:, 1:]
             inside = (rows[:, :, None] & columns[:, None])[:, None]
             images = torch.where(inside, images, self.pad_value)
-        images = F.pad(images, (0, whole[1] - width, 0, whole[0] - height), value=self.pad_value)
-        layout = torch.channels_last if images.is_cuda else torch.contiguous_format
-        return images.contiguous(memory_format=layout)
+        return F.pad(images, (0, whole[1] - width, 0, whole[0] - height), value=self.pad_value)
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:

@@ -111,7 +111,7 @@ class SafeRunner(CheckpointRunner):
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model: with the batched heads where they equal MMDetection's, and channels last."""
         built = super().build_model(with_batched_heads(model) if isinstance(model, dict) else model)
-        return use_channels_last(built)
+        return use_channels_last(built, self.cfg.get('optim_wrapper'))
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimizer wrapper: a fused optimizer, and no copy to the CPU in a step."""
@@ -205,18 +205,32 @@ class SafeRunner(CheckpointRunner):
         """
         if not self._resume:
             check_no_unfinished_run(Path(self.work_dir))
-        with self._one_line_errors():
+        with self._one_line_errors(), self._stopping_workers('train', 'val'):
             return super().train()
 
     def val(self) -> dict[str, float]:
         """Validate, with the errors of ``train``."""
-        with self._one_line_errors():
+        with self._one_line_errors(), self._stopping_workers('val'):
             return super().val()
 
     def test(self) -> dict[str, float]:
         """Test, with the errors of ``train``."""
-        with self._one_line_errors():
+        with self._one_line_errors(), self._stopping_workers('test'):
             return super().test()
+
+    @contextlib.contextmanager
+    def _stopping_workers(self, *splits: str) -> Iterator[None]:
+        """End the persistent worker processes of data loaders on exit.
+
+        Those that are left when Python ends are asked to by a signal, which they ignore.
+        """
+        try:
+            yield
+        finally:
+            for split in splits:
+                loop = getattr(self, f'_{split}_loop')
+                if getattr(getattr(loop, 'dataloader', None), '_iterator', None) is not None:
+                    loop.dataloader._iterator = None
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:
