@@ -16,7 +16,7 @@ from leaderboard_runs import MAIN, TEMPLATE, board, example_record, measured, ru
 
 def test_rows_seeds_and_ranks(tmp_path):
     seeds(tmp_path, 'good', 0.80, 0.81, 0.82)
-    seeds(tmp_path, 'like_it', 0.79, 0.82)
+    seeds(tmp_path, 'like_it', 0.79, 0.81, 0.82)
     seeds(tmp_path, 'worse', 0.60, 0.61, 0.62)
     seeds(tmp_path, 'once', 0.99)
     (group,) = measured(board(tmp_path))
