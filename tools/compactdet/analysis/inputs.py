@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.data.annotations import Annotations, Detections
-from compactdet.data.coco_file import find_annotation_file, find_images
+from compactdet.data.coco_file import find_annotation_file
+from compactdet.data.coco_images import find_images
+from compactdet.data.problems import DataError
 from compactdet.data.readers import read_coco, read_predictions, read_voc
 from compactdet.data.voc_files import find_set, image_file
 from compactdet.errors import UserError
@@ -62,9 +64,13 @@ def from_files(
     if len(gt.image_ids) == 0:
         raise UserError(f'{gt_path}: has no images')
     dt = read_predictions(dt_path, gt)
-    files = _voc_images(gt_path, gt) if in_voc else _coco_images(gt_path, gt)
     notes = list(gt.notes)
-    if not files:
+    try:
+        files = _voc_images(gt_path, gt) if in_voc else _coco_images(gt_path, gt)
+    except DataError as error:  # the metrics do not need the images
+        files = {}
+        notes.append(f'no image is drawn: {error}')
+    if not files and len(notes) == len(gt.notes):
         notes.append(f'no image of {gt_path} was found, so none is drawn')
     return Material(title or str(dt_path), gt, dt, in_voc, files, notes)
 

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from compactdet.data.coco_file import find_annotation_file, find_images, read_coco_file
+from compactdet.data.coco_file import find_annotation_file, read_coco_file
+from compactdet.data.coco_images import find_images
 from compactdet.data.images import check_image
 from compactdet.data.layout import Layout
 from compactdet.data.problems import DataError, Problem, brief

@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.data.base_dataset import StrictDataset
-from compactdet.data.coco_file import (
-    find_annotation_file,
-    find_images,
-    read_coco_file,
-)
+from compactdet.data.coco_file import find_annotation_file, read_coco_file
+from compactdet.data.coco_images import find_images
 from compactdet.data.images import check_image
 from compactdet.data.problems import DataError, stop
 from compactdet.mmdetection import DATASETS

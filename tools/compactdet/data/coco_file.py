@@ -4,7 +4,6 @@ Format: cocodataset.org, "Data format", object detection. Masks are not read. CO
 1/100 pixel, so a box may reach up to one pixel beyond the border.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -238,10 +237,6 @@ SAME = {
     'instances_minival2014.json': 'instances_val2017.json',
 }
 
-FOLDERS = ('train2017', 'val2017', 'train2014', 'val2014')
-
-OFFICIAL = re.compile(r'(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg')
-
 
 def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str = '') -> Path:
     """Return the annotation file, or the equivalent file of 2017.
@@ -259,34 +254,3 @@ def find_annotation_file(root: str | Path, ann_file: str | Path, how_to_get: str
     problem = f"data set '{root}' {state}: no file {path}{other}"
     cure = how_to_get or 'point --data-root at a data set in COCO format'
     raise DataError(problem, cure, kind='annotation-missing')
-
-
-def find_images(root: Path, annotation_file: Path, names: Sequence[str]) -> list[Path]:
-    """Return the paths of the images of an annotation file, or where they should be.
-
-    COCO's own images are found by number in the folders of 2014 and 2017. Other images are in one folder:
-    of the usual ones (beside the file; the root; ``images``; ``SPLIT`` or ``images/SPLIT``, with SPLIT from
-    the name of the file) the one that holds most of a sample of them.
-    """
-    numbers = [OFFICIAL.fullmatch(Path(name).name) for name in names]
-    bases = (root, root / 'images')
-    if names and all(numbers):
-        index: dict[str, Path] = {}
-        for folder in (base / year for base in bases for year in FOLDERS):
-            if folder.is_dir():
-                there = ((OFFICIAL.fullmatch(file.name), file) for file in folder.iterdir())
-                index |= {match[1]: file for match, file in there if match and match[1] not in index}
-        if index:
-            likely = next(iter(index.values())).parent
-            return [
-                index.get(m[1], likely / Path(name).name)
-                for m, name in zip(numbers, names, strict=True)
-                if m
-            ]
-    stem = annotation_file.stem.removeprefix('instances_')
-    splits = [stem, *([annotation_file.parent.name] if stem.startswith('_') else [])]
-    folders = [annotation_file.parent, *(base / split for base in bases for split in splits), *bases]
-    folders += [folder for base in bases if base.is_dir() for folder in sorted(base.iterdir())]
-    sample = names[:: max(1, len(names) // 50)]
-    best = max(folders, key=lambda folder: sum((folder / name).is_file() for name in sample))
-    return [best / name for name in names]

@@ -3,8 +3,9 @@
 Supported layouts:
 
 - VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt`` (or one folder above).
-- COCO: ``annotations/[instances_]SPLIT.json`` with the images in ``SPLIT``, ``images``, ``images/SPLIT`` or
-  beside it; or ``SPLIT/*.json`` with the images beside it, as annotation tools export it.
+- COCO: ``annotations/[instances_]SPLIT.json`` with the images in ``SPLIT``, ``images/SPLIT``, ``images`` or
+  beside it; or ``SPLIT/*.json`` with the images beside it, as annotation tools export it. The exact rule is
+  in ``coco_images``.
 
 SPLIT is any name; a run uses names that begin with train (or trainval), val (or minival) and test.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from compactdet.data.catalog import SOURCES
 from compactdet.data.coco_file import read_coco_file
+from compactdet.data.coco_images import split_name
 from compactdet.data.problems import DataError
 from compactdet.data.voc_files import find_set, parse_annotation, read_split, split_files
 from compactdet.errors import UserError
@@ -76,7 +78,7 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
             return Layout(root, 'voc', {file.stem: str(prefix / file.name) for file in files}, named)
     found = sorted({*root.glob('*/[!.]*.json'), *root.glob('[!.]*.json')})
     boxes = [file for file in found if file.name.startswith('instances_')] or found
-    splits = {_split_name(file): str(file.relative_to(root)) for file in boxes}
+    splits = {split_name(file): str(file.relative_to(root)) for file in boxes}
     if not splits:
         state = 'is absent' if not root.exists() else 'is no data set in VOC or COCO format'
         raise UserError(
@@ -87,14 +89,6 @@ def layout_of(root: str | Path, classes: Sequence[str] | None = None) -> Layout:
         listed = ', '.join(str(file.relative_to(root)) for file in boxes)
         raise UserError(f"'{root}': several annotation files of one split ({listed}); keep one of each")
     return Layout(root, 'coco', splits, named)
-
-
-def _split_name(file: Path) -> str:
-    """Return the split of an annotation file: train2017 of ``instances_train2017.json``, valid of
-    ``valid/_annotations.coco.json``.
-    """
-    stem = file.stem.removeprefix('instances_')
-    return file.parent.name if stem.startswith('_') or stem == 'annotations' else stem
 
 
 def find_layout(name: str, data: Path, classes: Sequence[str] | None = None) -> Layout:

@@ -11,7 +11,8 @@ from backbones.spec import UnknownArchError
 from backbones.weights import WeightsError, read_weights
 from compactdet.data.catalog import SOURCES
 from compactdet.data.check import check
-from compactdet.data.coco_file import FOLDERS, find_annotation_file
+from compactdet.data.coco_file import find_annotation_file
+from compactdet.data.coco_images import FOLDERS
 from compactdet.data.layout import Layout, published_layout
 from compactdet.doctor.findings import DoctorOptions, Finding
 from compactdet.errors import UserError
