@@ -149,8 +149,15 @@ def test_a_box_twice(voc: Path, coco: Path) -> None:
 
 
 def test_the_same_pixels_under_another_name(voc: Path) -> None:
-    shutil.copy(voc / 'JPEGImages/a.jpg', voc / 'JPEGImages/e.jpg')
+    shutil.copy(voc / 'JPEGImages/a.jpg', voc / 'JPEGImages/b.jpg')
     assert list(found(voc)) == ['same-pixels']
+
+
+def test_the_same_pixels_in_another_split_are_an_error(voc: Path) -> None:
+    shutil.copy(voc / 'JPEGImages/a.jpg', voc / 'JPEGImages/e.jpg')
+    (voc / 'ImageSets/Main/trainval.txt').write_text('a\nb\nc\nd\n')
+    ((split, _),) = found(voc)['two-splits']
+    assert split in ('train', 'trainval')
 
 
 def set_entry(key: str, i: int, **values: Any) -> Callable[[dict], None]:

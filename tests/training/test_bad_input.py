@@ -66,6 +66,10 @@ def add(path: Path, text: str) -> None:
     rewritten(path, ('</annotation>', f'{text}</annotation>'))
 
 
+def add_line(path: Path, line: str) -> None:
+    path.write_text(f'{path.read_text().rstrip()}\n{line}\n')
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'a folder is missing': (
         lambda root: shutil.rmtree(root / 'JPEGImages'),
@@ -74,6 +78,14 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'split names a missing image': (
         lambda root: (root / JPEG).unlink(),
         ['train.txt: names ', "'train_00000'", f'no file {{root}}/{JPEG}', 'take the line out'],
+    ),
+    'a test image is a training image': (
+        lambda root: add_line(root / 'ImageSets/Main/test.txt', 'train_00001'),
+        ['1 images of the split test', 'train_00001.jpg is a training image', 'allow_leaks=True'],
+    ),
+    'a validation image has the pixels of a training image': (
+        lambda root: shutil.copy(root / JPEG, root / 'JPEGImages/val_00001.jpg'),
+        ['split val', 'val_00001.jpg has the same pixels as', 'train_00000.jpg; take'],
     ),
     'test split names a missing annotation': (
         lambda root: (root / 'Annotations/test_00002.xml').unlink(),

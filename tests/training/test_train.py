@@ -69,7 +69,23 @@ def test_the_record_states_model_and_data(tiny_run: Path, tiny_set: Path) -> Non
         assert split['boxes'] == text.count('<object>')
         assert split['difficult'] == text.count('<difficult>1')
         assert split['dropped'] == []
+        assert split.get('also_in_train') == (None if name == 'train' else [])
     assert len({split['annotations_sha256'] for split in splits.values()}) == 3
+
+
+def test_the_record_states_test_images_that_are_training_images(
+    tiny_run: Path, tiny_config: Path, tiny_set: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(tiny_set, tmp_path / 'data')
+    with (data / 'ImageSets/Main/test.txt').open('a') as file:
+        file.write('train_00001\n')
+    options = {'train_cfg.max_epochs': 1, 'allow_leaks': True}
+    run = TrainOptions(str(tiny_config), str(tmp_path / 'run'), data_root=str(data), cfg_options=options)
+    record = record_file.read(train(run))
+    same = [{'image': 'train_00001.jpg', 'train_image': 'train_00001.jpg'}]
+    assert record['dataset']['splits']['test']['also_in_train'] == same
+    assert record['protocol']['also_in_train'] == {'test': 1}
+    assert 'also_in_train' not in record_file.read(tiny_run / 'record.json')['protocol']
 
 
 def test_the_record_states_training_metrics_and_costs(tiny_run: Path) -> None:

@@ -95,7 +95,8 @@ def protocol_of(
 
     Args:
         cfg: The config, with overrides merged.
-        dataset_splits: ``dataset.splits`` of the record. Only the hashes of the annotations are used.
+        dataset_splits: ``dataset.splits`` of the record. The hashes of the annotations are used, and the
+            numbers of images that are also training images.
         init_class: Class of initialization: ``init.class`` of the record.
         world_size: Number of processes; the batch size is the sum over them.
     """
@@ -114,6 +115,9 @@ def protocol_of(
         'selection': _selection(content),
         'hooks': [h for h in content.get('custom_hooks') or [] if h['type'] in HOOKS_THAT_TRAIN],
     }
+    in_train = {name: len(split.get('also_in_train', ())) for name, split in dataset_splits.items()}
+    if any(in_train.values()):
+        protocol['also_in_train'] = {name: count for name, count in in_train.items() if count}
     # Without SyncBN, each process has its own statistics.
     if world_size > 1 and _trains_bn(content.get('model')):
         protocol['bn_images'] = loader.get('batch_size', 1)

@@ -20,6 +20,7 @@ ABSENT = object()
 # match applies. A place without a match is described by its path.
 DESCRIPTIONS = {
     'annotations*': 'annotations',
+    'also_in_train*': 'test images that are also training images',
     'boxes': 'box coordinates',
     'init': 'class of initialization',
     'load_from': 'initial detector',

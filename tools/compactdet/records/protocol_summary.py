@@ -148,6 +148,8 @@ def _innermost(loader: Any) -> Mapping[str, Any]:
 def _splits(protocol: Protocol) -> str:
     shas = protocol.get('annotations') or {}
     texts = [f'{name} (annotations {sha[: record_file.KEY_LENGTH]})' for name, sha in shas.items()]
+    leaks = protocol.get('also_in_train') or {}
+    texts += [f'{count} images of {name} are also in train' for name, count in leaks.items()]
     name = _get(_innermost(protocol.get('test_data')), 'metainfo.name')
     return ' '.join(filter(None, [name, ', '.join(texts) or 'not read yet']))
 

@@ -190,7 +190,29 @@ class DroppedBoxes(TypedDict):
     objects: list[int]
 
 
-class Split(TypedDict):
+class TrainingImage(TypedDict):
+    """An image of another split that is also a training image.
+
+    Attributes:
+        image: Name of its file.
+        train_image: Name of the file of the training image, which has the same pixels or is the same file.
+    """
+
+    image: str
+    train_image: str
+
+
+class Leaks(TypedDict, total=False):
+    """Keys of `Split` that 'train' and older records do not have.
+
+    Attributes:
+        also_in_train: Images that are also training images; trained on by request only.
+    """
+
+    also_in_train: list[TrainingImage]
+
+
+class Split(Leaks):
     """A split of a detection data set.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backbones.weights import read_info
 from compactdet.config import strict
 from compactdet.costs import DetectorCosts, detector_costs
 from compactdet.data.base_dataset import dataset_facts
+from compactdet.data.leaks import Leak
 from compactdet.evaluation.metric import DetectionMetric
 from compactdet.records import environment
 from compactdet.records.record_file import text_sha256
@@ -128,10 +129,15 @@ def detector_name(model: Mapping[str, Any]) -> str:
     return 'frcnn_fpn' if model.get('neck') else 'frcnn_c4'
 
 
-def split_facts(dataset: Any) -> Split:
-    """Return the entry ``dataset.splits.SPLIT`` of a record."""
+def split_facts(dataset: Any, leaks: Sequence[Leak] | None = None) -> Split:
+    """Return the entry ``dataset.splits.SPLIT`` of a record.
+
+    Args:
+        dataset: The data set of the split.
+        leaks: Its images that are also training images; None for the training split itself.
+    """
     facts = dataset_facts(dataset)
-    return {
+    entry: Split = {
         'images': facts['images'],
         'boxes': facts['boxes'],
         'difficult': facts['difficult'],
@@ -141,6 +147,11 @@ def split_facts(dataset: Any) -> Split:
         'annotations_sha256': facts['annotations_sha256'],
         'ann_file': dataset.ann_file,
     }
+    if leaks is not None:
+        entry['also_in_train'] = [
+            {'image': leak.image.name, 'train_image': leak.train_image.name} for leak in leaks
+        ]
+    return entry
 
 
 def init_class(cfg: Config) -> str:

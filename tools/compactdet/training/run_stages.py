@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.registry import DATASETS, init_default_scope
 
 from compactdet import distributed
+from compactdet.data.leaks import Leak, check_leaks, find_leaks
 from compactdet.training.command_line import command_line
 from compactdet.training.run_folder import lock_run_folder, open_run_folder
 from compactdet.training.runner import SafeRunner
@@ -87,6 +88,30 @@ def build_datasets(cfg: Config) -> dict[str, Any]:
             for name in ('train', 'val', 'test')
             if (loader := cfg.get(f'{name}_dataloader'))
         }
+
+
+def find_training_images(cfg: Config, datasets: Mapping[str, Any]) -> dict[str, list[Leak]]:
+    """Return the images of the validation and test splits that are also training images.
+
+    Args:
+        cfg: The composed config; ``allow_leaks`` allows such images.
+        datasets: From ``build_datasets``.
+
+    Raises:
+        UserError: There are such images, and the config does not allow them.
+    """
+    found: list[Any] = [None]
+    if is_main_process():
+        entries = {
+            name: [dataset.get_data_info(i) for i in range(len(dataset))]
+            for name, dataset in datasets.items()
+        }
+        found = [find_leaks(entries)]
+    broadcast_object_list(found)
+    leaks: dict[str, list[Leak]] = found[0]
+    if not cfg.get('allow_leaks'):
+        check_leaks(leaks)
+    return leaks
 
 
 def build_runner(cfg: Config, datasets: Mapping[str, Any], protocol: dict[str, Any]) -> SafeRunner:

@@ -33,6 +33,7 @@ from compactdet.training.run_stages import (
     build_datasets,
     build_runner,
     evaluate_test_split,
+    find_training_images,
     print_training_start,
 )
 
@@ -73,7 +74,8 @@ def train(options: TrainOptions) -> Path:
     if is_finished(cfg, record_path):
         return record_path
     datasets = build_datasets(cfg)
-    splits = {name: split_facts(dataset) for name, dataset in datasets.items()}
+    leaks = find_training_images(cfg, datasets)
+    splits = {name: split_facts(dataset, leaks.get(name)) for name, dataset in datasets.items()}
     protocol = protocol_of(cfg, splits, init_class(cfg), get_world_size())
     runner = build_runner(cfg, datasets, protocol)
     if is_main_process():
