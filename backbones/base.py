@@ -17,6 +17,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from backbones.layers import LinearHead
+from backbones.row_check import Part, check_row
 from backbones.spec import Arch, Conventions, Stage, UnitStage, get_arch, register_archs
 
 BN_POLICIES = {
@@ -104,11 +105,13 @@ class CompactBackbone(_Half):
     Raises:
         UnknownArchError: There is no such network.
         ValueError: The network has no map at a stride, or an argument is not valid.
+        RowError: The network is not built as its row states.
     """
 
     is_family = False
     takes_conventions: frozenset[str] = frozenset()  # supported fields of Conventions
     preactivation = False  # True if stages end before BN and ReLU
+    row_is_measured = False  # True if the row is not written by hand but measured from the network
 
     def __init_subclass__(
         cls, archs: Mapping[str, Arch] | Mapping[str, Callable[[], Arch]] | None = None, **kwargs: Any
@@ -155,8 +158,13 @@ class CompactBackbone(_Half):
                 if stride != self.arch.stages[-1].stride:
                     channels = self.arch.channels(stride)
                     self.taps[str(stride)] = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-        parts = [self.stem, *(getattr(self, f'stage{s.stride}') for s in stages)]
-        self._finish(parts[: frozen_stages + 1])
+        parts = [Part('stem', self.stem, self.arch.stem_stride, self.arch.stem_channels)]
+        for stage in stages:
+            name = f'stage{stage.stride}'
+            parts.append(Part(f'stage {stage.stride}', getattr(self, name), stage.stride, stage.channels))
+        if not self.family.row_is_measured:
+            check_row(self.arch, parts)
+        self._finish([part.module for part in parts[: frozen_stages + 1]])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps: (N, 3, H, W) -> a map for each of ``out_strides``, in that order.
@@ -236,6 +244,7 @@ class StageHead(_Half):
     Raises:
         UnknownArchError: There is no such network.
         ValueError: The network has no stage after ``in_stride``.
+        RowError: The stage is not built as the row states.
     """
 
     def __init__(
@@ -254,6 +263,14 @@ class StageHead(_Half):
             stride = native_stride(self.arch, self.stage)
         self._name = f'stage{self.stage.stride}'
         self.add_module(self._name, self.family.make_stage(self.arch, self.stage, stride, self.conventions))
+        if not self.family.row_is_measured:
+            part = Part(
+                f'stage {self.stage.stride} as stage head',
+                getattr(self, self._name),
+                in_stride * stride,
+                self.stage.channels,
+            )
+            check_row(self.arch, [part], self.arch.channels(in_stride), in_stride)
         self._finish([])
 
     def forward(self, x: Tensor) -> Tensor:

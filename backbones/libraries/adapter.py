@@ -304,9 +304,9 @@ class AdaptedNetwork(
     """A library's network. For arguments and feature maps see ``CompactBackbone``.
 
     The stem ends with the first feature map; each following stride is a stage.
-
-    The stem ends with the first map that is taken; what follows is a stage for each stride.
     """
+
+    row_is_measured = True
 
     @staticmethod
     def make_stem(arch: AdaptedArch, conventions: Conventions) -> nn.Module:  # type: ignore[override]

@@ -7,7 +7,11 @@ import sys
 from collections.abc import Callable
 
 # User errors of `backbones`. They are looked up only if their module is loaded, which takes seconds.
-OTHER_USER_ERRORS = (('backbones.spec', 'UnknownArchError'), ('backbones.weights', 'WeightsError'))
+OTHER_USER_ERRORS = (
+    ('backbones.spec', 'UnknownArchError'),
+    ('backbones.row_check', 'RowError'),
+    ('backbones.weights', 'WeightsError'),
+)
 
 
 class UserError(Exception):
