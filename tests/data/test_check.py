@@ -148,6 +148,54 @@ def test_a_box_twice(voc: Path, coco: Path) -> None:
     assert found(coco) == {'duplicate-box': [('train2017', '2')]}
 
 
+@pytest.mark.parametrize(
+    ('orientation', 'words'), [(3, 'turned by 180 degrees'), (6, 'turned by 90 degrees'), (1, None)]
+)
+def test_an_exif_orientation_is_a_warning(voc: Path, orientation: int, words: str | None) -> None:
+    """180 degrees, and 90 degrees of a square image, do not change the size."""
+    path = voc / 'JPEGImages/b.jpg'
+    picture(path, 7, (30, 30))
+    (voc / 'Annotations/b.xml').write_text(XML.format('dog', 1, 2, 20, 30).replace('>40<', '>30<'))
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[274] = orientation
+        image.save(path, exif=exif)
+    problems = check(layout_of(voc))
+    assert [(p.kind, p.severity, p.image) for p in problems] == (
+        [('exif-orientation', 'warning', 'b')] if words else []
+    )
+    assert all(f'show it {words};' in problem.problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ('filename', 'kinds'),
+    [
+        ('a.jpg', ['filename-of-another']),
+        ('C:\\images\\a.jpg', ['filename-of-another']),
+        ('a', ['filename-of-another']),
+        ('b.png', []),
+        ('old_name.jpg', []),  # renamed sets are common
+        ('', []),
+    ],
+)
+def test_the_filename_of_another_image_is_a_warning(voc: Path, filename: str, kinds: list[str]) -> None:
+    path = voc / 'Annotations/b.xml'
+    path.write_text(path.read_text().replace('<size>', f'<filename>{filename}</filename><size>', 1))
+    assert found(voc) == {kind: [('train', 'b')] for kind in kinds}
+
+
+def test_coco_boxes_in_fractions_are_an_error(coco: Path) -> None:
+    path = coco / 'annotations/instances_train2017.json'
+    data = json.loads(path.read_text())
+    for entry in data['annotations']:
+        entry['bbox'] = [0.1, 0.2, 0.5, 0.8]
+    path.write_text(json.dumps(data))
+    assert found(coco)['boxes-in-fractions'] == [('train2017', '-')]
+    data['annotations'][0]['bbox'] = [0.5, 0.5, 0.6, 0.2]  # one box of the set is larger
+    path.write_text(json.dumps(data))
+    assert 'boxes-in-fractions' not in found(coco)
+
+
 def test_the_same_pixels_under_another_name(voc: Path) -> None:
     shutil.copy(voc / 'JPEGImages/a.jpg', voc / 'JPEGImages/b.jpg')
     assert list(found(voc)) == ['same-pixels']

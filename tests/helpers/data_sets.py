@@ -68,7 +68,7 @@ def found(root: Path, **options: Any) -> dict[str, list[tuple[str, str]]]:
             problem.kind
             not in (
                 *('no-boxes', 'same-pixels', 'known-defect', 'box-rounded', 'duplicate-box'),
-                'class-alike',
+                *('class-alike', 'exif-orientation', 'filename-of-another'),
             )
         )
         assert problem.problem

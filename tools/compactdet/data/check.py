@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from compactdet.data.coco_file import find_annotation_file, read_coco_file
 from compactdet.data.coco_images import find_images
-from compactdet.data.images import check_image
+from compactdet.data.images import check_image, check_orientation
 from compactdet.data.layout import Layout
 from compactdet.data.leaks import pixels_digest
 from compactdet.data.problems import DataError, Problem, brief
@@ -28,13 +28,17 @@ UNIONS = {'trainval': ('train', 'val'), 'trainval35k': ('train2014', 'val2014')}
 
 @dataclass(frozen=True)
 class Item:
-    """An image of a split as in its annotation; sizes in pixels, boxes as (class, 4 sides)."""
+    """An image of a split as in its annotation; sizes in pixels, boxes as (class, 4 sides).
+
+    ``filename`` is that in VOC's annotation file.
+    """
 
     image_id: str
     path: Path
     width: int
     height: int
     boxes: list[tuple[str, list[float]]]
+    filename: str = ''
 
 
 def check(
@@ -65,6 +69,7 @@ def check(
             text = f'the split has {count} images, the published one has {wanted}'
             cure = 'get the official files; results on a part are for tests only'
             problems.append(Problem.of(DataError(text, cure, file=file, kind='count'), split))
+    problems += _filenames(items)
     problems += _alike(items)
     problems += _boxes(items)
     problems += _in_two_splits(items)
@@ -100,7 +105,7 @@ def _read_xml(layout: Layout, split: str, image_id: str, xml: Path, problems: li
         return None
     path = image_file(xml.parents[1], image_id)
     boxes = list(zip(annotation.names, annotation.boxes.tolist(), strict=True))
-    return Item(image_id, path, annotation.width, annotation.height, boxes)
+    return Item(image_id, path, annotation.width, annotation.height, boxes, annotation.filename)
 
 
 KNOWN = 'nothing: a known defect of the published set; training leaves it out and records it'
@@ -131,6 +136,22 @@ def _read_coco(layout: Layout, split: str, file: str, problems: list[Problem]) -
         for (i, image), place in zip(images.items(), files, strict=True)
         for here in [annotations.objects[i]]
     ]
+
+
+def _filenames(items: dict[str, list[Item]]) -> Iterator[Problem]:
+    """Yield a problem for annotations whose ``<filename>`` is another image of the set."""
+    ids = {item.image_id for rows in items.values() for item in rows}
+    seen = set()
+    for split, rows in items.items():
+        for item in rows:
+            name = PureWindowsPath(item.filename).name  # also splits at /
+            others = {name, name.rpartition('.')[0]} & ids
+            if others and item.image_id not in others and item.image_id not in seen:
+                seen.add(item.image_id)
+                text = f'the <filename> in its annotation is {item.filename}, another image of the set'
+                cure = 'check that the boxes are those of this image, and correct <filename>'
+                error = DataError(text, cure, file=item.path, kind='filename-of-another')
+                yield Problem.of(error, split, item.image_id)
 
 
 def _alike(items: dict[str, list[Item]]) -> Iterator[Problem]:
@@ -198,12 +219,17 @@ def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], No
     def read(item: Item) -> tuple[DataError | None, bytes | None]:
         try:
             check_image(item.path, item.width, item.height, decode=decode)
-            return None, pixels_digest(item.path) if decode else None
+            digest = pixels_digest(item.path) if decode else None
         except DataError as error:
             return error, None
         except OSError as error:
             problem = f'cannot read it ({error.strerror})'
             return DataError(problem, 'get it again', file=item.path, kind='image-unreadable'), None
+        try:
+            check_orientation(item.path)
+        except DataError as warning:
+            return warning, digest
+        return None, digest
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for (split, item), (error, digest) in zip(
@@ -212,7 +238,7 @@ def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], No
             advance()
             if error is not None:
                 yield Problem.of(error, split, item.image_id)
-            elif digest is not None:
+            if digest is not None:
                 other_split, other = seen.setdefault(digest, (split, item))
                 if other is not item:
                     text = f'has the same pixels as {other.path.name} of {other_split}'

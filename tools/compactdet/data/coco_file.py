@@ -74,6 +74,11 @@ def read_coco_file(
     listed = (entry.get('id') for entry in data['images'] if isinstance(entry, dict))
     told = {image_id for image_id in listed if type(image_id) in (int, str)}  # problems of the entry
     objects, dropped = reader.annotations(data['annotations'], images, categories, told)
+    boxes = [entry['bbox'] for entries in objects.values() for entry in entries]
+    if boxes and all(x + width <= 1 and y + height <= 1 for x, y, width, height in boxes):
+        problem = f'all {len(boxes)} boxes lie within one pixel, such as {boxes[0]}: they are fractions'
+        cure = 'multiply x and width by the width of the image, y and height by its height'
+        report(DataError(problem, cure, file=path, kind='boxes-in-fractions'))
     return CocoFile(path, dict(sorted(categories.items())), images, objects, dropped)
 
 

@@ -10,6 +10,32 @@ from compactdet.data.problems import DataError
 JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'  # markers
 
 
+# Orientations in EXIF: how a program that applies them turns the stored pixels.
+ORIENTATIONS = {
+    2: 'mirrored',
+    3: 'turned by 180 degrees',
+    4: 'mirrored upside down',
+    5: 'turned by 90 degrees and mirrored',
+    6: 'turned by 90 degrees',
+    7: 'turned by 270 degrees and mirrored',
+    8: 'turned by 270 degrees',
+}
+
+
+def check_orientation(path: str | Path) -> None:
+    """Check that an image has no EXIF orientation, with which boxes may be those of the turned image.
+
+    Raises:
+        DataError: It has one.
+    """
+    with Image.open(path) as image:
+        turn = ORIENTATIONS.get(image.getexif().get(274, 1))
+    if turn:
+        problem = f'programs that apply its EXIF orientation show it {turn}; training uses it as stored'
+        cure = 'check that its boxes are those of the stored image, and save it without the orientation'
+        raise DataError(problem, cure, file=path, kind='exif-orientation')
+
+
 def check_image(path: str | Path, width: int, height: int, *, decode: bool = False) -> None:
     """Check an image file against the size in pixels that its annotation states.
 

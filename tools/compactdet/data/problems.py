@@ -44,7 +44,16 @@ def stop(error: DataError) -> None:
 
 # Kinds of problems that are warnings: the data set can be used.
 WARNINGS = frozenset(
-    {'no-boxes', 'same-pixels', 'duplicate-box', 'box-rounded', 'known-defect', 'class-alike'}
+    {
+        'no-boxes',
+        'same-pixels',
+        'duplicate-box',
+        'box-rounded',
+        'known-defect',
+        'class-alike',
+        'exif-orientation',
+        'filename-of-another',
+    }
 )
 
 

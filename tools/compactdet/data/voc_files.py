@@ -44,6 +44,7 @@ class Annotation:
         labels: (n,) int64, index into the classes; -1 if no classes were given.
         difficult: (n,) bool.
         dropped: Numbers (from 1) of dropped objects without area.
+        filename: Text of ``<filename>``; empty if there is none.
     """
 
     width: int
@@ -53,6 +54,7 @@ class Annotation:
     labels: np.ndarray
     difficult: np.ndarray
     dropped: tuple[int, ...] = ()
+    filename: str = ''
 
 
 def parse_annotation(
@@ -115,6 +117,7 @@ def parse_annotation(
         labels=np.array([index.get(name, -1) for name in names], np.int64),
         difficult=np.array(difficult, bool),
         dropped=tuple(dropped),
+        filename=(root.findtext('filename') or '').strip(),
     )
 
 
