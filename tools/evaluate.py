@@ -66,7 +66,7 @@ def main() -> None:
     """Evaluate and print the metrics."""
     args = parse_args()
     # here: --help starts without loading OpenCV
-    from compactdet.data.readers import read_coco, read_predictions, read_voc
+    from compactdet.data.readers import note_on_predictions, read_coco, read_predictions, read_voc
 
     in_voc = args.gt.is_dir()
     gt = read_voc(args.gt, args.split, args.classes) if in_voc else read_coco(args.gt)
@@ -75,6 +75,8 @@ def main() -> None:
     for note in gt.notes:
         print(f'note: {note}', file=sys.stderr)
     dt = read_predictions(args.dt, gt)
+    if doubt := note_on_predictions(args.dt, gt, dt):
+        print(f'note: {doubt}', file=sys.stderr)
     result = evaluate(gt, dt, args.iou)
     intervals: dict[str, Interval] = {}
     comparisons: dict[str, Comparison] = {}

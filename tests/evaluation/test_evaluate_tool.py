@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compactdet.data.readers import read_coco, read_predictions, read_voc
+from compactdet.data.readers import note_on_predictions, read_coco, read_predictions, read_voc
 from compactdet.errors import UserError
 
 from evaluation_sets import DOGS, OBJECT, XML, random_set, write_annotation, write_voc
@@ -146,6 +146,40 @@ def test_read_bccd(shared):
     assert (len(gt.image_ids), len(gt.boxes)) == (87, 1137)
     assert list(gt.classes) == ['Platelets', 'RBC', 'WBC']
     assert gt.notes[0] == 'left out BloodImage_00338: object 13 has no area'
+
+
+# Plausibility of predictions
+
+
+def corners_note(tmp_path, boxes, size=(100, 100)):
+    """The note on predictions in one image; the ground truth has one box of 10x10."""
+    image = {'id': 1} | ({} if size is None else {'width': size[0], 'height': size[1]})
+    truth = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 10, 10]}
+    gt = {'images': [image], 'annotations': [truth], 'categories': [{'id': 1, 'name': 'a'}]}
+    (tmp_path / 'gt.json').write_text(json.dumps(gt))
+    entries = [{'image_id': 1, 'category_id': 1, 'bbox': box, 'score': 0.5} for box in boxes]
+    (tmp_path / 'dt.json').write_text(json.dumps(entries))
+    read = read_coco(tmp_path / 'gt.json')
+    return note_on_predictions('dt.json', read, read_predictions(tmp_path / 'dt.json', read))
+
+
+def test_corners_in_place_of_sizes_are_noted(tmp_path):
+    text = 'dt.json: {} boxes reach more than a pixel beyond their images; bbox must be x, y, width, height'
+    assert corners_note(tmp_path, [[10, 10, 30, 30], [50, 50, 90, 90]]) == (
+        text.format('1 of 2') + '; these look like x1, y1, x2, y2'
+    )
+    assert corners_note(tmp_path, [[50, 50, 90, 20]]) == text.format('1 of 1')  # not corners: 50 > 20
+    assert corners_note(tmp_path, [[10, 10, 90, 91], [0, 0, 100.5, 100]]) is None
+    assert corners_note(tmp_path, [[50, 50, 90, 90]] + [[0, 0, 9, 9]] * 19) is None  # 5 %
+    assert corners_note(tmp_path, [[50, 50, 90, 90]], size=None) is None
+    assert corners_note(tmp_path, []) is None
+
+
+def test_tool_prints_the_note_on_predictions(voc, tmp_path, run_tool):
+    (tmp_path / 'a.json').write_text(json.dumps([GOOD | {'image_id': '000001', 'bbox': [400, 9, 499, 99]}]))
+    status, _, errors = run_tool('evaluate', '--gt', voc, '--dt', tmp_path / 'a.json')
+    assert status == 0
+    assert 'a.json: 1 of 1 boxes reach more than a pixel beyond their images; bbox must be' in errors
 
 
 # The tool

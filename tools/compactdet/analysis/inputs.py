@@ -11,7 +11,7 @@ from compactdet.data.annotations import Annotations, Detections
 from compactdet.data.coco_file import find_annotation_file
 from compactdet.data.coco_images import find_images
 from compactdet.data.problems import DataError
-from compactdet.data.readers import read_coco, read_predictions, read_voc
+from compactdet.data.readers import note_on_predictions, read_coco, read_predictions, read_voc
 from compactdet.data.voc_files import find_set, image_file
 from compactdet.errors import UserError
 from compactdet.files import load_json
@@ -65,12 +65,15 @@ def from_files(
         raise UserError(f'{gt_path}: has no images')
     dt = read_predictions(dt_path, gt)
     notes = list(gt.notes)
+    if note := note_on_predictions(dt_path, gt, dt):
+        notes.append(note)
+    found = len(notes)
     try:
         files = _voc_images(gt_path, gt) if in_voc else _coco_images(gt_path, gt)
     except DataError as error:  # the metrics do not need the images
         files = {}
         notes.append(f'no image is drawn: {error}')
-    if not files and len(notes) == len(gt.notes):
+    if not files and len(notes) == found:
         notes.append(f'no image of {gt_path} was found, so none is drawn')
     return Material(title or str(dt_path), gt, dt, in_voc, files, notes)
 

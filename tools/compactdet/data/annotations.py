@@ -23,6 +23,8 @@ class Annotations:
         difficult: (n,) bool, VOC's flag.
         crowd: (n,) bool, COCO's flag.
         notes: Messages for the user, one line each.
+        image_sizes: (number of images, 2) float64, width and height in pixels, NaN if not known; None if
+            none is known.
     """
 
     image_ids: Sequence[int | str]
@@ -36,6 +38,7 @@ class Annotations:
     difficult: np.ndarray
     crowd: np.ndarray
     notes: tuple[str, ...] = ()
+    image_sizes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

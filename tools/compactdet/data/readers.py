@@ -1,7 +1,7 @@
 """Read ground truth in VOC and COCO format, and predictions.json, into arrays for the evaluator."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,10 @@ VOC_CLASSES = (
     'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
     'pottedplant sheep sofa train tvmonitor'
 )
+
+
+# Share of the boxes that may reach beyond their images: those of detectors that do not clip.
+TOLERATED = 0.05
 
 
 def _columns(
@@ -153,7 +157,7 @@ def read_coco(path: str | Path) -> Annotations:
     for i, (area, flag) in enumerate(zip(areas, crowd, strict=True)):
         if type(area) not in (int, float) or not 0 <= area < LIMIT or flag not in (0, 1):
             raise UserError(f'{what}, entry {i}: area {area!r} must be a number, iscrowd {flag!r} 0 or 1')
-    return make_annotations(
+    gt = make_annotations(
         image_ids,
         [names[category_id] for category_id in category_ids],
         image_index,
@@ -164,6 +168,17 @@ def read_coco(path: str | Path) -> Annotations:
         areas=areas,
         crowd=crowd,
     )
+    return replace(gt, image_sizes=_image_sizes(data['images'], images))
+
+
+def _image_sizes(entries: Sequence[Mapping[str, Any]], images: Mapping[Any, int]) -> np.ndarray:
+    """Return the sizes of COCO's images by index, (n, 2); NaN where the file does not state them."""
+    sizes = np.full((len(images), 2), np.nan)
+    for entry in entries:
+        for i, side in enumerate(('width', 'height')):
+            if type(entry.get(side)) in (int, float) and abs(entry[side]) < LIMIT:
+                sizes[images[entry['id']], i] = entry[side]
+    return sizes
 
 
 def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
@@ -216,7 +231,8 @@ def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | N
         np.concatenate([part.boxes for part in parts]),
         difficult=np.concatenate([part.difficult for part in parts]),
     )
-    return replace(gt, notes=tuple(notes))
+    sizes = np.array([(part.width, part.height) for part in parts], float).reshape(-1, 2)
+    return replace(gt, notes=tuple(notes), image_sizes=sizes)
 
 
 def read_predictions(path: str | Path, gt: Annotations) -> Detections:
@@ -236,3 +252,26 @@ def read_predictions(path: str | Path, gt: Annotations) -> Detections:
     image_index, label, boxes, scores = _columns(entries, str(path), images, labels, 'score', names)
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     return make_detections(image_index, label, corners, scores, sizes=boxes[:, 2:])
+
+
+def note_on_predictions(path: str | Path, gt: Annotations, dt: Detections) -> str | None:
+    """Return a note if many predictions reach beyond their images, as corners do that are read as sizes.
+
+    Args:
+        path: The file of the predictions.
+        gt: The ground truth.
+        dt: The predictions.
+    """
+    if gt.image_sizes is None or not len(dt.boxes):
+        return None
+    limits = gt.image_sizes[dt.image_index] + 1
+    beyond = int((dt.boxes[:, 2:] > limits).any(axis=1).sum())
+    if beyond <= TOLERATED * len(dt.boxes):
+        return None
+    # `sizes` is the second half of bbox in the file.
+    corners = (dt.sizes >= dt.boxes[:, :2]).all() and not (dt.sizes > limits).any()
+    hint = '; these look like x1, y1, x2, y2' if corners else ''
+    return (
+        f'{path}: {beyond} of {len(dt.boxes)} boxes reach more than a pixel beyond their images; bbox '
+        f'must be x, y, width, height{hint}'
+    )
