@@ -3,8 +3,7 @@
 ``get_arch('LIBRARY:NAME')`` builds the network on the meta device, records its forward pass, and measures
 where its stages end (`backbones.libraries.graphs`). Stem, stages and classifier keep the library's layers
 and parameter names, with the suite's prefix (``stage8.layer2.0.conv1.weight``), so that the library's
-weights can be used (``adapted_entries``). The networks with which the papers compare also have plain names:
-``ALIASES``.
+weights can be used (``adapted_entries``). Some networks also have plain names: ``ALIASES``.
 
 timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
 
@@ -30,6 +29,7 @@ from mmdet.registry import MODELS
 from torch import fx, nn
 
 from backbones.base import CompactBackbone, native_stride
+from backbones.libraries.aliases import ALIASES
 from backbones.libraries.graphs import Dissection
 from backbones.libraries.tracing import GraphError
 from backbones.libraries.unstride import unstride
@@ -119,50 +119,6 @@ class AdaptedArch(Arch):
     """
 
     source: str
-
-
-@dataclass(frozen=True)
-class Alias:
-    """A network with which the papers compare; fields as in ``Arch``."""
-
-    source: str
-    paper: str
-    paper_mflops: float
-    paper_params_m: float | None = None
-    cost_note: str = ''
-
-
-ALIASES = {
-    'alexnet': Alias('torchvision:alexnet', 'arXiv:1404.5997; cost as in arXiv:1707.01083, Table 6', 720),
-    'vgg16': Alias(
-        'torchvision:vgg16',
-        'arXiv:1409.1556, Table 1, D; cost as in arXiv:1803.09127, Table IV',
-        15300,
-        cost_note='printed without the fully connected layers',
-    ),
-    'googlenet': Alias(
-        'torchvision:googlenet',
-        'arXiv:1409.4842, Table 1; cost as in arXiv:1803.09127, Table IV',
-        1550,
-        cost_note='torchvision has 3x3 convolutions where the paper has 5x5; arXiv:1707.01083 prints 1500',
-    ),
-    'squeezenet1_0': Alias(
-        'torchvision:squeezenet1_0',
-        'arXiv:1602.07360, Table 1; cost as in arXiv:1707.01083, Table 6',
-        833,
-        cost_note='printed for images of 227x227',
-    ),
-    'resnet101': Alias(
-        'torchvision:resnet101', 'arXiv:1512.03385, Table 1; cost as in arXiv:1803.09127, section I', 7800
-    ),
-    'regnetx_200mf': Alias('timm:regnetx_002', 'arXiv:2003.13678; cost as in CondenseNetV2', 200, 2.7),
-    'regnetx_400mf': Alias('timm:regnetx_004', 'arXiv:2003.13678; cost as in CondenseNetV2', 400, 5.2),
-    'mnasnet_a1': Alias('timm:semnasnet_100', 'arXiv:1807.11626, Table 1', 312, 3.9),
-    'proxylessnas_mobile': Alias(
-        'pytorchcv:proxylessnas_mobile', 'arXiv:1812.00332; cost as in CondenseNetV2', 320, 4.1
-    ),
-    'nasnet_a_mobile': Alias('pytorchcv:nasnet_4a1056', 'arXiv:1707.07012, Table 3', 564, 5.3),
-}
 
 
 def _library(source: str) -> tuple[Library, str]:

@@ -11,7 +11,8 @@ from mmdet.registry import MODELS
 from torch import Tensor, fx, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
-from backbones.libraries.adapter import ALIASES, LIBRARIES, adapted_entries
+from backbones.libraries.adapter import LIBRARIES, adapted_entries
+from backbones.libraries.aliases import ALIASES
 from backbones.libraries.tracing import GraphError
 from backbones.libraries.unstride import unstride
 from backbones.spec import UnknownArchError

@@ -18,7 +18,7 @@ import torchvision
 
 from backbones import get_arch, list_archs
 from backbones import weights as w
-from backbones.libraries.adapter import ALIASES
+from backbones.libraries.aliases import ALIASES
 from compactdet.data import download
 from compactdet.errors import UserError
 from compactdet.weights import download as weights_download

@@ -12,6 +12,7 @@ whose tensors have no data.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701, tor
 
 from backbones import build_classifier, get_arch, list_archs
 from backbones.base import family_of
+from backbones.libraries.reparameterize import reparameterize
 from backbones.spec import COUNTING_CONVENTIONS, Arch, UnknownArchError
 from backbones.wiring import halves
 from compactdet.errors import UserError
@@ -159,7 +161,7 @@ def num_params(params: Iterable[Tensor]) -> int:
 class ArchCosts(TypedDict):
     """Costs of a network for one image: a row of the cost table, written as JSON and CSV.
 
-    Learned sparsity is in its test-time form, except for ``training_*``.
+    Learned sparsity and branches that can be merged are in their test-time form, except for ``training_*``.
 
     Attributes:
         arch: Registered name.
@@ -228,13 +230,14 @@ def arch_costs(name: str | Arch, size: int | None = None) -> ArchCosts:
         raise UserError(
             f'size {size} is smaller than the last stride of {arch.name}, {arch.stages[-1].stride}'
         )
-    sparse = has_two_forms(arch.name)
+    sparse = has_learned_sparsity(arch.name)
     image, published_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
     with torch.device('meta'):
         model = build_classifier(arch, conventions={'sparsity': 'converted'} if sparse else None)
-        training = build_classifier(arch) if sparse else model
+        two_forms = reparameterize(model) or sparse
+        training = build_classifier(arch) if two_forms else model
     counted = trained = at_published_size = count(model, image)
-    if sparse:
+    if two_forms:
         trained = count(training, image)
     if arch.input_size != size:
         at_published_size = count(model, published_image)
@@ -288,9 +291,18 @@ def select_archs(patterns: list[str]) -> list[str]:
     return list(names)
 
 
-def has_two_forms(name: str) -> bool:
-    """Return True if a network has learned sparsity: a training form and a test-time form."""
+def has_learned_sparsity(name: str) -> bool:
+    """Return True if a network has learned sparsity, in a training form and a test-time form."""
     return 'sparsity' in family_of(get_arch(name)).takes_conventions
+
+
+@functools.cache
+def has_two_forms(name: str) -> bool:
+    """Return True if a network's test-time form is another: learned sparsity, or branches to merge."""
+    if has_learned_sparsity(name):
+        return True
+    with torch.device('meta'):
+        return reparameterize(build_classifier(name))
 
 
 @dataclass(frozen=True)
@@ -344,15 +356,17 @@ def detector_costs(
         detector: The config of a two-stage detector with one RoI head, or of a single-stage one.
         height: Height of the padded image in pixels.
         width: Width of the padded image in pixels.
-        test_time: Whether learned sparsity is counted in its test-time form; False counts it in the form
-            that the config has.
+        test_time: Whether learned sparsity and branches that can be merged are counted in their test-time
+            form; False counts the form that the config has.
     """
     cfg = ConfigDict(copy.deepcopy(dict(detector)))
     for half in halves(cfg) if test_time else ():
-        if 'arch' in half and has_two_forms(half['arch']):
+        if 'arch' in half and has_learned_sparsity(half['arch']):
             half['conventions'] = {**(half.get('conventions') or {}), 'sparsity': 'converted'}
     with DefaultScope.overwrite_default_scope('mmdet'):  # needed to look up classes by name
         model: Any = MODELS.build(cfg).to('meta').eval()
+    if test_time:
+        reparameterize(model)
     roi_head = getattr(model, 'roi_head', None)
     dense_head = model.bbox_head if roi_head is None else model.rpn_head
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from backbones import build_classifier
 from backbones.base import initialize
-from compactdet.costs import count, has_two_forms
+from compactdet.costs import count, has_learned_sparsity
 from compactdet.errors import UserError, run_main
 
 SIZE = 224
@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
 
 def build_own(name: str) -> nn.Module:
     """Build the suite's network with random weights; with learned sparsity, in its test-time form."""
-    sparse = has_two_forms(name)
+    sparse = has_learned_sparsity(name)
     return build_classifier(name, conventions={'sparsity': 'converted'} if sparse else None)
 
 

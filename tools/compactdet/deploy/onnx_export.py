@@ -1,8 +1,8 @@
 """Export of backbones, classifiers and detectors to ONNX, verified against PyTorch.
 
 Batch normalization is folded into convolutions where it follows one, learned sparsity has its test-time
-form, and the metadata of the file state what it was made from. A file is written only if ONNX Runtime gives
-the outputs of PyTorch on test images.
+form, parallel branches are merged, and the metadata of the file state what it was made from. A file is
+written only if ONNX Runtime gives the outputs of PyTorch on test images.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from backbones import build_backbone, build_classifier, get_arch
 from backbones.base import family_of
+from backbones.libraries.reparameterize import reparameterize
 from backbones.sparsity import converted_state_dict
 from backbones.spec import Arch, Preprocessing
 from backbones.weights import WeightsInfo, file_sha256, num_classes_of, read_weights
@@ -104,6 +105,7 @@ def classification_network(
         outputs = tuple(f'stride{stride}' for stride in strides)
     else:
         graph, outputs = network, ('logits',)
+    reparameterize(graph)
     preprocessing = Preprocessing() if info is None else info.preprocessing
     side = row.input_size
     return Exportable(
@@ -150,6 +152,7 @@ def detector(run_dir: Path, size: tuple[int, int] | None, dynamic: bool) -> Expo
     loaded = load_detector(run_dir, 'cpu')
     record = read_record(run_dir / 'record.json')
     model = loaded.model
+    reparameterize(model)
     kind = type(model).__name__
     graphs = {'FasterRCNN': TwoStageGraph, 'RetinaNet': OneStageGraph}
     if kind not in graphs:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backbones import Preprocessing
-from backbones.libraries.adapter import ALIASES
+from backbones.libraries.aliases import ALIASES
 from backbones.weights import WeightsError, file_sha256, read_info
 from compactdet.errors import UserError
 from compactdet.files import load_json

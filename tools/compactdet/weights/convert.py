@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from backbones import Arch, Conventions, Preprocessing, get_arch, list_archs
-from backbones.libraries.adapter import ALIASES, AdaptedArch
+from backbones.libraries.adapter import AdaptedArch
+from backbones.libraries.aliases import ALIASES
 from backbones.networks.shufflenetv2 import RAW_BGR
 from backbones.spec import UnknownArchError
 from backbones.weights import (
