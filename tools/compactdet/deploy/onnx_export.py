@@ -134,7 +134,23 @@ def _with_weights(
     network = build_classifier(row, num_classes, conventions=conventions)
     if state_dict is not None:
         network.load_state_dict(state_dict, strict=False)
+    else:
+        _measure_statistics(network, min(row.input_size, 224))
     return network
+
+
+@torch.no_grad()
+def _measure_statistics(network: nn.Module, side: int) -> None:
+    """Set the statistics of batch normalization to those of test images.
+
+    With the initial ones, activations of a deep network with random weights grow to 1e25, and float32
+    rounding alone changes the outputs.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = None  # the statistics become those of the one batch
+    with torch.random.fork_rng(devices=[]):
+        network.train()(torch.cat(sample_images((side, side), Preprocessing())))
 
 
 def detector(run_dir: Path, size: tuple[int, int] | None, dynamic: bool) -> Exportable:
