@@ -3,6 +3,7 @@
 Example:
     python tools/leaderboard.py work_dirs --out leaderboard
     python tools/leaderboard.py work_dirs_template --out leaderboard --add friend/record.json
+    python tools/leaderboard.py work_dirs --out leaderboard --latency latency.json
 
 The page, index.html, is one file without external resources.
 """
@@ -25,6 +26,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--add', nargs='+', default=[], metavar='FILE', help='records made elsewhere; marked as added'
     )
+    parser.add_argument(
+        '--latency', type=Path, metavar='FILE', help='latency of the networks, from tools/latency.py --json'
+    )
     return parser.parse_args()
 
 
@@ -32,9 +36,10 @@ def main() -> None:
     """Write the leaderboard and print where it is."""
     args = parse_args()
     from compactdet.leaderboard import board as leaderboard  # here: loads SciPy
-    from compactdet.leaderboard import writers  # here: loads SciPy
+    from compactdet.leaderboard import latencies, writers  # here: they load SciPy
 
-    board = leaderboard.make(args.runs, args.add, args.out)
+    latency = latencies.read(args.latency) if args.latency else latencies.NONE
+    board = leaderboard.make(args.runs, args.add, args.out, latency)
     for path in writers.write(board, args.out):
         print(path)
     print(board.summary)

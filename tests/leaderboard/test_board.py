@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from compactdet.leaderboard import ranking, writers
-from compactdet.records import record_file
+from compactdet.deploy import latency_file
+from compactdet.deploy.latency import LIMITS
+from compactdet.errors import UserError
+from compactdet.leaderboard import latencies, ranking, writers
+from compactdet.leaderboard.board import make
+from compactdet.records import environment, record_file
 
 from leaderboard_runs import MAIN, TEMPLATE, board, example_record, measured, run, seeds
 
@@ -31,7 +35,7 @@ def test_rows_seeds_and_ranks(tmp_path):
     assert (values['once'].mean, values['once'].sd) == (0.99, None)
     assert (values['once'].seeds_interval, values['once'].images_interval) == (None, None)
     assert rows['good'].class_ap == {MAIN: {'RBC': pytest.approx(0.81), 'WBC': pytest.approx(0.81)}}
-    assert rows['good'].costs['time_ms'] == pytest.approx(250)
+    assert rows['good'].costs['latency_ms'] is None
 
 
 def test_networks_on_one_seed_each_are_never_ranked_apart(tmp_path):
@@ -112,17 +116,56 @@ def test_an_undefined_figure_is_no_number_and_comes_last(tmp_path):
     assert writers.page(made)
 
 
-def test_frontier_of_times_only_on_one_machine(tmp_path):
-    run(tmp_path, 'a', 0, 0.5, images_per_s=8.0, macs=100)
-    run(tmp_path, 'b', 0, 0.6, images_per_s=4.0, macs=200)
-    run(tmp_path, 'c', 0, 0.4, images_per_s=2.0, macs=300)
-    (group,) = measured(board(tmp_path))
+def latency_json(path, ratios, usable=True, backends=('eager',)):
+    """Writes a latency.json of a reference of 10 ms and networks with ratios: value, low, high."""
+
+    def interval(values):
+        return dict(zip(('value', 'low95', 'high95'), values, strict=True))
+
+    hardware = dict(cpu='a CPU', cores=2, threads=1, gpu=None, gpu_memory_bytes=None, memory_bytes=None)
+    load = dict.fromkeys(('other_cores', 'stolen_share', 'frequency_change', 'throttled', 'energy_j'))
+    results = [
+        {
+            'name': name, 'backend': backend, 'threads': 1, 'batch': 1, 'size': [224, 224],
+            'median_ms': interval([10 * value for value in ratio or (1, 1, 1)]),
+            'p90_ms': 20.0, 'p99_ms': None, 'ratio': ratio and interval(ratio),
+            'inferences': 9, 'warm_up': 3, 'memory_mb': None, 'energy_mj': None,
+        }
+        for backend in backends for name, ratio in ratios.items()
+    ]  # fmt: skip
+    value = {
+        'schema_version': 1, 'created_utc': '2026-11-27T00:00:00Z', 'command': 'a command',
+        'reference': 'a', 'rounds': 5, 'usable': usable,
+        'problems': [] if usable else ['other processes used 2 cores'],
+        'limits': LIMITS, 'load': {'wall_s': 1.0, **load}, 'hardware': {**hardware, 'platform': 'Linux'},
+        'versions': environment.versions(), 'results': results,
+    }  # fmt: skip
+    latency_file.write(path, value)
+    return path
+
+
+def test_latencies_whose_ratio_may_be_1_are_not_ordered(tmp_path):
+    for arch, ap in (('a', 0.5), ('b', 0.6), ('c', 0.55), ('d', 0.4)):
+        run(tmp_path / 'runs', arch, 0, ap)
+    ratios = {'a': None, 'b': (2.0, 1.9, 2.1), 'c': (2.05, 1.95, 2.2), 'd': (1.5, 1.4, 1.6)}
+    latency = latencies.read(latency_json(tmp_path / 'latency.json', ratios))
+    (group,) = measured(make([str(tmp_path / 'runs')], [], tmp_path / 'out', latency))
+    rows = {row.network: row for row in group.rows}
+    assert rows['b'].costs['latency_ms'] == 20
+    assert rows['b'].latency_interval == (19, 21)
+    assert rows['b'].machine == 'a CPU, eager, threads: 1, batch: 1, 224x224'
     names = {row.id: row.network for row in group.rows}
-    assert [names[id] for id in group.frontiers['time_ms'][MAIN]] == ['a', 'b']
-    assert [names[id] for id in group.frontiers['detector_macs'][MAIN]] == ['a', 'b']
-    run(tmp_path, 'd', 0, 0.7, hardware={**example_record()['hardware'], 'gpu': 'a GPU'})
-    (group,) = measured(board(tmp_path))
-    assert 'time_ms' not in group.frontiers
+    # d is slower and worse than a; c is worse than b, but not surely slower
+    assert [names[id] for id in group.frontiers['latency_ms'][MAIN]] == ['a', 'b', 'c']
+
+
+def test_latencies_that_are_not_usable(tmp_path):
+    path = latency_json(tmp_path / 'latency.json', {'a': None}, usable=False)
+    with pytest.raises(UserError, match=r'not usable \(other processes used 2 cores\); measure again'):
+        latencies.read(path)
+    path = latency_json(tmp_path / 'latency.json', {'a': None}, backends=('eager', 'onnxruntime'))
+    with pytest.raises(UserError, match='has several settings'):
+        latencies.read(path)
 
 
 def test_the_committed_records():

@@ -67,7 +67,7 @@ def test_the_page_is_whole_and_holds_hostile_text_as_text(tmp_path):
 def test_half_a_character_is_no_end_of_it(tmp_path):
     path = run(tmp_path / 'runs', 'net', 0, 0.5)
     record = json.loads(path.read_text())
-    record['hardware'] |= {'cpu': 'a \ud800 b', 'gpu': None}
+    record['detector'] = 'a \ud800 b'
     path.write_text(json.dumps(record))  # as an escape, which JSON allows
     files = writers.write(board(tmp_path / 'runs'), tmp_path / 'out')
     assert 'a ? b' in files[2].read_text(encoding='utf-8')
@@ -95,7 +95,7 @@ def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     text = writers.markdown(made)
     assert '<' not in text
     (line,) = [line for line in text.splitlines() if 'pwned' in line]
-    assert line.count('|') - 1 == len(measured(made)[0].metric_names) + 10
+    assert line.count('|') - 1 == len(measured(made)[0].metric_names) + 9
     assert ' 85.0 ± 7.1 ' in line
     rows = list(csv.DictReader(io.StringIO(writers.table(made))))
     found = [row for row in rows if row['kind'] == 'measured' and row['figure'] == MAIN]
@@ -118,11 +118,11 @@ def test_the_json_keeps_its_keys(tmp_path):
     keys = ['key', 'kind', 'task', 'dataset', 'detector', 'title', 'detail', 'main', 'figures', 'protocol']
     assert all(list(group) == [*keys, 'rows', 'frontiers'] for group in whole['groups'])
     first, last = whole['groups'][0]['rows'][0], whole['groups'][-1]['rows'][0]
-    shared = ['figures', 'class_ap', 'costs', 'machine', 'source']
+    shared = ['figures', 'class_ap', 'costs', 'latency_interval', 'machine', 'source']
     end = ['weights', 'top1', 'note', 'records', 'label']
     assert list(first) == ['id', 'network', 'added', 'seeds', *shared, *end]
     assert list(last) == ['id', 'network', 'model', *shared, 'top1', 'note', 'label', 'records']
-    assert list(first['costs']) == ['detector_macs', 'network_macs', 'params', 'time_ms']
+    assert list(first['costs']) == ['detector_macs', 'network_macs', 'params', 'latency_ms']
     spread = ['sd', 'seeds_interval', 'images_interval', 'ranks']
     assert list(first['figures'][MAIN]) == ['mean', 'values', *spread]
     assert first['figures']['voc/ap50_area'] == {'mean': None, 'values': [None, None]}

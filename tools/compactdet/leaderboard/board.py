@@ -13,19 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from compactdet.errors import UserError
-from compactdet.leaderboard import published, ranking
+from compactdet.leaderboard import latencies, published, ranking
 from compactdet.leaderboard.groups import COSTS, Board, Group, MetricValue, Row, Run
+from compactdet.leaderboard.latencies import Latencies
 from compactdet.records import record_file, results_table
-from compactdet.records.record_types import Hardware
 
 
-def make(places: Sequence[str], added: Sequence[str], out: Path) -> Board:
+def make(
+    places: Sequence[str], added: Sequence[str], out: Path, latency: Latencies = latencies.NONE
+) -> Board:
     """Read and check all records, group and rank them, and add the published results.
 
     Args:
         places: Folders or files of records.
         added: Records made elsewhere.
         out: Folder of the leaderboard, to which paths are relative.
+        latency: Latency of the networks.
 
     Raises:
         UserError: A place has no record, or one is not valid. The message names file and field.
@@ -37,12 +40,12 @@ def make(places: Sequence[str], added: Sequence[str], out: Path) -> Board:
     once: dict[tuple, Run] = {}
     for run in runs:
         once.setdefault(run.seed_key, run)
-    groups = measured_groups(once.values()) + published_groups(published.load())
+    groups = measured_groups(once.values(), latency) + published_groups(published.load())
     summary = f'{len(once)} runs'
     if len(once) < len(runs):
         summary += f' ({len(runs) - len(once)} more records repeat a seed and do not count)'
     count = sum(len(group.rows) for group in groups if not group.is_measured)
-    return Board([_ranked(group) for group in groups], f'{summary}, {count} published results')
+    return Board([_ranked(group, latency) for group in groups], f'{summary}, {count} published results')
 
 
 def _read(path: Path, out: Path, added: bool) -> Run:
@@ -56,13 +59,13 @@ def _read(path: Path, out: Path, added: bool) -> Run:
 # Measured
 
 
-def measured_groups(runs: Iterable[Run]) -> list[Group]:
+def measured_groups(runs: Iterable[Run], latency: Latencies) -> list[Group]:
     """Return one group per protocol, with one row per network and weights file."""
     by_protocol: dict[str, dict[tuple, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.seed_key):
         rows = by_protocol.setdefault(run.record['keys']['protocol'], {})
         rows.setdefault(run.seed_key[:3], []).append(run)
-    groups = [_measured_group(key, rows) for key, rows in by_protocol.items()]
+    groups = [_measured_group(key, rows, latency) for key, rows in by_protocol.items()]
     return sorted(groups, key=lambda g: (g.dataset.casefold(), g.detector, -_best(g), g.key))
 
 
@@ -71,7 +74,7 @@ def _best(group: Group) -> float:
     return max((mean for mean in means if mean is not None), default=-1)
 
 
-def _measured_group(key: str, rows: Mapping[tuple, list[Run]]) -> Group:
+def _measured_group(key: str, rows: Mapping[tuple, list[Run]], latency: Latencies) -> Group:
     record = next(iter(rows.values()))[0].record
     protocol, name = record['protocol'], record['dataset']['name']
     shown = [
@@ -94,15 +97,14 @@ def _measured_group(key: str, rows: Mapping[tuple, list[Run]]) -> Group:
         detail=f'protocol {key}: {length}, batch {training["batch_size"]}; metrics on the test split',
         main_metric='coco/ap' if name.upper().startswith('COCO') else results_table.MAIN_METRIC,
         metric_names=shown,
-        rows=[_measured_row(row_key, runs) for row_key, runs in rows.items()],
+        rows=[_measured_row(row_key, runs, latency) for row_key, runs in rows.items()],
         protocol=protocol,
     )
 
 
-def _measured_row(key: tuple, runs: Sequence[Run]) -> Row:
+def _measured_row(key: tuple, runs: Sequence[Run], latency: Latencies) -> Row:
     first = runs[0].record
-    machines = {_machine(run.record['hardware']) for run in runs}
-    speeds = [speed for run in runs if (speed := run.record['evaluation']['images_per_s'])]
+    median, *interval = latency.median_ms.get(first['arch'], (None,))
     classes = first['dataset']['classes']
     top1 = record_file.initial_weights_top1(first)
     return Row(
@@ -118,19 +120,14 @@ def _measured_row(key: tuple, runs: Sequence[Run]) -> Row:
             'detector_macs': first['costs']['at_input']['total_macs'],
             'network_macs': first['costs']['at_224']['backbone_macs'],
             'params': first['costs']['params']['total'],
-            'time_ms': (
-                statistics.fmean(1000 / speed for speed in speeds) if len(speeds) == len(runs) else None
-            ),
+            'latency_ms': median,
         },
-        machine=machines.pop() if len(machines) == 1 else 'several machines',
+        machine=None if median is None else latency.setting,
         source='measured' + (', added' if any(run.added for run in runs) else ''),
         top1=None if top1 is None else top1 / 100,
+        latency_interval=(interval[0], interval[1]) if interval else None,
         runs=runs,
     )
-
-
-def _machine(hardware: Hardware) -> str:
-    return hardware['gpu'] or f'{hardware["cpu"]}, threads: {hardware["threads"]}'
 
 
 def _metric_value(name: str, runs: Sequence[Run]) -> MetricValue:
@@ -211,7 +208,7 @@ def _published_row(row: published.Row, row_id: str, metric: str, paper: publishe
             'detector_macs': None,
             'network_macs': None if row.mflops is None else row.mflops * 1e6,
             'params': None if row.params_m is None else row.params_m * 1e6,
-            'time_ms': row.latency_ms.get('224x224'),
+            'latency_ms': row.latency_ms.get('224x224'),
         },
         machine=row.device,
         source=f'{paper.name} paper, {place}',
@@ -224,7 +221,7 @@ def _published_row(row: published.Row, row_id: str, metric: str, paper: publishe
 # Ranks
 
 
-def _ranked(group: Group) -> Group:
+def _ranked(group: Group, latency: Latencies) -> Group:
     """Return a group with ranks, Pareto frontiers and labels, and its rows sorted, best first."""
     rows = sorted(
         group.rows, key=lambda row: (-(row.metrics[group.main_metric].mean or -1), row.network, row.id)
@@ -234,8 +231,8 @@ def _ranked(group: Group) -> Group:
     if group.is_measured:
         for name in group.metric_names:
             ranks[name] = ranking.ranks([_complete_values(row.metrics[name]) for row in rows])
-    machines = {row.machine for row in rows if row.costs['time_ms'] is not None}
-    costs = [cost for cost in COSTS if cost != 'time_ms' or len(machines) == 1]  # times of one machine only
+    machines = {row.machine for row in rows if row.costs['latency_ms'] is not None}
+    costs = [cost for cost in COSTS if cost != 'latency_ms' or len(machines) == 1]
     return replace(
         group,
         rows=[
@@ -250,7 +247,8 @@ def _ranked(group: Group) -> Group:
             for place, row in enumerate(rows)
         ],
         frontiers={
-            cost: {name: _frontier(rows, cost, name) for name in group.metric_names} for cost in costs
+            cost: {name: _frontier(rows, cost, name, latency) for name in group.metric_names}
+            for cost in costs
         },
     )
 
@@ -265,10 +263,13 @@ def _label(row: Row, several: bool) -> str:
     return f'{row.network} ({row.weights if row.runs else row.model})' if several else row.network
 
 
-def _frontier(rows: Sequence[Row], cost: str, metric: str) -> list[str]:
+def _frontier(rows: Sequence[Row], cost: str, metric: str, latency: Latencies) -> list[str]:
     points = {}
+    networks = {row.id: row.network for row in rows if row.runs}
     for row in rows:
         x, y = row.costs[cost], row.metrics[metric].mean
         if x is not None and y is not None:
             points[row.id] = (x, y)
-    return ranking.frontier(points)
+    if cost != 'latency_ms' or not networks:
+        return ranking.frontier(points)
+    return ranking.frontier(points, lambda one, other: latency.ordered(networks[one], networks[other]))

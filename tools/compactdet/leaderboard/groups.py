@@ -1,6 +1,6 @@
 """Data of a leaderboard: groups of rows, metrics and costs.
 
-Metric values are shares from 0 to 1. Costs are single operations and single parameters; times are
+Metric values are shares from 0 to 1. Costs are single operations and single parameters; latencies are
 milliseconds.
 """
 
@@ -43,7 +43,7 @@ COSTS = {
         'network MACs at 224', 'multiply-adds, backbone at 224x224 (published: network)', 'M', 1e6
     ),
     'params': Cost('parameters', 'parameters, whole detector (published: network)', 'M', 1e6),
-    'time_ms': Cost('time', 'time an image (published: network at 224x224)', 'ms', 1),
+    'latency_ms': Cost('latency', 'latency of the network (published: at 224x224)', 'ms', 1),
 }
 
 
@@ -99,10 +99,11 @@ class Row:
         metrics: Values by name of metric.
         class_ap: AP by metric and class, from 0 to 1; None where a run lacks it.
         costs: Value of each of `COSTS`, in single operations, parameters or milliseconds; None if unknown.
-        machine: Hardware on which the time was measured; None if unknown.
+        machine: Hardware and setting of the latency; None without one.
         source: The text 'measured' with additions, or paper and table.
         top1: Top-1 accuracy of the pretraining, from 0 to 1; None if unknown.
         note: Remarks on a published row.
+        latency_interval: 95 % interval of a measured latency in milliseconds.
         runs: Runs of a measured row, in the order of their seeds; empty for a published row.
         model: Name of the network as printed; None for a measured row.
         label: Network, with weights file or printed name if several rows of the group have this network.
@@ -117,6 +118,7 @@ class Row:
     source: str
     top1: float | None
     note: str | None = None
+    latency_interval: tuple[float, float] | None = None
     runs: Sequence[Run] = ()
     model: str | None = None
     label: str = ''

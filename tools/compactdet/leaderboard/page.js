@@ -26,6 +26,10 @@ function costText(row, name) {
   const value = row.costs[name];
   if (value === null) return '';
   const scaled = value / board.costs[name].size;
+  if (name === 'latency_ms' && row.latency_interval) {
+    const [low, high] = row.latency_interval.map((ms) => ms.toPrecision(3));
+    return `${scaled.toPrecision(3)} (${low} to ${high})`;
+  }
   return scaled >= 100 ? scaled.toFixed(0) : scaled.toPrecision(3);
 }
 function rankText(one) {

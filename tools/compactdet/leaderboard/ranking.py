@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,13 +117,24 @@ def ranks(results: Sequence[Sequence[float]]) -> list[list[int]]:
     return found
 
 
-def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
+def frontier(
+    points: Mapping[str, tuple[float, float]], ordered: Callable[[str, str], bool] = lambda *_: True
+) -> list[str]:
     """Return the names of the points (cost, result) that no other point equals or beats in both, cheapest
     first.
+
+    Args:
+        points: Cost and result by name.
+        ordered: Whether the costs of two names differ beyond their uncertainty. A point does not beat
+            another if they do not.
     """
 
-    def beaten(x: float, y: float) -> bool:
-        return any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    def beaten(name: str) -> bool:
+        x, y = points[name]
+        return any(
+            a <= x and b >= y and (a, b) != (x, y) and ordered(name, other)
+            for other, (a, b) in points.items()
+        )
 
-    kept = [name for name, (x, y) in points.items() if not beaten(x, y)]
+    kept = [name for name in points if not beaten(name)]
     return sorted(kept, key=lambda name: (points[name], name))

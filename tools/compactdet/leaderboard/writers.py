@@ -92,6 +92,7 @@ def _row_content(row: Row, run_content: Callable[[Run], Any]) -> dict[str, Any]:
         'figures': {name: _metric_content(value, bool(row.runs)) for name, value in row.metrics.items()},
         'class_ap': row.class_ap,
         'costs': row.costs,
+        'latency_interval': row.latency_interval,
         'machine': row.machine,
         'source': row.source,
     }
@@ -178,7 +179,8 @@ def _markdown_table(group: Group) -> str:
         cells += [_percent(row.metric(name)) for name in group.metric_names]
         if measured:
             cells += [str(len(row.seeds)), _span(main.seeds_interval), _span(main.images_interval)]
-        cells += [_cost(name, row.costs[name]) for name in shown]
+        intervals = {'latency_ms': row.latency_interval}
+        cells += [_cost(name, row.costs[name], intervals.get(name)) for name in shown]
         source = ' '.join(f'[{run.record["seed"]}]({quote(os.fsencode(run.path))})' for run in row.runs)
         lines.append([*cells, source or _plain(row.source)])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
@@ -199,11 +201,14 @@ def _span(interval: Sequence[float] | None) -> str:
     return '-' if interval is None else f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}'
 
 
-def _cost(name: str, value: float | None) -> str:
-    """Return a cost in the unit of ``COSTS[name]``."""
+def _cost(name: str, value: float | None, interval: tuple[float, float] | None = None) -> str:
+    """Return a cost in the unit of ``COSTS[name]``, with its interval if it has one."""
     if value is None:
         return '-'
     scaled = value / COSTS[name].size
+    if interval is not None:
+        low, high = (end / COSTS[name].size for end in interval)
+        return f'{scaled:.3g} ({low:.3g} to {high:.3g})'
     return f'{scaled:.0f}' if scaled >= 100 else f'{scaled:.3g}'
 
 
