@@ -67,10 +67,36 @@ def test_the_peer_costs_the_same(name: str) -> None:
 @pytest.mark.parametrize('name', [name for name, source in SOURCES.items() if 'source' in source])
 def test_the_source_says_the_same(name: str) -> None:
     figures = {key: SOURCES[name][key] for key in FIGURES if key in SOURCES[name]}
-    assert figures or name in CLOSED_FORM or name == 'ghostnet_1.1x'  # its own test: tests/test_ghostnet.py
+    assert (
+        figures or name in CLOSED_FORM or name in ABLATIONS or name == 'ghostnet_1.1x'
+    )  # its own test: tests/test_ghostnet.py
     for key, printed in figures.items():
         digits = len(printed.partition('.')[2])
         assert f'{GOLDEN[name][FIGURES[key]] / 1e6:.{digits}f}' == printed
+
+
+ABLATIONS = [*list_archs('condensenetv2_110_cifar_sfr_*'), 'condensenetv2_a_sfr']
+
+
+@pytest.mark.parametrize('name', ABLATIONS[:-1])
+def test_reactivation_in_closed_form(name: str) -> None:
+    """A layer with c old and k new features has c k / S connections, whatever G is."""
+    arch, base = get_arch(name), GOLDEN['condensenetv2_110_cifar']
+    dense, params, channels = 0, 0, 16
+    for k, side in ((8, 32), (16, 16), (32, 8)):
+        for _ in range(12):
+            dense, params, channels = dense + side**2 * channels * k, params + channels * k, channels + k
+    change = 1 / arch.sfr_factor - 1 / 4
+    assert GOLDEN[name]['macs'] == base['macs'] + dense * change
+    assert GOLDEN[name]['params'] == base['params'] + params * change
+    assert GOLDEN[name]['training_macs'] == base['training_macs']
+
+
+def test_condensenetv2_a_without_attention_in_closed_form() -> None:
+    """6 layers with 32 and 8 with 64 new features lose two square matrices each; the head loses two."""
+    ours, base = GOLDEN['condensenetv2_a_sfr'], GOLDEN['condensenetv2_a']
+    weights = 6 * 2 * 32**2 + 8 * 2 * 64**2 + 2 * 800 * 50
+    assert base['macs'] - ours['macs'] == base['params'] - ours['params'] == weights
 
 
 CLOSED_FORM = [n for n in list_archs('shufflenet_*') if not get_arch(n).se]
