@@ -168,6 +168,19 @@ def test_errors(arguments: list[str], status: int, message: str, run_tool) -> No
     assert message in err
 
 
+def test_an_onnx_file_of_another_input_size(run_tool, tmp_path: Path) -> None:
+    path = tmp_path / 'net.onnx'
+    run_tool('export', '--arch', 'menet_108_8x1_g3', '--size', '64', '--out', path)
+    status, _, err = run_tool('latency', path, '--backends', 'onnxruntime', '--size', '96')
+    assert status == 1
+    assert 'net.onnx takes 1x3x64x64, not 1x3x96x96' in err
+    path.write_bytes(path.read_bytes()[:1000])
+    status, _, err = run_tool('latency', path, '--backends', 'onnxruntime')
+    assert status == 1
+    assert 'net.onnx: ONNX Runtime cannot load it' in err
+    assert err.count('\n') == 1
+
+
 def test_a_backend_that_is_not_installed(run_tool, monkeypatch) -> None:
     import sys
 

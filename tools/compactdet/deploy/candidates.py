@@ -45,7 +45,9 @@ class Builder:
         if path.suffix == '.onnx':
             session = load_session(path)
             self._onnx = path.read_bytes()
-            self.name, self.size = path.stem, size or _size_of(session, path)
+            own_size = _size_of(session, path)
+            self.name, self.size = path.stem, size or own_size
+            _check_input(session, path, (batch, 3, *self.size))
         elif path.is_dir():
             if batch != 1:
                 raise UserError(f'{target}: a detector takes one image at a time; leave --batch out')
@@ -129,6 +131,17 @@ def _size_of(session: Any, path: Path) -> tuple[int, int]:
         raise UserError(f'{path}: its input has {len(shape)} dimensions, not (batch, 3, height, width)')
     height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
     return height, width
+
+
+def _check_input(session: Any, path: Path, shape: tuple[int, ...]) -> None:
+    """Raise UserError if an ONNX file does not take images of a shape (batch, 3, height, width)."""
+    expected = session.get_inputs()[0].shape
+    fits = (not isinstance(own, int) or own == given for own, given in zip(expected, shape, strict=True))
+    if not all(fits):
+        own, given = ('x'.join(map(str, sides)) for sides in (expected, shape))
+        raise UserError(
+            f'{path} takes {own}, not {given} (batch, channels, height, width); see --size, --batch'
+        )
 
 
 @contextlib.contextmanager
