@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -224,7 +223,7 @@ class Dissection(Recording):
         after = self.cuts[number] if number < len(self.cuts) else None
         graph = fx.Graph()
         known: dict[fx.Node, fx.Node] = {}
-        taps = {tap for cut in self.cuts[:number] for tap in cut.taps}
+        numbers = range(before.last + 1 if before else 1, after.last + 1 if after else len(self.nodes))
         carry = graph.placeholder('carry')
 
         def fetch(node: fx.Node) -> fx.Node:
@@ -240,11 +239,12 @@ class Dissection(Recording):
         else:
             for i, value in enumerate(before.values, 1):
                 known[value] = graph.call_function(operator.getitem, (carry, i))
-        for node in self.nodes[before.last + 1 if before else 1 : after.last + 1 if after else None]:
-            if node not in self.constants:
-                fetch(node)
-                if taps.intersection(node.all_input_nodes):
-                    _leave_input_alone(known[node], network)
+        written = [m for i in numbers for m in self.writes.get(self.nodes[i], ()) if m in known]
+        for node in dict.fromkeys(written):
+            known[node] = graph.call_method('clone', (known[node],))  # the caller has it too
+        for i in numbers:
+            if self.nodes[i] not in self.constants:
+                fetch(self.nodes[i])
         if after is None:
             _pool_whole_maps(graph, network)
             graph.output(known[self.logits])
@@ -263,19 +263,6 @@ class Dissection(Recording):
                 owner, _, leaf = name.rpartition('.')
                 part.get_submodule(owner)._non_persistent_buffers_set.add(leaf)
         return part
-
-
-def _leave_input_alone(node: fx.Node, network: nn.Module) -> None:
-    """Replace in-place operations on a feature map that is returned to a detector."""
-    if node.op == 'call_module':
-        module: Any
-        for module in network.get_submodule(str(node.target)).modules():
-            if hasattr(module, 'inplace'):
-                module.inplace = False
-    elif node.kwargs.get('inplace'):
-        node.update_kwarg('inplace', False)
-    elif node.op == 'call_method' and str(node.target).endswith('_'):
-        node.target = str(node.target).removesuffix('_')
 
 
 def _pool_whole_maps(graph: fx.Graph, network: nn.Module) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from backbones.libraries.writes import Shapes, WritableProxy, describe_write, make_explicit
+
 # Regularization of a training recipe, which the suite's networks do not contain.
 RECIPE = {'StochasticDepth', 'DropPath', 'DropBlock2d'}
 PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -24,13 +26,15 @@ class _Tracer(fx.Tracer):
 
     Each node's ``meta['owners']`` lists the calls of modules in which it was recorded, outermost first.
 
-    Each node's ``meta['owners']`` lists the calls of modules it was recorded in, outermost first.
+    Args:
+        whole: Names of other modules to record as one node.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self) -> None:
+    def __init__(self, whole: set[str]) -> None:
         super().__init__()
+        self._whole = whole
         self._open: list[tuple[int, str]] = []
         self._calls = 0
 
@@ -41,6 +45,10 @@ class _Tracer(fx.Tracer):
         ):
             raise GraphError('it makes tensors of its own')
         return super().create_arg(a)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return a proxy that also records assignments."""
+        return WritableProxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list[Any]]:
         """Return the network and an image; other arguments keep their defaults."""
@@ -57,7 +65,7 @@ class _Tracer(fx.Tracer):
         if type(m) is nn.Identity or type(m).__name__ in RECIPE:
             return args[0]
         name = self.path_of_module(m)
-        if _is_layer(m):
+        if _is_layer(m) or name in self._whole:
             return self.create_proxy('call_module', name, args, kwargs)
         self._calls += 1
         opened, recorded = list(self._open), len(self.graph.nodes)
@@ -78,16 +86,6 @@ def _is_layer(module: nn.Module) -> bool:
     return named or builtin or not any(True for _ in module.children())
 
 
-class _Shapes(fx.Interpreter):
-    """Run a graph and store the shape of every tensor in ``meta['shape']``."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node."""
-        result = super().run_node(n)
-        n.meta['shape'] = tuple(result.shape) if isinstance(result, Tensor) else None
-        return result
-
-
 class Recording:
     """The recorded forward pass of a network.
 
@@ -105,6 +103,8 @@ class Recording:
         learned: Nodes that are not just a smaller version of the image.
         calls: The nodes of each call of a module.
         live: For each node, the values that exist after it and that later nodes use.
+        writes: For each node that writes into existing tensors, the earlier nodes that have them.
+        lost: Writes that are not recorded, since nothing reads their results.
 
     Raises:
         GraphError: The network cannot be recorded or run, or returns no logits.
@@ -112,19 +112,7 @@ class Recording:
 
     def __init__(self, network: nn.Module, size: int):
         self.network, self.size = network.eval(), size
-        try:
-            graph = _Tracer().trace(network)
-        except Exception as error:
-            raise GraphError(f'its code cannot be recorded ({in_a_line(error)})') from error
-        self.module = fx.GraphModule(network, graph)
-        self.module.graph.eliminate_dead_code()
-        try:
-            with torch.no_grad():
-                logits = _Shapes(self.module).run(torch.empty(1, 3, size, size, device='meta'))
-        except Exception as error:
-            raise GraphError(f'it does not run on a {size}x{size} image ({in_a_line(error)})') from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
-            raise GraphError('it does not return logits (N, classes)')
+        self.module, self.writes, self.lost = self._record()
         *self.nodes, output = self.module.graph.nodes
         self.logits: Any = output.args[0]
         self.number = {node: i for i, node in enumerate(self.nodes)}
@@ -134,6 +122,42 @@ class Recording:
         self.learned = self._find_learned()
         self.calls = self._find_calls()
         self.live = self._find_live()
+
+    def _record(self) -> tuple[fx.GraphModule, dict[fx.Node, list[fx.Node]], list[fx.Node]]:
+        """Return the graph, its writes (see ``Shapes``), and those whose results nothing reads.
+
+        A module with a write that the graph cannot express is recorded as one node.
+        """
+        whole: set[str] = set()
+        while True:
+            try:
+                graph = _Tracer(whole).trace(self.network)
+            except Exception as error:
+                raise GraphError(f'its code cannot be recorded ({in_a_line(error)})') from error
+            module = fx.GraphModule(self.network, graph)
+            run = Shapes(module)
+            try:
+                with torch.no_grad():
+                    logits = run.run(torch.empty(1, 3, self.size, self.size, device='meta'))
+            except Exception as error:
+                side = self.size
+                raise GraphError(
+                    f'it does not run on a {side}x{side} image ({in_a_line(error)})'
+                ) from error
+            if not isinstance(logits, Tensor) or logits.dim() != 2:
+                raise GraphError('it does not return logits (N, classes)')
+            hidden = make_explicit(run)
+            if not hidden:
+                module.graph.eliminate_dead_code()
+                lost = [node for node in run.writes if node not in {*module.graph.nodes}]
+                return module, run.writes, lost
+            for write in hidden:
+                if not write.meta['owners']:
+                    raise GraphError(
+                        f'its operation {describe_write(write)} writes into a tensor that other operations '
+                        'read, which cannot be recorded'
+                    )
+                whole.add(write.meta['owners'][-1][1])
 
     def _find_constants(self) -> set[fx.Node]:
         """Return the nodes that do not depend on the image: parameters and values computed from them."""

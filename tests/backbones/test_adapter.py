@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
 from backbones.libraries.adapter import LIBRARIES, adapted_entries
 from backbones.libraries.aliases import ALIASES
+from backbones.libraries.graphs import Dissection
 from backbones.libraries.tracing import GraphError
 from backbones.libraries.unstride import unstride
 from backbones.spec import UnknownArchError
@@ -286,3 +287,55 @@ class Sliced(nn.Module):
 def test_unstride_refuses_what_it_cannot() -> None:
     with pytest.raises(GraphError, match='it makes a 4x4 map of a 7x7 one'):
         unstride(fx.symbolic_trace(Sliced()), 2)
+
+
+class Writing(nn.Module):
+    """Writes into tensors that it reads later: by method, assignment, layer, slice and ``out=``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.gain = nn.Parameter(torch.tensor(0.3))
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.second(x)
+        x.mul_(self.gain)
+        same = y
+        y += 1
+        self.relu(same)
+        same[:, :2] = same[:, 2:] * 2
+        torch.add(y, self.second(x), out=y)
+        return self.fc(same.mean((2, 3)))
+
+
+@torch.no_grad()
+def test_writes_into_tensors_are_kept() -> None:
+    torch.manual_seed(0)
+    network = Writing().eval()
+    split = Dissection(copy.deepcopy(network).to('meta'), 32)
+    parts = [split.part(i, network) for i in range(len(split.cuts) + 1)]
+    x = torch.randn(1, 3, 32, 32)
+    image, carry = x.clone(), x
+    for part in parts:
+        given = carry
+        before = [t.clone() for t in ((given,) if isinstance(given, Tensor) else given)]
+        carry = part(given)
+        after = (given,) if isinstance(given, Tensor) else given
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    torch.testing.assert_close(carry, network(image))
+
+
+class WritingView(Writing):
+    """Writes through a view, outside any module that could be recorded as a whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.stem(x))
+        y.view(-1).mul_(self.gain)
+        return self.fc(y.mean((2, 3)))
+
+
+def test_a_write_that_cannot_be_recorded_is_named() -> None:
+    with torch.device('meta'), pytest.raises(GraphError, match='its operation mul_ writes into a tensor'):
+        Dissection(WritingView(), 32)

@@ -259,7 +259,8 @@ def main() -> None:
             for precision in args.precisions:
                 results.append(measure(path, batch_size, precision, args.rounds, device))
                 gc.collect()
-    print(json.dumps({'rounds': args.rounds, 'results': results, 'hardware': environment.hardware()}, indent=2))
+    report = {'rounds': args.rounds, 'results': results, 'hardware': environment.hardware()}
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from compactdet.heads.ground_truth import GroundTruth
 
 
 def flatten_levels(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Return predictions as (N, A, width) in float32 or wider: maps (N, anchors * width, H, W) of all levels.
+    """Return maps of all levels, each (N, anchors * width, H, W), as (N, A, width) in float32 or wider.
 
     Half precision is widened, since box coordinates and the order of scores need more than 8 or 11 bits.
     """

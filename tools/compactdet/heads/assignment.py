@@ -18,7 +18,7 @@ _EPS = 1e-6
 
 
 def assign(boxes: Tensor, usable: Tensor | None, truth: GroundTruth, rule: Mapping[str, Any]) -> Tensor:
-    """Return what is assigned to each box, (N, B): index of the object + 1, 0 for background, -1 for neither.
+    """Return what is assigned to each box, (N, B): object index + 1, 0 for background, -1 for neither.
 
     Args:
         boxes: (N, B, 4), or (1, B, 4) for the same boxes in every image.

@@ -6,16 +6,16 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import compactdet.heads.detectors  # noqa: F401 - these imports register the classes
-import compactdet.heads.retina_head
-import compactdet.heads.roi_head
-import compactdet.heads.rpn_head  # noqa: F401
+# These imports register the classes.
+from compactdet.heads import detectors, retina_head, roi_head, rpn_head  # noqa: F401
 
 # Options of MMDetection's assigner that the batched one has.
 ASSIGNER_OPTIONS = {
     'type', 'pos_iou_thr', 'neg_iou_thr', 'min_pos_iou', 'match_low_quality', 'ignore_iof_thr',
 }  # fmt: skip
 SAMPLER_OPTIONS = {'type', 'num', 'pos_fraction', 'neg_pos_ub', 'add_gt_as_proposals'}
+CODER_OPTIONS = {'type', 'target_means', 'target_stds', 'clip_border'}
+CLASS_LOSS_OPTIONS = {'type', 'use_sigmoid', 'loss_weight'}
 ELEMENTWISE = ('L1Loss', 'SmoothL1Loss')  # losses of boxes that are a mean over coordinates
 PREPROCESSOR_OPTIONS = {
     'type', 'mean', 'std', 'pad_size_divisor', 'pad_value', 'bgr_to_rgb', 'rgb_to_bgr',
@@ -70,9 +70,9 @@ def _is_batchable(model: Mapping[str, Any]) -> bool:
         and _is(roi['bbox_roi_extractor'].get('roi_layer'), 'RoIAlign')
         and _plain_boxes(rpn)
         and _plain_boxes(roi['bbox_head'])
-        and _is(rpn.get('loss_cls'), 'CrossEntropyLoss', {'type', 'use_sigmoid', 'loss_weight'})
+        and _is(rpn.get('loss_cls'), 'CrossEntropyLoss', CLASS_LOSS_OPTIONS)
         and rpn['loss_cls'].get('use_sigmoid') is True
-        and _is(roi['bbox_head'].get('loss_cls'), 'CrossEntropyLoss', {'type', 'use_sigmoid', 'loss_weight'})
+        and _is(roi['bbox_head'].get('loss_cls'), 'CrossEntropyLoss', CLASS_LOSS_OPTIONS)
         and not roi['bbox_head']['loss_cls'].get('use_sigmoid')
         and _is((train.get('rpn_proposal') or {}).get('nms'), 'nms', {'type', 'iou_threshold'})
         and all(_is(part.get('assigner'), 'MaxIoUAssigner', ASSIGNER_OPTIONS) for part in parts)
@@ -83,7 +83,7 @@ def _is_batchable(model: Mapping[str, Any]) -> bool:
 def _plain_boxes(head: Mapping[str, Any]) -> bool:
     """Return True if a head has the usual targets and an elementwise loss of boxes."""
     return (
-        _is(head.get('bbox_coder'), 'DeltaXYWHBBoxCoder', {'type', 'target_means', 'target_stds', 'clip_border'})
+        _is(head.get('bbox_coder'), 'DeltaXYWHBBoxCoder', CODER_OPTIONS)
         and (head.get('loss_bbox') or {}).get('type') in ELEMENTWISE
         and not head.get('reg_decoded_bbox')
     )

@@ -99,9 +99,3 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
     for row, image in zip(array, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image.numpy()
     return stacked
-
-
-def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the samples of a training batch with their images in one tensor, made by the loader's worker."""
-    images = [sample['inputs'] for sample in batch]
-    return {'inputs': stack_images(images), 'data_samples': [sample['data_samples'] for sample in batch]}

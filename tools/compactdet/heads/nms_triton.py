@@ -17,7 +17,7 @@ BLOCK = 64
 
 
 @triton.jit
-def _overlap_bits(boxes, bits, diagonal, num_boxes, num_blocks, threshold, BLOCK: tl.constexpr):
+def _overlap_bits(boxes, bits, diagonal, num_boxes, num_blocks, threshold, BLOCK: tl.constexpr):  # noqa: N803
     row_block, column_block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if column_block >= row_block:
         row = row_block * BLOCK + tl.arange(0, BLOCK)
@@ -35,7 +35,9 @@ def _overlap_bits(boxes, bits, diagonal, num_boxes, num_blocks, threshold, BLOCK
         width = tl.maximum(tl.minimum(right, other_right) - tl.maximum(left, other_left), 0.0)
         height = tl.maximum(tl.minimum(bottom, other_bottom) - tl.maximum(top, other_top), 0.0)
         overlap = width * height
-        union = (right - left) * (bottom - top) + (other_right - other_left) * (other_bottom - other_top) - overlap
+        area = (right - left) * (bottom - top)
+        other_area = (other_right - other_left) * (other_bottom - other_top)
+        union = area + other_area - overlap
         later = (column[None, :] > row[:, None]) & column_inside[None, :] & row_inside[:, None]
         over = (tl.div_rn(overlap, union) > threshold) & later
         word = tl.sum(over.to(tl.int64) << tl.arange(0, BLOCK)[None, :].to(tl.int64), axis=1)
@@ -52,7 +54,7 @@ def _or(one, other):
 
 @triton.jit
 def _decide(
-    bits, diagonal, left_out, kept, num_boxes, num_blocks, most, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+    bits, diagonal, left_out, kept, num_boxes, num_blocks, most, BLOCK: tl.constexpr, WIDTH: tl.constexpr  # noqa: N803
 ):
     image = tl.program_id(0)
     words = tl.arange(0, WIDTH)

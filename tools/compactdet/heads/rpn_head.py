@@ -59,7 +59,8 @@ class BatchedRPNHead(RPNHead):
         deltas = flatten_levels(bbox_preds, 4)
         with torch.no_grad():
             counts = self._anchors.counts(cls_scores, self.num_base_priors)
-            proposals = self._propose(scores.detach(), deltas.detach(), anchors, counts, truth, proposal_cfg)
+            found = scores.detach(), deltas.detach()
+            proposals = self._propose(*found, anchors, counts, truth, proposal_cfg)
         return self._loss(scores, deltas, anchors, usable, truth), proposals
 
     def _loss(

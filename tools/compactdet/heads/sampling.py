@@ -73,5 +73,5 @@ def encode_matched(coder: Any, boxes: Tensor, objects: Tensor, positive: Tensor)
 
 
 def mean_loss(loss: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-    """Return the weighted sum of elementwise losses over a count, as MMDetection's ``weight_reduce_loss``."""
+    """Return the weighted sum of losses over a count, as MMDetection's ``weight_reduce_loss``."""
     return (loss * weight).sum() / (count + torch.finfo(torch.float32).eps)

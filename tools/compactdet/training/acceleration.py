@@ -69,7 +69,7 @@ ASYNC = {'OptimWrapper': 'AsyncOptimWrapper', 'AmpOptimWrapper': 'AsyncAmpOptimW
 
 
 def fast_optimizer(optim_wrapper: Any) -> Any:
-    """Return the config of an optimizer wrapper with a fused optimizer and without waiting for the device."""
+    """Return an optimizer wrapper's config with a fused optimizer and without waiting for the device."""
     if not isinstance(optim_wrapper, Mapping) or not isinstance(optim_wrapper.get('optimizer'), Mapping):
         return optim_wrapper
     wrapper: dict[str, Any] = dict(optim_wrapper)

@@ -52,7 +52,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--precision',
         choices=['fp32', 'tf32', 'bf16', 'fp16'],
-        help='precision of the training; default: that of the config (fp32, with TF32 convolutions on a GPU)',
+        help='precision of the training; default: fp32, with TF32 convolutions on a GPU',
     )
     parser.add_argument(
         '--amp', action='store_const', const='fp16', dest='precision', help='same as --precision fp16'
