@@ -171,7 +171,9 @@ class LearnedGroupConv(nn.Module):
             # until weights are loaded, every input is used by at least one group
             self.register_buffer('index', _spread(in_channels, groups, factor))
             self.bn = nn.BatchNorm2d(len(self.index))
-            self.conv = GroupedConv1x1(len(self.index), out_channels, 1, groups=groups, bias=False)
+            self.conv: nn.Conv2d = GroupedConv1x1(
+                len(self.index), out_channels, 1, groups=groups, bias=False
+            )
         else:
             self.bn = nn.BatchNorm2d(in_channels)
             self.conv = InputMaskedConv2d(in_channels, out_channels, num_groups=groups, factor=factor)

@@ -14,6 +14,7 @@ from backbones.layers import GroupedConv1x1
 from compactdet.heads import with_batched_heads
 from compactdet.heads.nms import batch_nms
 from compactdet.mmdetection import MODELS
+
 from detector_leaf import batch, detector_config
 
 pytestmark = [
@@ -33,7 +34,7 @@ def test_nms_keeps_what_torchvision_keeps(count: int) -> None:
         places = valid[image].nonzero().squeeze(1)
         falling = torch.arange(len(places), 0, -1.0, device='cuda')
         expected = places[torchvision.ops.nms(boxes[image, places], falling, 0.7)][:300]
-        assert kept.index[image, kept.valid[image]].tolist() == expected.tolist()
+        assert kept.indices[image, kept.valid[image]].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize('groups', [2, 3, 8])

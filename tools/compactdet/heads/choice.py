@@ -30,7 +30,7 @@ def with_batched_heads(model: Mapping[str, Any]) -> Any:
     """
     if not _is_batchable(model):
         return model
-    batched = copy.deepcopy(model)
+    batched: Any = copy.deepcopy(model)
     batched['data_preprocessor']['type'] = 'BatchedDataPreprocessor'
     if batched['type'] == 'RetinaNet':
         batched['type'] = 'BatchedRetinaNet'

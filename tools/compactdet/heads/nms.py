@@ -19,11 +19,11 @@ class Kept(NamedTuple):
     """The boxes that NMS keeps.
 
     Attributes:
-        index: (N, K), indices of the kept boxes by descending score.
+        indices: (N, K), numbers of the kept boxes by descending score.
         valid: (N, K), False where fewer boxes are kept.
     """
 
-    index: Tensor
+    indices: Tensor
     valid: Tensor
 
 

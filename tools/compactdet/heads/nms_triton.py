@@ -1,3 +1,4 @@
+# ruff: noqa: N803 - constants of a kernel are upper-case arguments
 """Greedy NMS of a batch on a GPU, in Triton.
 
 Boxes are processed in blocks of 64. The first kernel computes, for each box, 64 bits a word, which later
@@ -17,7 +18,7 @@ BLOCK = 64
 
 
 @triton.jit
-def _overlap_bits(boxes, bits, diagonal, num_boxes, num_blocks, threshold, BLOCK: tl.constexpr):  # noqa: N803
+def _overlap_bits(boxes, bits, diagonal, num_boxes, num_blocks, threshold, BLOCK: tl.constexpr):
     row_block, column_block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if column_block >= row_block:
         row = row_block * BLOCK + tl.arange(0, BLOCK)
@@ -54,7 +55,15 @@ def _or(one, other):
 
 @triton.jit
 def _decide(
-    bits, diagonal, left_out, kept, num_boxes, num_blocks, most, BLOCK: tl.constexpr, WIDTH: tl.constexpr  # noqa: N803
+    bits,
+    diagonal,
+    left_out,
+    kept,
+    num_boxes,
+    num_blocks,
+    most,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     image = tl.program_id(0)
     words = tl.arange(0, WIDTH)

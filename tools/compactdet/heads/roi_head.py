@@ -73,9 +73,9 @@ class BatchedRoIHead(StandardRoIHead):
             assigned = torch.cat([torch.where(truth.valid, own, -1), assigned], 1)
             boxes = torch.cat([truth.boxes, boxes], 1)
         chosen = sample(assigned, self.train_cfg.sampler)
-        size = chosen.index.shape[1]
+        size = chosen.indices.shape[1]
         repeated = torch.arange(size, device=boxes.device) % chosen.valid.sum(1, keepdim=True).clamp(min=1)
-        index = take(chosen.index, repeated)
+        index = take(chosen.indices, repeated)
         matched = (take(assigned, index) - 1).clamp(min=0)
         return (
             take(boxes, index),

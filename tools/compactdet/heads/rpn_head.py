@@ -69,8 +69,8 @@ class BatchedRPNHead(RPNHead):
         with torch.no_grad():
             assigned = assign(anchors[None], usable, truth, self.train_cfg['assigner'])
             chosen = sample(assigned, self.train_cfg['sampler'])
-            boxes = take(anchors[None], chosen.index)
-            objects = take(truth.boxes, (take(assigned, chosen.index) - 1).clamp(min=0))
+            boxes = take(anchors[None], chosen.indices)
+            objects = take(truth.boxes, (take(assigned, chosen.indices) - 1).clamp(min=0))
             targets = encode_matched(self.bbox_coder, boxes, objects, chosen.positive)
             negative = chosen.valid & ~chosen.positive
             positives, negatives = chosen.positive.sum(1), negative.sum(1)
@@ -78,11 +78,11 @@ class BatchedRPNHead(RPNHead):
             weight = self.train_cfg['pos_weight'] if self.train_cfg['pos_weight'] > 0 else 1.0
             weights = chosen.positive * weight + negative
         loss_cls = self.loss_cls(
-            take(scores, chosen.index).flatten(),
+            take(scores, chosen.indices).flatten(),
             chosen.positive.long().flatten(),
             reduction_override='none',
         )
-        loss_bbox = self.loss_bbox(take(deltas, chosen.index), targets, reduction_override='none')
+        loss_bbox = self.loss_bbox(take(deltas, chosen.indices), targets, reduction_override='none')
         return {
             'loss_rpn_cls': mean_loss(loss_cls, weights.flatten(), count),
             'loss_rpn_bbox': mean_loss(loss_bbox, chosen.positive[..., None], count),
@@ -121,4 +121,4 @@ class BatchedRPNHead(RPNHead):
             scores, order = scores.sort(dim=1, descending=True, stable=True)
             boxes, valid, level = take(boxes, order), take(valid, order), level[order]
         kept = batch_nms(boxes, level, valid, cfg['nms']['iou_threshold'], cfg['max_per_img'])
-        return Proposals(take(boxes, kept.index), take(scores, kept.index), kept.valid)
+        return Proposals(take(boxes, kept.indices), take(scores, kept.indices), kept.valid)

@@ -13,12 +13,12 @@ class Sample(NamedTuple):
     """A sample of S boxes of each image; positives come first.
 
     Attributes:
-        index: (N, S), indices of the boxes.
+        indices: (N, S), numbers of the boxes.
         positive: (N, S), True if an object is assigned to the box.
-        valid: (N, S), False where an image has fewer boxes to sample; ``index`` has no meaning there.
+        valid: (N, S), False where an image has fewer boxes to sample; ``indices`` have no meaning there.
     """
 
-    index: Tensor
+    indices: Tensor
     positive: Tensor
     valid: Tensor
 
