@@ -19,8 +19,9 @@ def roi_align_gradient(
     along_y = _bin_weights(rois[:, 2], rois[:, 4], bins_y, height, scale, sampling_ratio, aligned)
     along_x = _bin_weights(rois[:, 1], rois[:, 3], bins_x, width, scale, sampling_ratio, aligned)
     result = grad.new_zeros(shape)
-    for image in range(shape[0]):
-        of_image = (rois[:, 0] == image).nonzero().squeeze(1)
+    images = rois[:, 0].long()
+    counts = torch.bincount(images, minlength=shape[0]).tolist()
+    for image, of_image in enumerate(images.argsort(stable=True).split(counts)):
         if not len(of_image):
             continue
         # (K, H, bins_y) x (K, bins_y, C * bins_x), then (H * C, K * bins_x) x (K * bins_x, W)

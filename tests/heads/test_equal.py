@@ -22,6 +22,7 @@ from compactdet.heads.ground_truth import GroundTruth, pack
 from compactdet.heads.nms import batch_nms
 from compactdet.heads.sampling import sample
 from compactdet.mmdetection import MODELS
+
 from detector_leaf import batch, detector_config
 
 RULES = {

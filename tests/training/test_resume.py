@@ -22,6 +22,7 @@ from compactdet.config.options import TrainOptions
 from compactdet.records import record_file
 from compactdet.training.checkpoints import read_training_state
 from compactdet.training.loops import ResumableEpochLoop
+from compactdet.training.loss_hook import LossHook
 from compactdet.training.randomness import SeededDataset
 from compactdet.training.train import train
 
@@ -260,7 +261,8 @@ def after_step(change: Callable[[Any], None]) -> Any:
 
 
 def nan_loss(loop: Any) -> None:
-    loop.runner.message_hub.update_scalar('train/loss', float('nan'))
+    (hook,) = [hook for hook in loop.runner.hooks if isinstance(hook, LossHook)]
+    hook._values[-1].fill_(float('nan'))
 
 
 def nan_weight(loop: Any) -> None:

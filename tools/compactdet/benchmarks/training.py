@@ -116,7 +116,7 @@ class TimedDetector:
     def run(self, batch: dict[str, Any]) -> None:
         """Run one training step."""
         with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
-            data = self.model.data_preprocessor(_shallow(batch), True)
+            data = self.model.data_preprocessor(copy_of(batch), True)
             loss, _ = self.model.parse_losses(self.model(**data, mode='loss'))
         self.scaler.scale(loss).backward()
         if self.clip:
@@ -128,7 +128,7 @@ class TimedDetector:
         self.optimizer.zero_grad()
 
 
-def _shallow(batch: dict[str, Any]) -> dict[str, Any]:
+def copy_of(batch: dict[str, Any]) -> dict[str, Any]:
     """Return a batch whose samples a step can change."""
     return {'inputs': batch['inputs'], 'data_samples': [sample.clone() for sample in batch['data_samples']]}
 
