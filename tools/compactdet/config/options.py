@@ -107,8 +107,9 @@ def set_precision(cfg: Config, precision: str) -> None:
         UserError: This machine cannot train in that precision.
     """
     if precision in ('tf32', 'fp16') and not torch.cuda.is_available():
+        alias = ' (--amp)' if precision == 'fp16' else ''
         raise UserError(
-            f'--precision {precision} needs a CUDA GPU, and this machine has none; omit the option'
+            f'--precision {precision}{alias} needs a CUDA GPU, and this machine has none; omit the option'
         )
     if precision == 'bf16':
         cfg.optim_wrapper.type = 'Bf16OptimWrapper'
