@@ -15,6 +15,7 @@ from backbones.libraries.writes import Shapes, WritableProxy, describe_write, ma
 RECIPE = {'StochasticDepth', 'DropPath', 'DropBlock2d'}
 PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 MAX_STRIDE = 64
+META = torch.device('meta')
 
 
 class GraphError(ValueError):
@@ -57,6 +58,8 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Return a node with its owners."""
         node = super().create_node(*args, **kwargs)
+        if node.kwargs.get('device') == META:  # of the block `with torch.device('meta')` that asked for it
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != 'device'}
         node.meta['owners'] = tuple(self._open)
         return node
 

@@ -14,7 +14,7 @@ from backbones import StageHead, build_backbone, build_classifier, get_arch, lis
 from backbones.libraries.adapter import LIBRARIES, adapted_entries
 from backbones.libraries.aliases import ALIASES
 from backbones.libraries.graphs import Dissection
-from backbones.libraries.tracing import GraphError
+from backbones.libraries.tracing import GraphError, Recording
 from backbones.libraries.unstride import unstride
 from backbones.spec import UnknownArchError
 from backbones.wiring import frcnn_fpn
@@ -339,3 +339,20 @@ class WritingView(Writing):
 def test_a_write_that_cannot_be_recorded_is_named() -> None:
     with torch.device('meta'), pytest.raises(GraphError, match='its operation mul_ writes into a tensor'):
         Dissection(WritingView(), 32)
+
+
+def test_a_network_recorded_inside_a_device_block_runs_elsewhere() -> None:
+    """The mask is made on the default device, which is that of the block while the graph is recorded."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return (y + torch.zeros(y.shape).to(y.device)).mean((2, 3))
+
+    with torch.device('meta'):
+        module = Recording(Masked(), 32).module
+    assert module.to_empty(device='cpu')(torch.zeros(1, 3, 32, 32)).device.type == 'cpu'
