@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import data
 import numpy as np
 import pytest
 
 import backbones  # noqa: F401  before mmdet
-import data
 from compactdet.data import shapes
 from compactdet.data.base_dataset import dataset_facts
 from compactdet.data.shapes import CLASSES, MANIFEST, ShapesDataset, Spec, draw_image, ensure

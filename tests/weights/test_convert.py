@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import weights as tool  # tools/weights.py
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-import weights as tool  # tools/weights.py
 from backbones import Conventions, Preprocessing, StageHead, build_classifier, get_arch, list_archs
 from backbones import weights as w
 from backbones.weights import is_counter
