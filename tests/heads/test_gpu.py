@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from backbones.layers import GroupedConv1x1
@@ -57,6 +58,7 @@ def test_losses_are_those_of_the_cpu(
     detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wiring = f"{detector}('menet_108_8x1_g3', num_classes=8, init=None)"
+    init_default_scope('mmdet')
     cfg = detector_config(tmp_path, f'{detector}_shapes', wiring)
     draws: list[torch.Tensor] = []
     real = torch.rand
