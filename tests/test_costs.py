@@ -19,8 +19,10 @@ from backbones import StageHead, build_backbone, build_classifier, list_archs
 from backbones.wiring import halves
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
-from compactdet.costs import LayerCosts, arch_costs, count, detector_costs, num_params
+from compactdet.costs import arch_costs
+from compactdet.detector_costs import detector_costs
 from compactdet.errors import UserError
+from compactdet.layer_costs import LayerCosts, count, num_params
 
 import complexity
 

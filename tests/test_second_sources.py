@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from backbones import get_arch, list_archs
-from compactdet.costs import count, num_params
+from compactdet.layer_costs import count, num_params
 
 FOLDER = Path(__file__).parent / 'golden'
 GOLDEN = {row['arch']: row for row in json.loads((FOLDER / 'complexity.json').read_text())}

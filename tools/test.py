@@ -64,6 +64,7 @@ def main() -> None:
 
     from compactdet import distributed
     from compactdet.config.choice import DetectorChoice
+    from compactdet.config.detector import detector_name
     from compactdet.config.options import TrainOptions, config_from_options
     from compactdet.console import duration
     from compactdet.deploy.onnx_detector import OnnxDetector
@@ -71,7 +72,7 @@ def main() -> None:
     from compactdet.mmdetection import DATASETS
     from compactdet.records import display
     from compactdet.training.checkpoints import read_checkpoint
-    from compactdet.training.record_facts import detector_name, metric_values
+    from compactdet.training.record_facts import metric_values
     from compactdet.training.run_folder import open_run_folder
     from compactdet.training.run_stages import evaluate_test_split
     from compactdet.training.runner import SafeRunner

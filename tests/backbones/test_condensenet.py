@@ -11,7 +11,8 @@ from backbones import StageHead, build_backbone, build_classifier, get_arch
 from backbones.networks.condensenet import halved_classifier
 from backbones.sparsity import CondensingError, converted_state_dict, masked_convs
 from backbones.wiring import frcnn_c4, frcnn_fpn, retinanet_fpn
-from compactdet.costs import arch_costs, count, num_params
+from compactdet.costs import arch_costs
+from compactdet.layer_costs import count, num_params
 
 from peers import copy_by_shape, randomize_bn
 from sparse_networks import CONVERTED, SPARSE, assert_same, converted, image, masked

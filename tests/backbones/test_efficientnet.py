@@ -6,7 +6,8 @@ from torch import nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
 from backbones.base import config_type
-from compactdet.costs import arch_costs, count, num_params
+from compactdet.costs import arch_costs
+from compactdet.layer_costs import count, num_params
 
 from peers import copy_by_shape, randomize_bn
 

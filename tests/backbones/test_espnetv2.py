@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier
 from backbones.networks.espnetv2 import EESP, StridedEESPUnit, dilations
-from compactdet.costs import arch_costs, count, num_params
+from compactdet.costs import arch_costs
+from compactdet.layer_costs import count, num_params
 
 from peers import copy_by_shape, randomize_bn
 

@@ -5,7 +5,8 @@ import torch
 
 from backbones import StageHead, build_classifier, get_arch, list_archs
 from backbones.networks.ghostnet import GhostBottleneck, GhostModule
-from compactdet.costs import arch_costs, count, num_params
+from compactdet.costs import arch_costs
+from compactdet.layer_costs import count, num_params
 
 from peers import copy_by_shape, randomize_bn
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from backbones import StageHead, build_backbone, build_classifier
 from backbones.libraries.reparameterize import reparameterize
-from compactdet.costs import arch_costs, has_two_forms, num_params
+from compactdet.costs import arch_costs, has_two_forms
+from compactdet.layer_costs import num_params
 
 from peers import randomize_bn
 

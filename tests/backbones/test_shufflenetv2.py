@@ -15,7 +15,8 @@ from backbones.layers import channel_shuffle
 from backbones.networks.shufflenetv2 import ShuffleV2Unit
 from backbones.networks.shufflenetv2plus import XceptionBranch
 from backbones.sparsity import SparseFeatureReactivation, converted_state_dict
-from compactdet.costs import arch_costs, count
+from compactdet.costs import arch_costs
+from compactdet.layer_costs import count
 from compactdet.weights.verify import find_images, load_image
 
 from peers import copy_by_shape, randomize_bn

@@ -63,7 +63,7 @@ def test_every_committed_record_is_valid(file: Path) -> None:
         ('created_utc', 'yesterday', r'\$\.created_utc: "yesterday" does not match "pattern"'),
         ('init.sha256', 'A' * 64, r'\$\.init\.sha256: "A+\.\.\. does not match "pattern"'),
         ('dataset.splits', {'training': SPLIT}, r'\$\.dataset\.splits: unknown key "training"'),
-        ('metrics.test', {}, r'\$\.metrics\.test'),
+        ('metrics.test', [], r'\$\.metrics\.test'),
         ('git', Path('x'), r'not representable in JSON'),
     ],
 )

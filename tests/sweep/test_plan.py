@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compactdet.costs import detector_costs
+from compactdet.detector_costs import detector_costs
 from compactdet.records import record_file
 from compactdet.sweep import plan as sweep_plan
 from compactdet.sweep import plan_view

@@ -67,3 +67,11 @@ def user_line(error: BaseException) -> str | None:
     line = ' '.join(text.split())
     # File names from downloaded archives can contain control characters of the terminal.
     return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, after its type if that is a built-in exception."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = text.strip().split('\n')[0]
+    is_builtin = type(error).__module__ == 'builtins'  # the suite's own errors have complete messages
+    return f'{type(error).__name__}: {text}' if is_builtin else text

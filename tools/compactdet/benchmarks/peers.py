@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from backbones import build_classifier
 from backbones.base import initialize
-from compactdet.costs import count, has_learned_sparsity
+from compactdet.costs import has_learned_sparsity
 from compactdet.errors import UserError, run_main
+from compactdet.layer_costs import count
 
 SIZE = 224
 WARM_UP = 3

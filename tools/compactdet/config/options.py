@@ -17,6 +17,7 @@ from compactdet.config import strict
 from compactdet.config.argument_types import LrChoice
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
+from compactdet.config.detector import head_classes
 from compactdet.distributed import check_launcher
 from compactdet.errors import UserError
 
@@ -149,14 +150,15 @@ def check_num_classes(cfg: Config) -> None:
     Raises:
         UserError: The numbers differ.
     """
-    head = cfg.model.get('roi_head', cfg.model).bbox_head
+    numbers = head_classes(cfg.model)
     for dataset in dataset_configs(cfg):
-        classes = (dataset.get('metainfo') or {}).get('classes')
-        if classes and len(classes) != head.num_classes:
-            raise UserError(
-                f'{cfg.filename}: num_classes={head.num_classes}, but the data set has {len(classes)} '
-                f'classes ({", ".join(classes)}); pass that number to the wiring function'
-            )
+        classes = (dataset.get('metainfo') or {}).get('classes') or ()
+        for number in numbers:
+            if classes and number != len(classes):
+                raise UserError(
+                    f'{cfg.filename}: num_classes={number}, but the data set has {len(classes)} '
+                    f'classes ({", ".join(classes)}); pass that number to the wiring function'
+                )
 
 
 def check_initial_weights(cfg: Config) -> None:

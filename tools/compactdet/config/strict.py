@@ -34,8 +34,10 @@ from compactdet.config.allowed_keys import (
     PLAIN,
     VARIABLES,
 )
+from compactdet.config.choice import DETECTORS
+from compactdet.config.detector import detector_name, head_classes
 from compactdet.config.resolved import RENAMED_MODULES
-from compactdet.errors import UserError
+from compactdet.errors import UserError, one_line
 
 T = TypeVar('T')
 
@@ -104,7 +106,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         try:
             merged.merge_from_dict({key: copy.deepcopy(value)})
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f'--cfg-options {key}: {_one_line(error)}') from error
+            raise UserError(f'--cfg-options {key}: {one_line(error)}') from error
     _raise_first(_problems(merged), '--cfg-options')
     for key in leaves:
         _check_new_key(cfg, key)
@@ -308,12 +310,10 @@ def _derived_from(cfg: Config, key: str, value: Any) -> str:
     that has the intended effect.
     """
     model = cfg.get('model') or {}
-    wire = 'retinanet_fpn' if model.get('type') == 'RetinaNet' else 'frcnn_c4'
-    if wire == 'frcnn_c4' and model.get('neck'):
-        wire = 'frcnn_fpn'
+    name = detector_name(model) if model.get('type') else ''
+    wire = name if name in DETECTORS else 'frcnn_c4'
     arch = value if key.endswith('.arch') else (model.get('backbone') or {}).get('arch', 'ARCH')
-    head = (model.get('roi_head') or model).get('bbox_head') or {}
-    classes = value if key.endswith('.num_classes') else head.get('num_classes', 'N')
+    classes = value if key.endswith('.num_classes') else [*head_classes(model), 'N'][0]
     reason = f'--cfg-options {key}: other values of the config were derived from it; '
     if cfg.filename and not Path(cfg.filename).is_file():  # composed in memory
         return f'{reason}choose them with --arch, --detector and --dataset'
@@ -372,12 +372,4 @@ def _run_error(path: Path, error: BaseException) -> str:
     with contextlib.suppress(Exception):
         if not lines and Config._is_lazy_import(str(path)):
             hint = '; move imports below `_base_`: above it they switch MMEngine to lazy configs'
-    return f'{where}: {_one_line(error)}{hint}'
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, after its type if that is a built-in exception."""
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    text = text.strip().split('\n')[0]
-    is_builtin = type(error).__module__ == 'builtins'  # the suite's own errors have complete messages
-    return f'{type(error).__name__}: {text}' if is_builtin else text
+    return f'{where}: {one_line(error)}{hint}'

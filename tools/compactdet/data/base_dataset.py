@@ -91,6 +91,23 @@ class StrictDataset(BaseDetDataset):
             raise
 
 
+def innermost(dataset: Any) -> StrictDataset:
+    """Return the data set inside wrappers such as MMDetection's ``MultiImageMixDataset``.
+
+    Raises:
+        UserError: It is no data set of the suite.
+    """
+    while not isinstance(dataset, StrictDataset):
+        inner = getattr(dataset, 'dataset', None)
+        if inner is None:
+            raise UserError(
+                f'{type(dataset).__name__} cannot be recorded; use one VOCFormatDataset or '
+                'COCOFormatDataset for each split'
+            )
+        dataset = inner
+    return dataset
+
+
 def annotations_sha256(dataset: StrictDataset) -> str:
     """Return a hash of the annotations of the images in use, in the order of their ids."""
     digest = hashlib.sha256()

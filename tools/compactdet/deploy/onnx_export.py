@@ -174,6 +174,9 @@ def detector(run_dir: Path, size: tuple[int, int] | None, dynamic: bool) -> Expo
     if kind not in graphs:
         raise UserError(f'{run_dir}: a {kind} cannot be exported; possible are {", ".join(graphs)}')
     costs = record['costs']['at_input']
+    height, width = size or (costs['height'], costs['width'])
+    if height is None or width is None:
+        raise UserError(f'{run_dir}: its record does not state the input size; give --size')
     return Exportable(
         graphs[kind](model).eval(),
         'detector',
@@ -182,7 +185,7 @@ def detector(run_dir: Path, size: tuple[int, int] | None, dynamic: bool) -> Expo
         None,
         find_checkpoint(run_dir, record),
         tuple(loaded.classes),
-        size or (costs['height'], costs['width']),
+        (height, width),
         dynamic,
     )
 

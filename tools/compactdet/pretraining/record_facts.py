@@ -11,8 +11,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from backbones.weights import Pretraining, WeightsInfo, file_sha256, preprocessing_of, read_info
-from compactdet import costs
 from compactdet.classification.dataset import ClassificationSet
+from compactdet.layer_costs import count, num_params
 from compactdet.records.pretraining_types import (
     Accuracies,
     ClassificationSplit,
@@ -122,6 +122,6 @@ def cost_facts(cfg: Config, network: Any) -> NetworkCosts:
     image: Tensor = torch.empty(1, 3, size, size, device='meta')
     return {
         'size': size,
-        'macs': costs.count(network, image).macs,
-        'params': costs.num_params(network.parameters()),
+        'macs': count(network, image).macs,
+        'params': num_params(network.parameters()),
     }

@@ -22,7 +22,7 @@ from compactdet.pretraining.record_facts import (
     protocol_of,
     weights_info,
 )
-from compactdet.records import environment, record_file
+from compactdet.records import environment, record_file, unfinished
 from compactdet.records.pretraining_types import PretrainingRecordContent, SplitAccuracies
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.record_facts import record_heading, run_facts, training_facts
@@ -103,8 +103,7 @@ def train(options: PretrainOptions) -> Path:
         'metrics': metrics,
         'weights': {'file': WEIGHTS, 'sha256': file_sha256(weights)},
     }
-    record_file.write(record_path, record)
-    return record_path
+    return unfinished.write_record(record_path.parent, record)
 
 
 def check_data(cfg: Config, train_set: ClassificationSet) -> None:

@@ -174,20 +174,22 @@ def _difficult(train: Mapping[str, Any]) -> str:
 
 
 def _in_pipelines(protocol: Protocol, kind: str, describe: Callable[[Any], str]) -> str:
-    """Describe the steps of one type in the pipelines for training and testing."""
+    """Describe the steps whose type contains ``kind`` in the pipelines for training and testing."""
     texts = []
     for name in ('train_data', 'test_data'):
         steps = _innermost(protocol.get(name)).get('pipeline') or []
-        texts.append('; '.join(describe(step) for step in steps if step.get('type') == kind) or 'none')
+        texts.append('; '.join(describe(step) for step in steps if kind in str(step.get('type'))) or 'none')
     train, test = texts
     return train if test in (train, 'none') else f'training: {train}; test: {test}'
 
 
 def _resize(step: Mapping[str, Any]) -> str:
-    sides = step.get('scale') or ()
+    sides, kind = step.get('scale'), step['type']
     rest = _rest(step, 'type', 'scale', 'keep_ratio')
-    if not step.get('keep_ratio') or len(sides) != 2:
-        return ' '.join([f'to {text_of(sides)}', *rest])
+    keeps = kind == 'Resize' and step.get('keep_ratio')
+    if not keeps or not isinstance(sides, list | tuple) or len(sides) != 2:
+        name, to = '' if kind == 'Resize' else kind, '' if sides is None else f'to {text_of(sides)}'
+        return ' '.join(filter(None, [name, to, *rest]))
     return ' '.join([f'shorter side {min(sides)}, longer at most {max(sides)} pixels', *rest])
 
 
@@ -249,7 +251,8 @@ def _schedule(protocol: Protocol) -> str:
     texts = [f'{text_of(loop.get("max_epochs", loop.get("max_iters")))} epochs']
     if 'max_iters' in loop:
         texts = [f'{loop["max_iters"]} steps']
-    for step in protocol.get('schedule') or []:
+    schedule = protocol.get('schedule') or []
+    for step in [schedule] if isinstance(schedule, Mapping) else schedule:
         unit = 'epochs' if step.get('by_epoch', True) else 'steps'
         if step['type'] == 'LinearLR':
             texts.append(

@@ -292,8 +292,20 @@ InitialWeights = TypedDict(  # `class` is not a name in Python
 )
 
 
-class DetectorMacs(TypedDict):
+class NotMeasured(TypedDict, total=False):
+    """Key of `DetectorMacs` that is missing if everything was measured.
+
+    Attributes:
+        not_measured: Reason why a value is None, by its key.
+    """
+
+    not_measured: dict[str, str]
+
+
+class DetectorMacs(NotMeasured):
     """Multiply-adds of the convolutions and fully connected layers of a detector for one image.
+
+    None stands for a value that could not be measured.
 
     Attributes:
         height: Height of the padded image in pixels.
@@ -306,14 +318,14 @@ class DetectorMacs(TypedDict):
         total_macs: Whole detector.
     """
 
-    height: int
-    width: int
-    backbone_macs: int
+    height: int | None
+    width: int | None
+    backbone_macs: int | None
     rpn_macs: int | None
     roi_head_macs_per_proposal: int | None
     num_proposals: int | None
     roi_head_macs: int | None
-    total_macs: int
+    total_macs: int | None
 
 
 class DetectorParams(TypedDict):
@@ -352,8 +364,8 @@ class SplitMetrics(TypedDict):
 
     Attributes:
         val: Metrics of the tested checkpoint, or of the last validation; None without validation.
-        test: Metrics of the tested checkpoint. ``NAME_low95`` and ``NAME_high95`` are the ends of the 95 %
-            bootstrap interval of ``NAME`` over test images.
+        test: Metrics of the tested checkpoint; empty if the evaluator gave none. ``NAME_low95`` and
+            ``NAME_high95`` are the ends of the 95 % bootstrap interval of ``NAME`` over test images.
     """
 
     val: Metrics | None
@@ -365,7 +377,7 @@ class RecordContent(RecordHeading, RunFacts):
 
     Attributes:
         schema_version: Version of the schema.
-        detector: Wiring of the detector: 'frcnn_c4', 'frcnn_fpn' or 'retinanet_fpn'.
+        detector: Name of the detector, such as 'frcnn_c4'; see ``compactdet.config.detector``.
         dataset: The data set.
         protocol: The protocol.
         init: The initial weights.

@@ -11,8 +11,10 @@ import torch
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from backbones.spec import UnknownArchError
-from compactdet import costs
+from compactdet.costs import has_two_forms
+from compactdet.detector_costs import detector_costs
 from compactdet.errors import UserError
+from compactdet.layer_costs import count
 from compactdet.mmdetection import DATASETS as DETECTION
 from compactdet.pretraining import record_facts
 from compactdet.records import protocol
@@ -205,7 +207,7 @@ def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
     form.
     """
     try:
-        if isinstance(job, Pretraining) or not costs.has_two_forms(speed.arch):
+        if isinstance(job, Pretraining) or not has_two_forms(speed.arch):
             return speed
     except UnknownArchError:  # a record made elsewhere
         return speed
@@ -214,10 +216,16 @@ def as_trained(speed: Speed, job: Job, out: Path) -> Speed:
 
 
 def macs_of(job: Job, cfg: Any, size: tuple[int, int]) -> int:
-    """Return the multiply-adds of an image of ``size`` (height, width), in the training form."""
+    """Return the multiply-adds of an image of ``size`` (height, width), in the training form.
+
+    Raises:
+        UserError: They cannot be measured.
+    """
     if isinstance(job, Run):
-        total: int = costs.detector_costs(cfg.model, *size, test_time=False).total_macs
-        return total
+        costs = detector_costs(cfg.model, *size, test_time=False)
+        if costs.total_macs is None:
+            raise UserError(f'{job.arch}: {"; ".join(costs.not_measured.values())}')
+        return costs.total_macs
     with torch.device('meta'):
         network = MODELS.build(dict(cfg.model.backbone))
-        return costs.count(network, torch.empty(1, 3, *size)).macs
+        return count(network, torch.empty(1, 3, *size)).macs

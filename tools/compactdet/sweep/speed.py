@@ -137,7 +137,8 @@ def speed_of(record: Record | PretrainingRecord) -> Speed:
     """Return the measurement in a record.
 
     Raises:
-        UserError: Several processes were used, whose speed is not that of one.
+        UserError: Several processes were used, whose speed is not that of one; or the costs were not
+            measured.
     """
     training, hardware, costs = record['training'], record['hardware'], record['costs']
     if training.get('processes', 1) != 1:
@@ -146,7 +147,10 @@ def speed_of(record: Record | PretrainingRecord) -> Speed:
         )
     if 'at_input' in costs:
         at_input = costs['at_input']
-        macs, size = at_input['total_macs'], (at_input['height'], at_input['width'])
+        macs, height, width = at_input['total_macs'], at_input['height'], at_input['width']
+        if macs is None or height is None or width is None:
+            raise UserError(f'{record["arch"]}: the multiply-adds of its detector were not measured')
+        size = (height, width)
     else:
         macs, size = costs['macs'], (costs['size'], costs['size'])
     images_per_s = training['images_per_s']

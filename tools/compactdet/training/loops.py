@@ -6,6 +6,7 @@ different random numbers after a resume.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from compactdet.errors import UserError
 from compactdet.records import environment
 from compactdet.training import randomness
 from compactdet.training.checkpoints import Position, ProcessState, Progress
+from compactdet.training.config_errors import one_line_error
 from compactdet.training.loss_hook import check_losses
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.signals import Interrupted
@@ -72,7 +74,7 @@ class ResumableLoop:
     def __init__(self, runner: Any, dataloader: Any, **kwargs: Any):
         super().__init__(runner, dataloader, **kwargs)  # type: ignore[call-arg]
         self.batch_sampler = randomness.make_resumable(self.dataloader, runner.seed)
-        self.is_running = False
+        self.is_running = self._stepped = False
         self._sampler_epoch = 0  # the epoch; with an iteration-based loop, the pass through the sampler
         self._batch = 0  # batches of the sampler's epoch that were used
         self._validated = True  # False: a validation may be due
@@ -192,6 +194,13 @@ class ResumableLoop:
         self.batch_sampler.start(self._sampler_epoch, self._batch, count_from)
         return enumerate(self.dataloader, self._batch)
 
+    def _first_step_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which an exception of this process's first step becomes one line."""
+        if self._stepped:
+            return contextlib.nullcontext()
+        self._stepped = True
+        return one_line_error(self.runner, 'the first training step fails')
+
     def _step_done(self, inside_epoch: bool) -> None:
         """Save the state if it is due, and stop if a signal came; check the losses before both.
 
@@ -271,7 +280,8 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for number, batch in self._remaining_batches():
-            self.run_iter(number, batch)
+            with self._first_step_errors():
+                self.run_iter(number, batch)
             self._batch = number + 1
             self._step_done(inside_epoch=self._batch < len(self.dataloader))
         self.runner.call_hook('after_train_epoch')
@@ -300,7 +310,8 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         """Train the rest of a pass through the sampler, up to the last iteration."""
         for number, batch in self._remaining_batches(count_from=self._iter - self._batch):
             self.runner.model.train()
-            self.run_iter(batch)
+            with self._first_step_errors():
+                self.run_iter(batch)
             self._batch, self._validated = number + 1, False
             self._step_done(inside_epoch=self._iter < self._max_iters)
             self._decide_current_val_interval()

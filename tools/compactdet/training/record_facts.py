@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.dist import get_world_size
@@ -16,10 +15,11 @@ from mmengine.dist import get_world_size
 from backbones import get_arch
 from backbones.weights import read_info
 from compactdet.config import strict
-from compactdet.costs import DetectorCosts, detector_costs
 from compactdet.data.base_dataset import dataset_facts
 from compactdet.data.leaks import Leak
-from compactdet.evaluation.metric import DetectionMetric
+from compactdet.detector_costs import DetectorCosts, detector_costs
+from compactdet.errors import UserError, one_line
+from compactdet.evaluation.metric import DetectionMetric, write_predictions
 from compactdet.records import environment
 from compactdet.records.record_file import text_sha256
 from compactdet.records.record_types import (
@@ -34,6 +34,8 @@ from compactdet.records.record_types import (
     Split,
     Training,
 )
+from compactdet.records.unfinished import WriteDetections
+from compactdet.training.input_size import median_input_size
 from compactdet.training.run_stages import Evaluation
 from compactdet.training.runner import SafeRunner
 
@@ -122,13 +124,6 @@ def epoch_of_best(checkpoint: Path) -> int | None:
 # Content of a detector's record
 
 
-def detector_name(model: Mapping[str, Any]) -> str:
-    """Return the wiring of a model config: 'frcnn_c4', 'frcnn_fpn' or 'retinanet_fpn'."""
-    if model['type'] == 'RetinaNet':
-        return 'retinanet_fpn'
-    return 'frcnn_fpn' if model.get('neck') else 'frcnn_c4'
-
-
 def split_facts(dataset: Any, leaks: Sequence[Leak] | None = None) -> Split:
     """Return the entry ``dataset.splits.SPLIT`` of a record.
 
@@ -192,10 +187,30 @@ def init_facts(model: Any) -> InitialWeights:
     }
 
 
-def cost_facts(runner: SafeRunner) -> Costs:
-    """Return the entry ``costs`` of a record: costs at 224x224 and at the size of the median test image."""
-    at_224 = detector_costs(runner.cfg.model, 224, 224)
-    at_input = detector_costs(runner.cfg.model, *median_input_size(runner))
+def cost_facts(cfg: Config, dataset: Any) -> Costs:
+    """Return the entry ``costs`` of a record: costs at 224x224 and at the size of the median test image.
+
+    What cannot be measured is None, with its reason in ``not_measured``.
+
+    Args:
+        cfg: The config of the detector.
+        dataset: Its test split.
+
+    Raises:
+        UserError: The detector cannot be built.
+    """
+    try:
+        at_224 = detector_costs(cfg.model, 224, 224)
+    except Exception as error:
+        raise UserError(f'{cfg.filename}: the detector cannot be built: {one_line(error)}') from error
+    try:
+        size = median_input_size(cfg, dataset)
+    except Exception as error:  # a transform or a preprocessor of any library
+        reason = f'the size of a test image is not known: {one_line(error)}'
+        nothing = dict.fromkeys(_macs_entry(at_224))
+        at_input: Any = {**nothing, 'not_measured': {'height': reason, 'width': reason}}
+    else:
+        at_input = _macs_entry(detector_costs(cfg.model, *size))
     return {
         'params': {
             'backbone': at_224.backbone_params,
@@ -204,12 +219,13 @@ def cost_facts(runner: SafeRunner) -> Costs:
             'total': at_224.total_params,
         },
         'at_224': _macs_entry(at_224),
-        'at_input': _macs_entry(at_input),
+        'at_input': at_input,
     }
 
 
 def _macs_entry(costs: DetectorCosts) -> DetectorMacs:
-    return {
+    names = {'dense_head_macs': 'rpn_macs'}  # attribute: key of the record, where they differ
+    entry: DetectorMacs = {
         'height': costs.height,
         'width': costs.width,
         'backbone_macs': costs.backbone_macs,
@@ -219,21 +235,9 @@ def _macs_entry(costs: DetectorCosts) -> DetectorMacs:
         'roi_head_macs': costs.roi_head_macs,
         'total_macs': costs.total_macs,
     }
-
-
-def median_input_size(runner: SafeRunner) -> tuple[int, int]:
-    """Return height and width of the network's input for the median test image, resized and padded."""
-    dataset = runner.test_loop.dataloader.dataset
-    sizes = [(entry['width'], entry['height']) for entry in map(dataset.get_data_info, range(len(dataset)))]
-    size = tuple(int(side) for side in np.median(sizes, axis=0))
-    for step in runner.cfg.test_dataloader.dataset.pipeline:
-        if step['type'] == 'Resize':
-            size = (
-                mmcv.rescale_size(size, step['scale']) if step.get('keep_ratio') else tuple(step['scale'])
-            )
-    divisor = runner.cfg.model.data_preprocessor.pad_size_divisor
-    width, height = (math.ceil(side / divisor) * divisor for side in size)
-    return height, width
+    if costs.not_measured:
+        entry['not_measured'] = {names.get(key, key): reason for key, reason in costs.not_measured.items()}
+    return entry
 
 
 def last_validation(runner: SafeRunner) -> dict[str, float] | None:
@@ -247,12 +251,39 @@ def last_validation(runner: SafeRunner) -> dict[str, float] | None:
 
 def image_intervals(runner: SafeRunner) -> dict[str, float]:
     """Return the 95 % intervals of the test metrics over images; empty with another evaluator."""
+    metric = _detection_metric(runner)
+    return {} if metric is None else metric.image_intervals()
+
+
+def detections_writer(runner: SafeRunner) -> WriteDetections | None:
+    """Return a function that writes the detections of the last test; None with another evaluator."""
+    metric = _detection_metric(runner)
+    if metric is None or metric.evaluated is None:
+        return None
+    gt, dt = metric.evaluated
+    return lambda path: write_predictions(path, gt, dt)
+
+
+def _detection_metric(runner: SafeRunner) -> DetectionMetric | None:
     metrics = runner.test_evaluator.metrics
-    return next((m.image_intervals() for m in metrics if isinstance(m, DetectionMetric)), {})
+    return next((metric for metric in metrics if isinstance(metric, DetectionMetric)), None)
 
 
 def metric_values(values: Mapping[str, Any]) -> Metrics:
-    """Return metrics as the record has them: an undefined value (NaN) is None."""
-    return {
-        name: None if value is None or math.isnan(value) else float(value) for name, value in values.items()
-    }
+    """Return metrics as the record has them.
+
+    None stands for a metric without a value: NaN, infinity, the -1 of COCO's evaluator, anything but a
+    number, and under the names ``voc/`` and ``coco/`` anything that is no share from 0 to 1.
+    """
+    return {name: _metric_value(name, value) for name, value in values.items()}
+
+
+def _metric_value(name: str, value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number) or number == -1:
+        return None
+    is_share = name.startswith(('voc/', 'coco/'))
+    return None if is_share and not 0 <= number <= 1 else number

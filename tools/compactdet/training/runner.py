@@ -7,7 +7,6 @@ run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import inspect
 import itertools
@@ -37,6 +36,7 @@ from compactdet.heads import with_batched_heads
 from compactdet.training.acceleration import fast_optimizer, use_channels_last, with_workers
 from compactdet.training.checkpoint_hook import SafeCheckpointHook
 from compactdet.training.checkpoint_runner import CheckpointRunner
+from compactdet.training.config_errors import DISK_FULL
 from compactdet.training.loops import ResumableEpochLoop, ResumableIterLoop
 from compactdet.training.loss_hook import LossHook  # noqa: F401 - registers it
 from compactdet.training.progress_hook import ProgressHook  # noqa: F401 - registers it for configs
@@ -44,7 +44,6 @@ from compactdet.training.run_folder import check_no_unfinished_run
 from compactdet.training.signals import WORKER_DIED, Interrupted, StopSignals, init_worker
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def round_milestones(schedulers: Iterable[Any]) -> None:

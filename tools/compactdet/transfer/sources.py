@@ -236,7 +236,7 @@ def _network_result(name: str, runs: Sequence[Run], metric: str, note: str) -> N
         accuracy = _accuracy(record)
         if accuracy is not None:
             top1[record['init']['sha256']] = accuracy
-    costs = [record['costs']['at_input']['total_macs'] for _, record in runs]
+    costs = [macs for _, record in runs if (macs := record['costs']['at_input']['total_macs']) is not None]
     return NetworkResult(
         name=name,
         arch=first['arch'],
@@ -244,7 +244,7 @@ def _network_result(name: str, runs: Sequence[Run], metric: str, note: str) -> N
         accuracy=statistics.fmean(top1.values()) if top1 else None,
         ap=statistics.fmean(aps),
         spread=statistics.stdev(aps) if len(aps) > 1 else None,
-        cost=statistics.fmean(costs) / 1e6,
+        cost=statistics.fmean(costs) / 1e6 if costs else None,
         seeds=tuple(record['seed'] for _, record in runs),
         weights=len(top1),
         sources=tuple(str(path) for path, _ in runs),

@@ -1,0 +1,27 @@
+"""Write the record of a finished training that could not write it.
+
+Example:
+    python tools/record.py work_dirs/menet_frcnn_shapes
+
+The run folder then has the content of the record as unfinished_record.json. Training and test are not
+repeated.
+"""
+
+import argparse
+from pathlib import Path
+
+from compactdet.errors import run_main
+from compactdet.records import unfinished
+
+
+def main() -> None:
+    """Write record.json and print its path."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='folder of the training')
+    print(f'written: {unfinished.finish_record(parser.parse_args().run_dir)}')
+
+
+if __name__ == '__main__':
+    run_main(main)
