@@ -150,3 +150,12 @@ def test_a_closed_pipe_gives_no_traceback():
     tool.stdout.close()
     assert tool.stderr.read() == b''
     assert tool.wait() == 1
+
+
+def test_a_missing_library_of_opencvs_windows_has_its_cure() -> None:
+    error = ImportError('libGL.so.1: cannot open shared object file: No such file or directory')
+    assert user_line(error) == (
+        'OpenCV needs libGL.so.1, which is missing; install it without windows: python -m pip uninstall -y '
+        'opencv-python opencv-python-headless, then python -m pip install opencv-python-headless'
+    )
+    assert user_line(ImportError('libcudart.so.12: cannot open shared object file')) is None

@@ -245,6 +245,18 @@ def test_a_variable_that_the_base_configs_have_already_used(leaf: Path) -> None:
     assert strict.load(child).train_dataloader.dataset.pipeline == []
 
 
+def test_transforms_of_albumentations_are_not_looked_up_in_our_registries(leaf: Path) -> None:
+    steps = [
+        dict(type='Albu', transforms=[dict(type='OneOf', transforms=[dict(type='Blur', p=0.5)], p=0.1)]),
+        dict(type='RandomFlip', prob=0.5),
+    ]
+    cfg = strict.load(leaf)
+    strict.merge_options(cfg, {'train_dataloader.dataset.pipeline': steps})
+    steps[0]['transfroms'] = []
+    with pytest.raises(UserError, match="has no key 'transfroms'; did you mean transforms"):
+        strict.merge_options(cfg, {'train_dataloader.dataset.pipeline': steps})
+
+
 def test_allowed_keys_of_retinanet() -> None:
     model = dict(type='RetinaNet', test_cfg=dict(nms_pre=1000, score_thr=0.05, rcnn=dict()))
     with pytest.raises(UserError, match=r"model\.test_cfg has no key 'rcnn'"):

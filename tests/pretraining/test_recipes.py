@@ -18,7 +18,7 @@ from compactdet.pretraining.config import compose_config, list_recipes
 from compactdet.pretraining.config import pretraining as wire
 from compactdet.pretraining.options import PretrainOptions, config_from_options
 from compactdet.pretraining.record_facts import protocol_of
-from compactdet.training.runner import round_milestones
+from compactdet.training.runner import round_milestones, without_empty_phases
 
 LEAVES = Path(__file__).parents[2] / 'det_configs' / 'pretrain'
 CHOICES = {
@@ -43,7 +43,7 @@ def rates(cfg: Config, steps: int = 10) -> list[float]:
     with DefaultScope.overwrite_default_scope('mmengine'):
         schedulers = [
             PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=optimizer, epoch_length=steps))
-            for s in cfg.param_scheduler
+            for s in without_empty_phases(cfg.param_scheduler, steps)
         ]
     round_milestones(schedulers)
     found = []
@@ -54,6 +54,11 @@ def rates(cfg: Config, steps: int = 10) -> list[float]:
             assert not scheduler.by_epoch
             scheduler.step()
     return found
+
+
+def test_a_warm_up_shorter_than_a_step_is_left_out() -> None:
+    assert rates(cfg_of('short', epochs=1), steps=5)[0] == pytest.approx(0.1 * 0.004)  # a fifth of 5 steps
+    assert rates(cfg_of('short', epochs=1), steps=2)[0] == 0.004
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import yaml
 
 from compactdet.errors import UserError
 from compactdet.sweep import grid
+from compactdet.sweep.grid_file import read_yaml
 from compactdet.sweep.jobs import TOOLS, JobIdentity, Suite, difference
 
 AXES = {'archs': ['a', 'b'], 'detectors': ['frcnn_c4'], 'datasets': ['shapes', 'bccd']}
@@ -98,6 +99,15 @@ def test_commands_say_what_the_grid_says(tmp_path):
     ]  # fmt: skip
     start = Suite(tmp_path).command(second, resume=False)
     assert start[start.index('--init') + 1] == str(tmp_path / first.name / 'weights.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('text', 'number'),
+    [('1e-3', 0.001), ('5E-4', 0.0005), ('1.5e+2', 150.0), ('.5e1', 5.0), ('-2.e0', -2.0)],
+)
+def test_numbers_with_an_exponent_need_no_point(tmp_path, text, number):
+    (tmp_path / 'grid.yaml').write_text(f'lr: {text}\nname: e3x\n')
+    assert read_yaml(tmp_path / 'grid.yaml') == {'lr': number, 'name': 'e3x'}
 
 
 def test_patterns_stand_for_networks():

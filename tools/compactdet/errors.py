@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,14 @@ OTHER_USER_ERRORS = (
     ('backbones.row_check', 'RowError'),
     ('backbones.weights', 'WeightsError'),
 )
+
+
+# OpenCV's package without windows needs none of the system libraries that slim container images lack.
+HEADLESS_OPENCV = (
+    'python -m pip uninstall -y opencv-python opencv-python-headless, then '
+    'python -m pip install opencv-python-headless'
+)
+WINDOW_LIBRARY = re.compile(r'lib(GL|gthread|glib|SM|ICE|X)\S*: cannot open shared object file')
 
 
 class UserError(Exception):
@@ -58,6 +67,9 @@ def user_line(error: BaseException) -> str | None:
     """
     if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec('backbones') is None:
         return f'{sys.executable} has no {error.name}: activate the environment of the set-up in README.md'
+    if isinstance(error, ImportError) and (found := WINDOW_LIBRARY.search(str(error))):
+        library = found[0].partition(':')[0]
+        return f'OpenCV needs {library}, which is missing; install it without windows: {HEADLESS_OPENCV}'
     other_types = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHER_USER_ERRORS]
     if not isinstance(error, (UserError, *other_types)):
         return None

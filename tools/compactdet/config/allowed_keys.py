@@ -56,7 +56,7 @@ DETECTOR_PARTS: dict[str, dict[str, Collection[str]]] = {
         'model.train_cfg': ('rpn', 'rpn_proposal', 'rcnn'),
         'model.train_cfg.rpn': _DENSE_TRAIN,
         'model.train_cfg.rpn_proposal': _RPN_TEST,
-        'model.train_cfg.rcnn': ('assigner', 'sampler', 'pos_weight', 'debug'),
+        'model.train_cfg.rcnn': ('assigner', 'sampler', 'pos_weight', 'debug', 'dynamic_rcnn'),
         'model.test_cfg': ('rpn', 'rcnn'),
         'model.test_cfg.rpn': _RPN_TEST,
         'model.test_cfg.rcnn': ('score_thr', 'nms', 'max_per_img'),
@@ -78,6 +78,9 @@ BUILDER_KEYS = {
     '*init_cfg*': ('override',),
     'train_cfg': ('by_epoch',),
 }
+
+# Parts that are classes of another library, by type and key.
+OTHER_LIBRARIES = {'Albu': ('transforms', 'bbox_params')}  # albumentations
 
 # Types of dicts without a `type`, by pattern of the dotted path.
 DEFAULT_TYPES = {

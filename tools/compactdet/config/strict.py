@@ -31,6 +31,7 @@ from compactdet.config.allowed_keys import (
     DEFAULT_TYPES,
     DERIVED_FROM,
     DETECTOR_PARTS,
+    OTHER_LIBRARIES,
     PLAIN,
     VARIABLES,
 )
@@ -179,8 +180,10 @@ def _walk(value: Any, place: str, plain: Mapping[str, Collection[str]]) -> Itera
         yield from _unknown(place, value, table)
     elif kind is not None:
         yield from _check_typed(value, kind, place)
+    others = OTHER_LIBRARIES.get(str(kind).rpartition('.')[2], ())
     for key, item in value.items():
-        yield from _walk(item, f'{place}.{key}', plain)
+        if key not in others:
+            yield from _walk(item, f'{place}.{key}', plain)
 
 
 def _first(table: Mapping[str, T], place: str) -> T | None:

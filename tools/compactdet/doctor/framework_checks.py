@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.doctor.findings import REINSTALL, DoctorOptions, Finding
+from compactdet.errors import HEADLESS_OPENCV, WINDOW_LIBRARY
 
 REPO = Path(__file__).parents[3]
 TIMEOUT_S = 300
@@ -122,6 +123,8 @@ def check_mmdetection(options: DoctorOptions) -> Iterator[Finding]:
     if found is None or not found['correct']:
         text = failure or f"mmcv's operators from {found and found['ops']} give wrong results"
         cure = f'python -m pip uninstall -y mmcv mmcv-full mmcv-lite mmdet mmengine, then {REINSTALL}'
+        if WINDOW_LIBRARY.search(failure):
+            cure = HEADLESS_OPENCV
         yield Finding('MMDetection', 'problem', text, cure, main_job=True)
         return
     kind = 'onedl (maintained)' if found['maintained'] else 'OpenMMLab (original)'

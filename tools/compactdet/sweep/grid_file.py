@@ -29,6 +29,12 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return made
 
 
+# YAML 1.2's numbers with an exponent; PyYAML follows YAML 1.1, in which 1e-3 is a text.
+_StrictLoader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(r'[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$'),
+    list('-+.0123456789'),
+)
 _StrictLoader.add_constructor('tag:yaml.org,2002:map', _mapping)
 
 

@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from compactdet import distributed
 from compactdet.data.leaks import Leak, check_leaks, find_leaks
+from compactdet.errors import UserError, one_line
 from compactdet.training.command_line import command_line
 from compactdet.training.run_folder import lock_run_folder, open_run_folder
 from compactdet.training.runner import SafeRunner
@@ -79,15 +80,25 @@ def build_datasets(cfg: Config) -> dict[str, Any]:
     All splits are read before the first step, so that damaged files are found before the training.
 
     Raises:
-        UserError: A data set is absent or damaged.
+        UserError: A data set is absent or damaged, or it cannot be built with its options.
     """
     init_default_scope(cfg.default_scope)
     with distributed.main_first():  # the main process draws the embedded data set
         return {
-            name: DATASETS.build(loader.dataset)
+            name: _build_dataset(cfg, name)
             for name in ('train', 'val', 'test')
-            if (loader := cfg.get(f'{name}_dataloader'))
+            if cfg.get(f'{name}_dataloader')
         }
+
+
+def _build_dataset(cfg: Config, split: str) -> Any:
+    place = f'{split}_dataloader.dataset'
+    try:
+        return DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a data set or a transform of any library
+        raise UserError(f'{cfg.filename}: {place} cannot be built: {one_line(error)}') from error
 
 
 def find_training_images(cfg: Config, datasets: Mapping[str, Any]) -> dict[str, list[Leak]]:

@@ -46,6 +46,25 @@ from compactdet.training.signals import WORKER_DIED, Interrupted, StopSignals, i
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
 
 
+def without_empty_phases(phases: Iterable[Any], epoch_length: int) -> list[Any]:
+    """Return the phases of a learning rate schedule that are not shorter than one step.
+
+    A shortened training can have shorter ones, which MMEngine refuses.
+
+    Args:
+        phases: Configs of MMEngine's schedulers, or built ones.
+        epoch_length: Steps of an epoch.
+    """
+
+    def has_step(phase: Any) -> bool:
+        if not isinstance(phase, Mapping) or not phase.get('convert_to_iter_based') or 'end' not in phase:
+            return True
+        begin, end = (int(epoch * epoch_length) for epoch in (phase.get('begin', 0), phase['end']))
+        return begin < end
+
+    return [phase for phase in phases if has_step(phase)]
+
+
 def round_milestones(schedulers: Iterable[Any]) -> None:
     """Round the milestones of learning rate schedules to whole steps, in place.
 
@@ -158,7 +177,10 @@ class SafeRunner(CheckpointRunner):
         return super().build_train_loop(loop)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        """Build the learning rate schedules with milestones at whole steps."""
+        """Build the learning rate schedules: phases of one step or more, milestones at whole steps."""
+        if not isinstance(scheduler, Mapping) or 'type' in scheduler:
+            phases = [scheduler] if isinstance(scheduler, Mapping) else scheduler or []
+            scheduler = without_empty_phases(phases, len(self.train_dataloader))
         built = super().build_param_scheduler(scheduler)
         round_milestones(built if isinstance(built, list) else itertools.chain(*built.values()))
         return built
