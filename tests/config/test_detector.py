@@ -36,6 +36,7 @@ def config(detector: str, head: str, *necks: str) -> dict[str, Any]:
         (config('CascadeRCNN', 'roi_head=CascadeRoIHead', 'FPN'), 'cascadercnn_fpn'),
         (config('RetinaNet', 'bbox_head=RetinaHead', 'FPN', 'BFP'), 'retinanet_fpn_bfp'),
         (config('RetinaNet', 'bbox_head=FreeAnchorRetinaHead', 'FPN'), 'retinanet_freeanchorretina_fpn'),
+        (config('FOVEA', 'bbox_head=FoveaHead', 'FPN'), 'fovea_fpn'),
         (config('SingleStageDetector', 'bbox_head=SSDHead', 'SSDNeck'), 'ssd_ssdneck'),
         (config('FasterRCNN', 'roi_head=StandardRoIHead'), 'frcnn'),
     ],

@@ -386,6 +386,14 @@ class TakesAny:
 class Inherits(Passes): ...
 
 
+class TakesOther:
+    def __init__(self, size: int = 2, other: int = 3) -> None: ...
+
+
+class PassesToEither(Passes, TakesOther):
+    def __init__(self, own: int = 0, **kwargs: Any) -> None: ...
+
+
 def function(boxes: Any, *, threshold: float) -> None: ...
 
 
@@ -396,6 +404,7 @@ def function(boxes: Any, *, threshold: float) -> None: ...
         (Passes, {'scale', 'size'}, False),
         (Inherits, {'scale', 'size'}, False),
         (TakesAny, {'size'}, True),
+        (PassesToEither, {'own', 'scale', 'size', 'other'}, False),
         (function, {'boxes', 'threshold'}, False),
         (object, set(), False),
     ],

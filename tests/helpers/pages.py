@@ -101,9 +101,18 @@ def results(short: bool) -> str:
     return results_table.short_markdown(rows) if short else results_table.markdown(rows, folder)
 
 
+def variations() -> str:
+    """Return the table of MMDetection's parts that were tried."""
+    sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'tests' / 'helpers')]
+    import variations as rows
+
+    return rows.table()
+
+
 # Page, name of the block, content.
 TABLES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ('backbones/README.md', 'zoo', zoo),
+    ('det_configs/README.md', 'variations', variations),
     ('README.md', 'results', lambda: results(short=True)),
     ('work_dirs_template/results.md', 'results', lambda: results(short=False)),
 )

@@ -25,7 +25,7 @@ def detector_name(model: Mapping[str, Any]) -> str:
     parts = [NAMES.get(kind, kind)]
     for part, suffix in (('rpn_head', 'Head'), ('roi_head', 'RoIHead'), ('bbox_head', 'Head')):
         head = _name(model.get(part)).removesuffix(suffix)
-        if head not in USUAL_HEADS and not kind.startswith(head):
+        if head not in USUAL_HEADS and not kind.lower().startswith(head.lower()):
             parts.append(head)
     necks = model.get('neck') or []
     parts += map(_name, necks if isinstance(necks, list | tuple) else [necks])

@@ -230,7 +230,8 @@ def _check_typed(value: Mapping[str, Any], kind: Any, place: str) -> Iterator[st
 def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
     """Return the keyword parameters of a function or a class.
 
-    Those of a class include those of its base classes if its ``__init__`` takes ``**kwargs``.
+    Those of a class include those of its base classes if its ``__init__`` takes ``**kwargs``; a class of
+    several base classes may pass them to any of these.
 
     Returns:
         Their names, and True if ``**kwargs`` takes all other keywords.
@@ -240,13 +241,17 @@ def parameters(owner: Callable[..., Any]) -> tuple[set[str], bool]:
     else:
         owns_init = [c for c in owner.__mro__ if '__init__' in vars(c) and c is not object]
         signatures = [inspect.signature(vars(c)['__init__']) for c in owns_init]
+    several = inspect.isclass(owner) and len(owner.__bases__) > 1
     names: set[str] = set()
-    for signature in signatures:
+    open_ended = bool(signatures)
+    for number, signature in enumerate(signatures):
         given = signature.parameters.values()
         names |= {p.name for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if not any(p.kind is p.VAR_KEYWORD for p in given):
-            return names - {'self'}, False
-    return names - {'self'}, bool(signatures)
+            open_ended = False
+            if number == 0 or not several:
+                break
+    return names - {'self'}, open_ended
 
 
 def _owners(kind: Any) -> list[Callable[..., Any]] | None:

@@ -91,8 +91,12 @@ class StrictDataset(BaseDetDataset):
             raise
 
 
-def innermost(dataset: Any) -> StrictDataset:
+def innermost(dataset: Any, place: str) -> StrictDataset:
     """Return the data set inside wrappers such as MMDetection's ``MultiImageMixDataset``.
+
+    Args:
+        dataset: The data set.
+        place: Its place, for the message.
 
     Raises:
         UserError: It is no data set of the suite.
@@ -101,7 +105,7 @@ def innermost(dataset: Any) -> StrictDataset:
         inner = getattr(dataset, 'dataset', None)
         if inner is None:
             raise UserError(
-                f'{type(dataset).__name__} cannot be recorded; use one VOCFormatDataset or '
+                f'{place}: {type(dataset).__name__} cannot be recorded; use one VOCFormatDataset or '
                 'COCOFormatDataset for each split'
             )
         dataset = inner

@@ -79,7 +79,10 @@ def train(options: TrainOptions) -> Path:
     if is_finished(cfg, record_path):
         return record_path
     datasets = build_datasets(cfg)
-    sources = {name: innermost(dataset) for name, dataset in datasets.items()}
+    sources = {
+        name: innermost(dataset, f'{cfg.filename}: {name}_dataloader.dataset')
+        for name, dataset in datasets.items()
+    }
     leaks = find_training_images(cfg, sources)
     splits = {name: split_facts(dataset, leaks.get(name)) for name, dataset in sources.items()}
     protocol = protocol_of(cfg, splits, init_class(cfg), get_world_size())
