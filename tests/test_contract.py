@@ -33,14 +33,19 @@ GOLDEN_KEYS = (
 
 
 HEAVY_MACS, HEAVY_PARAMS = 1.2e9, 25e6  # beyond these, tests that compute are slow ones
+# Built of the layers of the rows without a suffix; test_gmnet.py computes each of them.
+ABLATIONS = {*list_archs('gmnet_*_cifar_*')}
 
 
 def weighed(names: list[str]) -> list[Any]:
-    """Networks as parameters of a test, the heavy ones marked slow."""
+    """Networks as parameters of a test, the heavy ones and the ablations marked slow."""
     return [
         pytest.param(name, marks=pytest.mark.slow)
-        if (row := GOLDEN.get(name))
-        and (row['paper_size_macs'] > HEAVY_MACS or row['params'] > HEAVY_PARAMS)
+        if name in ABLATIONS
+        or (
+            (row := GOLDEN.get(name))
+            and (row['paper_size_macs'] > HEAVY_MACS or row['params'] > HEAVY_PARAMS)
+        )
         else name
         for name in names
     ]

@@ -9,7 +9,8 @@ Not stated in the paper, and chosen as in the authors' code (jianghaojun/Condens
   hard-swish in all parts of a layer; blocks 4 and 5 have SE on a layer's k new features (reduction 1,
   no biases).
 * After block 5: BN, ReLU (no hard-swish), average pool, SE on all channels (reduction 16, no biases), a
-  fully connected layer to 828 (A) or 1024 (B, C) with hard-swish, the classifier. No part is halved.
+  fully connected layer to 828 (A) or 1024 (B, C) with hard-swish (Table 1 prints SE there and no
+  hard-swish), the classifier. No part is halved.
 * The CIFAR networks were not released. As the paper describes them: three blocks of d layers with k = 8,
   16, 32, C = S = G = 4, no SE, no hard-swish, no wide layer. With d = 12 and 16, three convolutions per
   layer and two more give the 110 and 146 of the names. The numbers of parameters then agree with the
