@@ -228,6 +228,31 @@ def test_activations_and_attention_by_block() -> None:
     assert model.head.se.reduce.weight.shape == (50, 800, 1, 1)
 
 
+def test_head_has_hard_swish_although_table_1_prints_none() -> None:
+    """The authors' code has it; with it the costs of A, B and C are those of their tool."""
+    with torch.device('meta'):
+        head = build_classifier('condensenetv2_a').head
+    assert head.hidden.out_features == 828
+    assert isinstance(head.act, nn.Hardswish)
+
+
+@pytest.mark.parametrize(
+    ('name', 'depth'), [('condensenetv2_110_cifar', 12), ('condensenetv2_146_cifar', 16)]
+)
+def test_the_cifar_forms(name: str, depth: int) -> None:
+    """Section 4.3: three equal blocks, growth 8, 16, 32, C = S = G = 4, no SE, hard-swish, wide layer."""
+    with torch.device('meta'):
+        network = build_classifier(name)
+    channels = 16
+    for stage, stride, growth in zip(network.arch.stages, (1, 2, 4), (8, 16, 32), strict=True):
+        channels += depth * growth
+        assert (stage.stride, stage.channels, stage.depth) == (stride, channels, depth)
+    for layer in masked_convs(network).values():
+        assert (layer.factor, layer.num_groups) == (4, 4)
+    kinds = {type(m).__name__ for m in network.modules()}
+    assert not kinds & {'SqueezeExcite', 'Hardswish', 'WideHead'}
+
+
 @torch.no_grad()
 def test_a_layer_updates_what_is_before_it() -> None:
     torch.manual_seed(0)

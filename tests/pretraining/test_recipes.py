@@ -127,6 +127,13 @@ def test_epochs_scale_the_whole_schedule() -> None:
     assert lr == pytest.approx([0.1] * 4 + [0.01] + [0.001] * 2)
 
 
+@pytest.mark.parametrize('recipe', ['menet', 'shufflenet'])
+def test_evaluation_crops_224_of_256(recipe: str) -> None:
+    cfg = compose_config(PretrainChoice('menet_228_12x1_g3', 'imagenet', recipe))
+    resize, crop = cfg.test_dataloader.dataset.pipeline[:2]
+    assert (resize.scale, resize.edge, crop.crop_size) == (256, 'short', 224)
+
+
 def test_augmentation_depends_on_recipe_and_data_set() -> None:
     def steps(arch: str, dataset: str, recipe: str) -> list[str]:
         cfg = compose_config(PretrainChoice(arch, dataset, recipe))
