@@ -94,6 +94,9 @@ class CompactBackbone(_Half):
         arch: A name from ``list_archs()``, or a row.
         out_strides: Strides of the maps to return, increasing.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
+        frozen_stride: The network is frozen up to its map at this stride, which is the same for every
+            network; 0 freezes nothing. 4 is conv1 and conv2 of py-faster-rcnn's VGG, and the stem and the
+            first stage of MMDetection's ResNet.
         bn_policy: 'train', 'eval' (running statistics fixed) or 'frozen' (affine parameters too).
         normalise_taps: Whether each returned map except the network's last gets BN and ReLU. For families
             with ``preactivation``, whose maps inside the network are sums without normalization. These BN
@@ -128,6 +131,7 @@ class CompactBackbone(_Half):
         *,
         out_strides: Sequence[int] = (4, 8, 16, 32),
         frozen_stages: int = -1,
+        frozen_stride: int = 0,
         bn_policy: str = 'train',
         normalise_taps: bool = False,
         conventions: Conventions | Mapping[str, Any] | None = None,
@@ -164,7 +168,13 @@ class CompactBackbone(_Half):
             parts.append(Part(f'stage {stage.stride}', getattr(self, name), stage.stride, stage.channels))
         if not self.family.row_is_measured:
             check_row(self.arch, parts)
-        self._finish([part.module for part in parts[: frozen_stages + 1]])
+        self._finish(
+            [
+                part.module
+                for i, part in enumerate(parts)
+                if i <= frozen_stages or part.stride <= frozen_stride
+            ]
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps: (N, 3, H, W) -> a map for each of ``out_strides``, in that order.

@@ -71,6 +71,7 @@ def frcnn_c4(
     init: str | None = DEFAULT_INIT,
     bn_policy: str | None = None,
     frozen_stages: int = -1,
+    frozen_stride: int = 0,
 ) -> dict[str, Any]:
     """Return Faster R-CNN C4: the backbone up to stride 16, the next stage on each RoI.
 
@@ -78,8 +79,10 @@ def frcnn_c4(
         arch: A name from ``list_archs()``.
         num_classes: Number of object classes, without the background.
         init: Classification weights of both halves; None for random weights.
-        bn_policy: BN policy of both halves; None for 'frozen' with weights and 'train' without.
+        bn_policy: BN policy of both halves. None: with weights that of the detector's original code,
+            'frozen' for C4 and 'eval' with a pyramid; without weights 'train'.
         frozen_stages: See ``CompactBackbone``.
+        frozen_stride: See ``CompactBackbone``; random weights are not frozen by it.
 
     Raises:
         UnknownArchError: There is no such network.
@@ -91,7 +94,10 @@ def frcnn_c4(
     channels = row.channels(16)
     model: dict[str, Any] = dict(
         backbone=dict(
-            type=config_type(row), out_strides=TAPS['frcnn_c4'], frozen_stages=frozen_stages, **half
+            type=config_type(row),
+            out_strides=TAPS['frcnn_c4'],
+            frozen_stages=frozen_stages,
+            **half,
         ),
         rpn_head=dict(in_channels=channels),
         roi_head=dict(
@@ -100,6 +106,8 @@ def frcnn_c4(
             bbox_head=dict(in_channels=row.stage_after(16).channels, num_classes=num_classes),
         ),
     )
+    if frozen_stride:
+        model['backbone']['frozen_stride'] = frozen_stride
     set_init(model, init and init.format(arch=row.name))
     return model
 
@@ -111,12 +119,13 @@ def frcnn_fpn(
     init: str | None = DEFAULT_INIT,
     bn_policy: str | None = None,
     frozen_stages: int = -1,
+    frozen_stride: int = 0,
 ) -> dict[str, Any]:
     """Return Faster R-CNN with a feature pyramid on the maps at strides 4, 8, 16 and 32.
 
     For arguments and errors see ``frcnn_c4``.
     """
-    model = _pyramid(arch, 'frcnn_fpn', init, bn_policy, frozen_stages)
+    model = _pyramid(arch, 'frcnn_fpn', init, bn_policy, frozen_stages, frozen_stride)
     model['roi_head'] = dict(bbox_head=dict(num_classes=num_classes))
     return model
 
@@ -128,18 +137,24 @@ def retinanet_fpn(
     init: str | None = DEFAULT_INIT,
     bn_policy: str | None = None,
     frozen_stages: int = -1,
+    frozen_stride: int = 0,
 ) -> dict[str, Any]:
     """Return RetinaNet on a feature pyramid of the maps at strides 8, 16 and 32 and two extra levels.
 
     For arguments and errors see ``frcnn_c4``.
     """
-    model = _pyramid(arch, 'retinanet_fpn', init, bn_policy, frozen_stages)
+    model = _pyramid(arch, 'retinanet_fpn', init, bn_policy, frozen_stages, frozen_stride)
     model['bbox_head'] = dict(num_classes=num_classes)
     return model
 
 
 def _pyramid(
-    arch: str, detector: str, init: str | None, bn_policy: str | None, frozen_stages: int
+    arch: str,
+    detector: str,
+    init: str | None,
+    bn_policy: str | None,
+    frozen_stages: int,
+    frozen_stride: int,
 ) -> dict[str, Any]:
     row, out_strides = check_able(arch, detector), TAPS[detector]
     model: dict[str, Any] = dict(
@@ -148,11 +163,13 @@ def _pyramid(
             arch=row.name,
             out_strides=out_strides,
             frozen_stages=frozen_stages,
-            bn_policy=bn_policy or ('frozen' if init else 'train'),
+            bn_policy=bn_policy or ('eval' if init else 'train'),
             normalise_taps=family_of(row).preactivation,
         ),
         neck=dict(in_channels=[row.channels(stride) for stride in out_strides]),
     )
+    if frozen_stride:
+        model['backbone']['frozen_stride'] = frozen_stride
     set_init(model, init and init.format(arch=row.name))
     return model
 
@@ -170,9 +187,9 @@ def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
     (``init=None``).
 
     The data preprocessor gets the preprocessing of the weights, and both halves their conventions. Random
-    weights get those of the row, and BN that is trained, since unmeasured statistics cannot be frozen. If
-    the file does not exist yet, the config is made as if its weights were like the row's; loading it is
-    then an error.
+    weights get those of the row, BN that is trained, since unmeasured statistics cannot be frozen, and no
+    ``frozen_stride``. If the file does not exist yet, the config is made as if its weights were like the
+    row's; loading it is then an error.
 
     Raises:
         WeightsError: The file exists, but cannot be read or is of another network.
@@ -189,6 +206,8 @@ def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
         half['conventions'] = asdict(conventions)
         if not init:
             half['bn_policy'] = 'train'
+    if not init:
+        model['backbone'].pop('frozen_stride', None)
     model['data_preprocessor'] = data_preprocessor(preprocessing)
 
 

@@ -3,7 +3,7 @@
 Command: python tools/train.py det_configs/condensenetv2_c_frcnn_fpn_coco.py
 Initial weights: weights/condensenetv2_c.safetensors (tools/README.md), or --init FILE|none
 Paper: mAP 31.4 % (Yang et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights.
-Setting: sizes, epochs and SGD of the paper (section 4.4), otherwise MMDetection's 1x schedule.
+Setting: as the paper states (section 4.4), otherwise as in MMDetection (det_configs/settings.md).
 Expect: not run here yet; the published value is the target.
 """
 
@@ -16,4 +16,4 @@ _base_ = [
 
 from backbones.wiring import frcnn_fpn
 
-model = frcnn_fpn('condensenetv2_c', num_classes=80)
+model = frcnn_fpn('condensenetv2_c', num_classes=80, frozen_stride=4)

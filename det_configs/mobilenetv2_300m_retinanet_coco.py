@@ -3,12 +3,12 @@
 Command: python tools/train.py det_configs/mobilenetv2_300m_retinanet_coco.py
 Initial weights: weights/mobilenetv2_1x.safetensors (tools/README.md), or --init FILE|none
 Paper: mAP 29.7 % (Yang et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights.
-Setting: sizes, epochs and SGD of the paper (section 4.4), otherwise MMDetection's 1x schedule.
+Setting: as the paper states (section 4.4), otherwise as in MMDetection (det_configs/settings.md).
 Expect: not run here yet; the published value is the target.
 """
 
 _base_ = [
-    '_base_/detectors/retinanet_fpn.py',
+    '_base_/detectors/retinanet_fpn_coco.py',
     '_base_/datasets/coco.py',
     '_base_/schedules/1x_retinanet_fpn.py',
     '_base_/runtime.py',
@@ -16,4 +16,4 @@ _base_ = [
 
 from backbones.wiring import retinanet_fpn
 
-model = retinanet_fpn('mobilenetv2_1x', num_classes=80)
+model = retinanet_fpn('mobilenetv2_1x', num_classes=80, frozen_stride=4)

@@ -3,7 +3,8 @@
 Command: python tools/train.py det_configs/shufflenet_1x_frcnn_coco_300.py
 Initial weights: weights/shufflenet_1x_g3.safetensors (tools/README.md), or --init FILE|none
 Paper: mAP 14.5 % (Zhang et al. 2017, arXiv:1707.01083, Table 7, 300x), one run, ImageNet weights.
-Setting: the paper says "default settings" of the Caffe code; C4 and the schedule are an interpretation.
+Setting: the defaults of py-faster-rcnn, as the paper says; the split of the network is not stated
+    (det_configs/settings.md).
 Expect: not run here yet; the published value is the target.
 """
 
@@ -16,4 +17,4 @@ _base_ = [
 
 from backbones.wiring import frcnn_c4
 
-model = frcnn_c4('shufflenet_1x_g3', num_classes=80)
+model = frcnn_c4('shufflenet_1x_g3', num_classes=80, frozen_stride=4)

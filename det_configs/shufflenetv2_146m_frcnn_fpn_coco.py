@@ -4,7 +4,7 @@ Command: python tools/train.py det_configs/shufflenetv2_146m_frcnn_fpn_coco.py
 Initial weights: weights/shufflenetv2_1x.safetensors (tools/README.md), or --init FILE|none
 Paper: mAP 27.4 % (Yang et al. 2021, arXiv:2104.04382, Table 7), one run, ImageNet weights.
 The table prints "ShuffleNetV2 0.5x" in this row; its 146 M multiply-adds are those of 1x.
-Setting: sizes, epochs and SGD of the paper (section 4.4), otherwise MMDetection's 1x schedule.
+Setting: as the paper states (section 4.4), otherwise as in MMDetection (det_configs/settings.md).
 Expect: not run here yet; the published value is the target.
 """
 
@@ -17,4 +17,4 @@ _base_ = [
 
 from backbones.wiring import frcnn_fpn
 
-model = frcnn_fpn('shufflenetv2_1x', num_classes=80)
+model = frcnn_fpn('shufflenetv2_1x', num_classes=80, frozen_stride=4)

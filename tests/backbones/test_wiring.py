@@ -13,7 +13,14 @@ from mmengine.registry import DefaultScope
 from backbones import Conventions, Preprocessing, build_backbone, get_arch, list_archs
 from backbones.spec import UnknownArchError
 from backbones.weights import WeightsError, check_preprocessing, save_weights
-from backbones.wiring import detectors, frcnn_c4, frcnn_fpn, halves, retinanet_fpn, set_init
+from backbones.wiring import (
+    detectors,
+    frcnn_c4,
+    frcnn_fpn,
+    halves,
+    retinanet_fpn,
+    set_init,
+)
 from compactdet.config import strict
 from compactdet.evaluation.metric import MAIN_FIGURE
 from compactdet.mmdetection import MODELS
@@ -74,7 +81,29 @@ def test_what_a_wiring_is_told_reaches_every_half(wire: Any) -> None:
     for half in halves(model):
         assert (half['arch'], half['bn_policy']) == (ARCH, 'eval')
         assert half['init_cfg'] == dict(type='ClassifierWeights', checkpoint=f'a/{ARCH}.safetensors')
-    assert {half['bn_policy'] for half in halves(wire(ARCH, num_classes=2))} == {'frozen'}
+    usual = 'frozen' if wire is frcnn_c4 else 'eval'
+    assert {half['bn_policy'] for half in halves(wire(ARCH, num_classes=2))} == {usual}
+    frozen = wire(ARCH, num_classes=2, frozen_stride=4)
+    assert frozen['backbone']['frozen_stride'] == 4
+    set_init(frozen, None)
+    assert frozen == wire(ARCH, num_classes=2, init=None)  # random weights are not frozen
+
+
+@pytest.mark.parametrize(
+    ('arch', 'parts'),
+    [
+        ('shufflenet_1x_g3', ['stem']),
+        ('mobilenet_1x', ['stem', 'stage2', 'stage4']),
+        ('condensenetv2_a', ['stem', 'stage2', 'stage4']),
+        ('resnet101', ['stem', 'stage4']),
+    ],
+)
+def test_a_network_is_frozen_up_to_its_map_at_stride_4(arch: str, parts: list[str]) -> None:
+    with torch.device('meta'):
+        network = build_backbone(arch, (8,), frozen_stride=4)
+    frozen = {name.split('.')[0] for name, p in network.named_parameters() if not p.requires_grad}
+    trained = {name.split('.')[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert (sorted(frozen), trained) == (sorted(parts), {'stage8'})
 
 
 @pytest.mark.parametrize('wire', WIRINGS)
@@ -189,6 +218,7 @@ DETECTORS = {
     'menet': 'menet_frcnn_shapes',
     'shufflenet': 'shufflenet_frcnn_voc',
     'mobilenet': 'mobilenet_frcnn_voc',
+    'roi_pool': 'shufflenet_1x_frcnn_coco_300',
     'frcnn_fpn': f"frcnn_fpn('{ARCH}', num_classes=3, init=None)",
     'retinanet_fpn': f"retinanet_fpn('{ARCH}', num_classes=3, init=None)",
 }

@@ -97,7 +97,7 @@ def test_a_row_of_the_shufflenet_table(name: str) -> None:
     assert (cfg.model.backbone.arch, cfg.model.roi_head.shared_head.arch) == (arch, arch)
     assert scales(cfg) == {(round(size * 5 / 3), size)}
     assert cfg.model.rpn_head.anchor_generator.scales == [4, 8, 16, 32]
-    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (8, [6])
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[0].milestones) == (8, [6])
     assert f'Paper: mAP {ap} %' in (CONFIGS / f'{name}.py').read_text()
 
 
@@ -158,6 +158,12 @@ def test_a_special_base_config_replaces_the_general_one() -> None:
     assert names('frcnn_c4', 'voc07') == ['frcnn_c4', 'voc07', 'voc07', 'runtime']
     assert names('frcnn_c4', 'bccd') == ['frcnn_c4_bccd', 'bccd', 'bccd', 'runtime']
     assert names('frcnn_c4', 'coco_300') == ['frcnn_c4_coco', 'coco_300', 'coco_c4', 'runtime']
+    assert names('retinanet_fpn', 'coco') == [
+        'retinanet_fpn_coco',
+        'coco',
+        '1x_retinanet_fpn',
+        'runtime',
+    ]
     assert names('retinanet_fpn', 'voc07', '1x') == [
         'retinanet_fpn',
         'voc07',

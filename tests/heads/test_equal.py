@@ -168,6 +168,9 @@ def test_another_head_is_left_as_it_is(tmp_path: Path) -> None:
     model = small_detector(tmp_path, 'frcnn_c4')
     model['train_cfg']['rcnn']['sampler']['type'] = 'OHEMSampler'
     assert with_batched_heads(model) is model
+    model = small_detector(tmp_path, 'frcnn_c4')
+    model['roi_head']['bbox_roi_extractor']['roi_layer'] = dict(type='RoIPool', output_size=7)
+    assert with_batched_heads(model) is model
 
 
 def test_ground_truth_is_padded() -> None:

@@ -21,6 +21,7 @@ PAGES = (
     'README.md',
     'backbones/README.md',
     'det_configs/README.md',
+    'det_configs/settings.md',
     'tools/README.md',
     'tests/README.md',
     'work_dirs_template/README.md',
@@ -109,10 +110,19 @@ def variations() -> str:
     return rows.table()
 
 
+def settings() -> str:
+    """Return the tables of where the settings of the papers' rows come from."""
+    sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+    import settings_table  # here: needs MMDetection, which the other tables do without
+
+    return settings_table.markdown(settings_table.rigs())
+
+
 # Page, name of the block, content.
 TABLES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ('backbones/README.md', 'zoo', zoo),
     ('det_configs/README.md', 'variations', variations),
+    ('det_configs/settings.md', 'settings', settings),
     ('README.md', 'results', lambda: results(short=True)),
     ('work_dirs_template/results.md', 'results', lambda: results(short=False)),
 )

@@ -94,6 +94,8 @@ def test_other_summaries(voc: Callable[..., dict[str, Any]]) -> None:
     options = {'model.backbone.frozen_stages': 1, 'model.train_cfg.rpn.assigner.ignore_iof_thr': 0.5}
     summary = summarize(voc(cfg_options=options))
     assert summary.bn_policy == 'train; stem and 1 stages frozen'
+    frozen = summarize(protocol_of(config_from_options(TrainOptions(LEAF)), SPLITS, 'ImageNet')).bn_policy
+    assert frozen == 'frozen; frozen up to the map at stride 4'
     assert 'ignored, as are anchors with 0.5 of their area on them' in summary.difficult
 
 
@@ -115,7 +117,10 @@ def test_a_fixed_rate_is_part_of_the_protocol_and_a_chosen_one_is_not(
     one, other = voc(lr=0.001, lr_choice=choice), voc(lr=0.002, lr_choice=choice)
     assert record_file.content_key(one) == record_file.content_key(other)
     assert one['lr_choice'] == choice
-    assert summarize(one).learning_rate == 'chosen for each network on val among 0.001, 0.002'
+    assert summarize(one).learning_rate == (
+        'chosen for each network on val among 0.001, 0.002; '
+        'times 1 for the batch (the rate is for 2 images)'
+    )
     on_test = voc(lr=0.001, lr_choice={**choice, 'split': 'test'})
     assert [d.words for d in find_differences(one, on_test)] == ['choice of the learning rate: split']
     assert voc()['optimiser']['optimizer']['lr'] == 0.001

@@ -238,29 +238,31 @@ def test_networks_have_one_protocol(family: str) -> None:
 DATA = 'train_dataloader.dataset'
 IN_PROTOCOL = {
     'optim_wrapper.optimizer.lr': 0.01, 'optim_wrapper.type': 'AmpOptimWrapper',
-    'optim_wrapper.clip_grad.max_norm': 1, 'param_scheduler.1.milestones': [9],
+    'optim_wrapper.clip_grad': dict(max_norm=1), 'param_scheduler.0.milestones': [9],
     'train_cfg.max_epochs': 12, f'{DATA}.pipeline.2.scale': (500, 300),
     f'{DATA}.known_defects': ['BloodImage_00338'], f'{DATA}.type': 'AnotherDataset',
     'test_dataloader.dataset.pipeline.1.scale': (500, 300), 'train_dataloader.batch_size': 4,
     'model.test_cfg.rcnn.nms.iou_threshold': 0.5, 'model.train_cfg.rcnn.sampler.num': 512,
     'model.backbone.bn_policy': 'train', 'model.backbone.frozen_stages': 2,
+    'model.backbone.frozen_stride': 8,
     'model.roi_head.shared_head.bn_policy': 'train', 'model.roi_head.shared_head.stride': 2,
     'model.rpn_head.feat_channels': 256, 'model.rpn_head.anchor_generator.scales': [2, 4, 8],
     'model.roi_head.bbox_roi_extractor.roi_layer.output_size': 14,
     'model.data_preprocessor.pad_size_divisor': 1, 'model.neck': dict(type='FPN', out_channels=256),
     'test_evaluator.metric': 'another', 'default_hooks.checkpoint.save_best': 'voc/ap50_11point',
-    'custom_hooks': [dict(type='EMAHook')], 'auto_scale_lr.enable': True,
+    'custom_hooks': [dict(type='EMAHook')], 'auto_scale_lr.enable': False,
+    'auto_scale_lr.base_batch_size': 16,
 }  # fmt: skip
 NOT_IN_PROTOCOL = {
     f'{DATA}.data_root': '/elsewhere', f'{DATA}.ann_file': 'b.txt', f'{DATA}.how_to_get': 'ask',
     f'{DATA}.pipeline.0.backend_args': 'local', 'test_dataloader.dataset.data_root': '/elsewhere',
     'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False, 'randomness.seed': 7,
     'work_dir': '/elsewhere', 'default_hooks.logger.interval': 1, 'default_hooks.checkpoint.interval': 5,
-    'custom_hooks': [], 'train_cfg.val_interval': 1, 'auto_scale_lr.base_batch_size': 16,
+    'custom_hooks': [], 'train_cfg.val_interval': 1,
     'model.backbone.init_cfg.checkpoint': 'other.safetensors',
     'model.backbone.conventions': dict(bn_eps=0.001), 'model.data_preprocessor.mean': [0.0, 0.0, 0.0],
     'model.data_preprocessor.std': [1.0, 1.0, 1.0], 'model.data_preprocessor.bgr_to_rgb': False,
-    'optim_wrapper.optimizer.fused': True, 'param_scheduler.1.milestones': (20.0,),
+    'optim_wrapper.optimizer.fused': True, 'param_scheduler.0.milestones': (20.0,),
     'test_evaluator.prefix': 'other', 'test_evaluator.out': 'predictions.json',
 }  # fmt: skip
 
@@ -286,7 +288,11 @@ def test_other_parts_of_the_protocol() -> None:
 
 def test_protocol_by_hand() -> None:
     content = protocol.protocol_of(c4_config(), {'test': SPLIT}, 'ImageNet')
-    assert content['model']['backbone'] == {'bn_policy': 'frozen', 'frozen_stages': -1}
+    assert content['model']['backbone'] == {
+        'bn_policy': 'frozen',
+        'frozen_stages': -1,
+        'frozen_stride': 4,
+    }
     assert content['model']['roi_head']['shared_head'] == {'bn_policy': 'frozen'}
     assert content['model']['data_preprocessor'] == {'type': 'DetDataPreprocessor', 'pad_size_divisor': 32}
     assert content['annotations'] == {'test': '0' * 64}

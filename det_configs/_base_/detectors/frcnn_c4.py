@@ -1,16 +1,13 @@
 """Faster R-CNN C4 as in the MENet paper (arXiv:1803.09127, section IV-B).
 
 From the paper: the last stage with stride 1 as R-CNN subnet, RoIAlign, 300 proposals at test. BN is frozen,
-statistics
-and affine parameters, as usual for C4: two images per step are too few to estimate statistics. Otherwise as
-in
-py-faster-rcnn, the C4 code of that time: RPN of 512 channels with 9 anchors, smooth L1 losses, 128 RoIs
-sampled per
-image, NMS at 0.3 on detections. RoI maps are 7x7, the size in py-faster-rcnn, which a subnet with stride 1
-keeps. One
-deviation besides those of faster_rcnn.py: RoIAlign samples 2x2 points per bin without the half-pixel offset
-of its
-first version.
+statistics and affine parameters, as usual for C4: two images per step are too few to estimate statistics.
+Otherwise as in py-faster-rcnn, the C4 code of that time: RPN of 512 channels with 9 anchors, smooth L1
+losses, 128 RoIs sampled per image, NMS at 0.3 on detections. RoI maps are 7x7, the size in py-faster-rcnn,
+which a subnet with stride 1 keeps. Three deviations besides those of faster_rcnn.py: RoIAlign samples 2x2
+points per bin without the half-pixel offset of its first version; the RPN has one score and a sigmoid for
+each anchor, and anchors are at the corner of their cell, as in MMDetection (py-faster-rcnn: softmax over
+two scores, center). det_configs/settings.md compares every setting.
 """
 
 _base_ = ['faster_rcnn.py']

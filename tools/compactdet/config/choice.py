@@ -29,10 +29,11 @@ class DatasetDefaults:
 
 # By name of the base config in _base_/datasets; a custom data set has none.
 DATASET_DEFAULTS = {
-    'voc07': DatasetDefaults('voc07'),
-    'coco': DatasetDefaults('1x'),
-    'coco_600': DatasetDefaults('coco_c4'),
-    'coco_300': DatasetDefaults('coco_c4'),
+    # As in the papers' detectors, the weights up to stride 4 stay those of ImageNet.
+    'voc07': DatasetDefaults('voc07', {'frozen_stride': 4}),
+    'coco': DatasetDefaults('1x', {'frozen_stride': 4}),
+    'coco_600': DatasetDefaults('coco_c4', {'frozen_stride': 4}),
+    'coco_300': DatasetDefaults('coco_c4', {'frozen_stride': 4}),
     'shapes': DatasetDefaults('shapes', {'init': None}),
     # A batch of four images with many cells suffices for BN statistics, which differ much from ImageNet's.
     'bccd': DatasetDefaults('bccd', {'bn_policy': 'train'}, best_on_val=True),

@@ -73,6 +73,7 @@ NOT_PART_OF_PROTOCOL = {
 PART_OF_PROTOCOL = (
     'model.backbone.bn_policy',
     'model.backbone.frozen_stages',
+    'model.backbone.frozen_stride',
     'model.backbone.norm_eval',  # BN policy of MMDetection's own backbones
     'model.backbone.norm_cfg*',
     'model.roi_head.shared_head.bn_policy',

@@ -39,6 +39,7 @@ DESCRIPTIONS = {
     'schedule*': 'learning rate schedule',
     'model.type': 'detector',
     'model.backbone.frozen_stages': 'frozen stages of the network',
+    'model.backbone.frozen_stride': 'stride up to which the network is frozen',
     'model.*bn_policy': 'BN policy',
     '*_data.dataset.filter_cfg*': 'filtering of images and boxes',
     '*_data.dataset.known_defects': 'known defects of the data set',

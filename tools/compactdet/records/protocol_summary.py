@@ -242,6 +242,8 @@ def _bn_policy(protocol: Protocol) -> str:
         policy = f'{policy}, stage head {head}'
     if images := protocol.get('bn_images'):
         policy += f'; statistics over the {images} images of each process (no SyncBN), averaged each epoch'
+    if stride := backbone.get('frozen_stride'):
+        return f'{policy}; frozen up to the map at stride {stride}'
     frozen = backbone.get('frozen_stages', -1)
     return policy + ('; nothing else frozen' if frozen < 0 else f'; stem and {frozen} stages frozen')
 
