@@ -156,7 +156,9 @@ VARIATIONS = [
     Variation('RandomCrop, PhotoMetricDistortion', FPN, train_steps(
         dict(type='RandomCrop', crop_size=(96, 96)), dict(type='PhotoMetricDistortion'))),
     Variation('Albu', FPN, train_steps(dict(type='Resize', scale=(64, 64)), dict(type='Albu', transforms=[
-        dict(type='HorizontalFlip', p=0.5)])), needs='albumentations'),
+        dict(type='HorizontalFlip', p=0.5)], keymap=dict(img='image', gt_bboxes='bboxes'), bbox_params=dict(
+            type='BboxParams', format='pascal_voc', label_fields=['gt_bboxes_labels', 'gt_ignore_flags'],
+            min_visibility=0.0, filter_lost_elements=True))), needs='albumentations'),
     Variation('FixScaleResize and Pad at test', FPN, test_steps(
         dict(type='FixScaleResize', scale=(64, 64), keep_ratio=True), dict(type='Pad', size=(96, 96)))),
     Variation('Resize by a factor at test', FPN, test_steps(dict(type='Resize', scale_factor=0.5,

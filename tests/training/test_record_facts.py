@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
+from compactdet.evaluation.metric import DetectionMetric
 from compactdet.training.input_size import median_input_size
-from compactdet.training.record_facts import cost_facts, metric_values
+from compactdet.training.record_facts import cost_facts, image_intervals, metric_values
 
 PREPROCESSOR = dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1], pad_size_divisor=32)
 META = ('img_id', 'scale_factor', 'img_shape', 'ori_shape')
@@ -91,3 +92,11 @@ def test_a_metric_without_a_value_is_null() -> None:
     assert metric_values({'coco/ap': 45.3, 'mAP': 45.3, 'coco/ap50': 0.5}) == {
         'coco/ap': None, 'mAP': 45.3, 'coco/ap50': 0.5,
     }  # fmt: skip
+
+
+def test_intervals_that_cannot_be_computed_do_not_stop_the_record(capsys: pytest.CaptureFixture) -> None:
+    metric = DetectionMetric()
+    metric.evaluated = ('no annotations', 'no detections')  # type: ignore[assignment]
+    runner: Any = SimpleNamespace(test_evaluator=SimpleNamespace(metrics=[metric]))
+    assert image_intervals(runner) == {}
+    assert capsys.readouterr().out.startswith('no intervals over the test images: AttributeError: ')

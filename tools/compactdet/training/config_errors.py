@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from backbones.weights import WeightsError
 from compactdet.errors import UserError, one_line
 
@@ -32,7 +34,8 @@ def one_line_error(runner: Any, what: str) -> Iterator[None]:
         runner.logger.info(traceback.format_exc())
         frame = traceback.extract_tb(error.__traceback__)[-1]
         line = one_line(error) if str(error) else f'{type(error).__name__} at `{frame.line}`'
+        out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+        cure = 'lower the batch size' if out_of_memory else 'change these parts of the config'
         raise UserError(
-            f'{runner.cfg.filename}: {what}: {line}; change these parts of the config (traceback: '
-            f'{runner.log_dir})'
+            f'{runner.cfg.filename}: {what}: {line}; {cure} (traceback: {runner.log_dir})'
         ) from error

@@ -18,9 +18,12 @@ from compactdet.training.model_checks import unwrap_model
 from compactdet.training.randomness import preserve_generators
 from compactdet.training.runner import SafeRunner
 
+# Training samples that are loaded. A transform that fails when it is applied may be applied to some only.
+SAMPLES = 8
+
 
 def dry_run(runner: SafeRunner, datasets: Mapping[str, Any]) -> None:
-    """Load one training sample, and predict one image of the test and, if there is one, of the val split.
+    """Load a few training samples, and predict one image of the test split and of the val split, if any.
 
     Neither the model nor the random generators change.
 
@@ -33,7 +36,8 @@ def dry_run(runner: SafeRunner, datasets: Mapping[str, Any]) -> None:
     """
     with preserve_generators():
         with one_line_error(runner, 'train_dataloader.dataset.pipeline fails'):
-            datasets['train'][0]
+            for index in range(SAMPLES):
+                datasets['train'][index % len(datasets['train'])]
         for split in ('val', 'test'):
             if split in datasets:
                 _predict_one(runner, split, datasets[split])

@@ -250,9 +250,16 @@ def last_validation(runner: SafeRunner) -> dict[str, float] | None:
 
 
 def image_intervals(runner: SafeRunner) -> dict[str, float]:
-    """Return the 95 % intervals of the test metrics over images; empty with another evaluator."""
+    """Return the 95 % intervals of the test metrics over images.
+
+    They are empty with another evaluator, and if they cannot be computed, whose reason is printed.
+    """
     metric = _detection_metric(runner)
-    return {} if metric is None else metric.image_intervals()
+    try:
+        return {} if metric is None else metric.image_intervals()
+    except Exception as error:  # the training has finished: its record is written without them
+        print(f'no intervals over the test images: {one_line(error)}', flush=True)
+        return {}
 
 
 def detections_writer(runner: SafeRunner) -> WriteDetections | None:
