@@ -127,7 +127,7 @@ def test_epochs_scale_the_whole_schedule() -> None:
     assert lr == pytest.approx([0.1] * 4 + [0.01] + [0.001] * 2)
 
 
-@pytest.mark.parametrize('recipe', ['menet', 'shufflenet'])
+@pytest.mark.parametrize('recipe', ['menet', 'shufflenet', 'condensenetv2'])
 def test_evaluation_crops_224_of_256(recipe: str) -> None:
     cfg = compose_config(PretrainChoice('menet_228_12x1_g3', 'imagenet', recipe))
     resize, crop = cfg.test_dataloader.dataset.pipeline[:2]
@@ -141,6 +141,8 @@ def test_augmentation_depends_on_recipe_and_data_set() -> None:
 
     assert steps('gmnet_a_cifar', 'cifar10', 'gmnet') == ['PackInputs']
     assert steps('gmnet_a_cifar', 'cifar100', 'gmnet_augmented')[:2] == ['RandomCrop', 'RandomFlip']
+    cifar = steps('condensenetv2_110_cifar', 'cifar10', 'condensenetv2_cifar')
+    assert cifar == ['RandomCrop', 'RandomFlip', 'PackInputs']
     assert steps('gmnet_a_cifar', 'mnist', 'short') == [
         'RandomCrop',
         'PackInputs',

@@ -5,6 +5,8 @@ the RPN; anchors at the center of their cell; anchors that cross the border of t
 proposals below 16 pixels are removed. Three deviations: the limit of 16 pixels is at the network's input,
 not in the original image; anchors have exactly the three ratios (the Caffe code rounds their sides); the
 best anchor of an object is positive only from IoU 0.3. det_configs/settings.md compares every setting.
+
+It runs MMDetection's heads: the batched ones (compactdet.heads) have no RoIPool and no softmax in the RPN.
 """
 
 _base_ = ['frcnn_c4.py']
