@@ -1,6 +1,7 @@
 """A user error is printed as one line; another error keeps its traceback."""
 
 import argparse
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,22 @@ def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture, error: BaseExce
         run_main(raising(error))
     assert caught.value.code == 1
     assert capsys.readouterr() == ('', f'{line}\n')
+
+
+@pytest.mark.parametrize(
+    'error',
+    [OSError(errno.EMFILE, 'Too many open files'), RuntimeError('received 0 items of ancdata')],
+)
+def test_a_limit_of_open_files_is_one_line(error: Exception) -> None:
+    assert 'ulimit -n' in (user_line(error) or '')
+
+
+def test_the_home_folder_in_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', '/home/me')
+    monkeypatch.setattr(sys, 'argv', ['tool', '~/a', '--data-root=~/b', 'x.y=~/c', 'k=~d', 'a~/e'])
+    with pytest.raises(SystemExit):
+        run_main(lambda: 0)
+    assert sys.argv[1:] == ['/home/me/a', '--data-root=/home/me/b', 'x.y=/home/me/c', 'k=~d', 'a~/e']
 
 
 @pytest.mark.parametrize('error', [ValueError('x'), KeyError('x'), OSError(2, 'x'), AssertionError('x')])

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from compactdet.console import PlainConsole
 from compactdet.errors import run_main
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def print_table(rows: Sequence[ArchCosts]) -> None:
     from backbones.spec import COUNTING_CONVENTIONS
     from compactdet.costs import CONV_FC
 
-    console = Console(width=None if sys.stdout.isatty() else 172)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 172)
     console.print(table)
     lines = []
     for row in rows:

@@ -9,6 +9,7 @@ Example:
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from compactdet.data.catalog import SOURCES
@@ -84,7 +85,8 @@ def main() -> int:
     if args.set == 'custom':
         place = args.root / (args.name or args.paths[0].name.partition('.')[0])
         acquire.bring_custom(args.paths[0], place, link=args.link)
-        print(f"your data set is in '{place}'; read it all: python tools/data.py check {place}")
+        command = f'python tools/data.py check {shlex.quote(str(place))}'
+        print(f"your data set is in '{place}'; read it all: {command}")
         return 0
     if args.verb == 'get':
         acquire.get(args.set, args.root, variant=args.files, keep=args.keep)
@@ -93,7 +95,7 @@ def main() -> int:
     place = args.root / SOURCES[args.set].root
     print(
         f"data set '{args.set}' is in '{place}'; read it all: python tools/data.py check {args.set} "
-        f'--root {args.root}'
+        f'--root {shlex.quote(str(args.root))}'
     )
     return 0
 

@@ -11,6 +11,7 @@ pip install -e ".[export]".
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from compactdet.errors import UserError, run_main
@@ -80,7 +81,8 @@ def main() -> None:
         count = metadata['calibration_images']
         print(f'int8, calibrated on {count} images; measure its accuracy before you use it:')
         if args.what == 'detector':
-            print(f'  python tools/test.py CONFIG CHECKPOINT --backend onnxruntime --model {args.out}')
+            model = shlex.quote(str(args.out))
+            print(f'  python tools/test.py CONFIG CHECKPOINT --backend onnxruntime --model {model}')
         else:
             print(f'  outputs differ by {metadata["int8_difference"]:.1%} of their largest value')
     print(f'outputs: {", ".join(exportable.outputs)}; opset {metadata["opset"]}')

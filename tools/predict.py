@@ -4,8 +4,9 @@ Example:
     python tools/predict.py work_dirs/menet_frcnn_shapes data/shapes/JPEGImages/test_00000.jpg
     python tools/predict.py work_dirs/menet_frcnn_voc photos --out found --score 0.5
 
-Images are JPEG, PNG or BMP; they are rotated according to their EXIF orientation. Boxes are x1, y1, x2, y2
-in pixels of the upright image, with the origin at its top left corner.
+Images are JPEG, PNG, BMP or WebP; they are rotated according to their EXIF orientation. Damaged images in a
+folder are skipped and listed; the exit status is then 1. Boxes are x1, y1, x2, y2 in pixels of the upright
+image, with the origin at its top left corner.
 """
 
 import argparse

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -198,7 +199,8 @@ def convert_command(
     file: str | Path = 'FILE', arch: str = 'NAME', out: str | Path = 'OUT.safetensors'
 ) -> str:
     """Return the command that converts a published file."""
-    return f'`python tools/weights.py convert {file} --arch {arch} --out {out}`'
+    command = ['python', 'tools/weights.py', 'convert', str(file), '--arch', arch, '--out', str(out)]
+    return f'`{shlex.join(command)}`'
 
 
 @functools.lru_cache(maxsize=64)

@@ -345,7 +345,7 @@ def test_progress_and_time_left(tmp_path):
 
 
 def test_the_live_table_names_what_runs_and_what_failed():
-    from rich.console import Console
+    from compactdet.console import PlainConsole
 
     rows = {
         'one[x]': JobStatus('running', progress='step 1/2', attempts=2),
@@ -353,7 +353,7 @@ def test_the_live_table_names_what_runs_and_what_failed():
         'three': JobStatus('waiting'),
         **{f'end{n}': JobStatus('finished', wall_s=61.0, ended_utc=f'{n}') for n in range(5)},
     }
-    console = Console(width=100, record=True, file=open(os.devnull, 'w'))  # noqa: SIM115, PTH123
+    console = PlainConsole(width=100, record=True, file=open(os.devnull, 'w'))  # noqa: SIM115, PTH123
     console.print(view.table(rows))
     text = console.export_text()
     for words in ('one[x]', 'running (attempt 2)', 'step 1/2', 'no data', 'end4', '1:01 min'):

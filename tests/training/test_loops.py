@@ -1,8 +1,11 @@
 """Training loops, checkpoint hook and signals, with a model of one number."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +54,13 @@ def toy(tmp_path: Path) -> Callable[..., SafeRunner]:
     made = 0
 
     def make(
-        work_dir: str, loop: dict[str, Any], sampler: str, stop: int | None = None, **hook: Any
+        work_dir: str,
+        loop: dict[str, Any],
+        sampler: str,
+        stop: int | None = None,
+        num_workers: int = 0,
+        dataset: Any = None,
+        **hook: Any,
     ) -> SafeRunner:
         nonlocal made
         made += 1
@@ -65,7 +74,13 @@ def toy(tmp_path: Path) -> Callable[..., SafeRunner]:
         runner = SafeRunner(
             Sum(),
             str(tmp_path / work_dir),
-            train_dataloader={**loader, 'sampler': {'type': sampler, 'shuffle': True}},
+            train_dataloader={
+                **loader,
+                'dataset': dataset or Noisy(),
+                'num_workers': num_workers,
+                'persistent_workers': True,
+                'sampler': {'type': sampler, 'shuffle': True},
+            },
             val_dataloader={**loader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
             train_cfg=loop,
             val_cfg={},
@@ -183,6 +198,74 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     full = mock.patch('mmengine.runner.Runner.from_cfg', side_effect=OSError(28, 'No space left on device'))
     with full, pytest.raises(errors.UserError, match='No space left on device in x: free some disk space'):
         SafeRunner.from_cfg(mock.MagicMock(work_dir='x'))
+
+
+@pytest.mark.parametrize(
+    ('message', 'cure'),
+    [
+        ('DataLoader worker (pid 7) exited unexpectedly with exit code 28. Details', '--shm-size'),
+        ('DataLoader worker (pid 7) is killed by signal: Bus error. It', '--shm-size'),
+        ('DataLoader worker (pid 7) exited unexpectedly with exit code 24. Details', 'ulimit -n'),
+        ('DataLoader worker (pid(s) 7) exited unexpectedly', 'more memory'),
+        ('Caught RuntimeError: unable to allocate shared memory(shm) for file', '--shm-size'),
+    ],
+)
+def test_the_error_of_a_worker_names_its_cure(
+    toy: Callable[..., SafeRunner], message: str, cure: str
+) -> None:
+    runner = toy('run', BY_ITER, 'InfiniteSampler')
+    with pytest.raises(errors.UserError, match=cure), runner._one_line_errors():
+        raise RuntimeError(message)
+
+
+def test_the_cause_of_a_dead_worker_is_in_the_first_error(toy: Callable[..., SafeRunner]) -> None:
+    runner = toy('run', BY_ITER, 'InfiniteSampler')
+    first = RuntimeError('DataLoader worker (pid 7) exited unexpectedly with exit code 28. Details')
+    with pytest.raises(errors.UserError, match='shm-size'), runner._one_line_errors():
+        raise RuntimeError('DataLoader worker (pid(s) 7) exited unexpectedly') from first
+
+
+class Stuck(Noisy):
+    """A data set whose sample 4 never arrives."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 4:
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_wait_for_a_batch(toy: Callable[..., SafeRunner], tmp_path: Path) -> None:
+    runner = toy('run', BY_EPOCH, 'DefaultSampler', num_workers=1, dataset=Stuck())
+    threading.Timer(8, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as stopped:
+        runner.train()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 60
+    assert list((tmp_path / 'run').glob('iter_*.pth'))
+
+
+FULL_SHARED_MEMORY = """
+import multiprocessing
+from compactdet.training.signals import init_worker
+
+class Batch:
+    def __reduce__(self):
+        raise RuntimeError('unable to allocate shared memory(shm): No space left on device (28)')
+
+init_worker(0, None)
+queue = multiprocessing.Queue()
+queue.put(Batch())
+queue.close()
+queue.join_thread()
+"""
+
+
+def test_a_worker_that_cannot_send_a_batch_ends() -> None:
+    python = [sys.executable, '-c', FULL_SHARED_MEMORY]
+    ended = subprocess.run(python, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (28, '')
 
 
 CLOSED_CONNECTION = """

@@ -152,13 +152,28 @@ def test_the_chosen_checkpoint_is_used(broken_run: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize('cut', [0, 100, -200], ids=['empty', 'header', 'truncated'])
-def test_a_damaged_image_is_found_before_anything_is_written(
-    run_dir: Path, photos: Path, tmp_path: Path, cut: int
+def test_a_damaged_image_is_an_error_and_is_skipped_in_a_folder(
+    run_dir: Path, photos: Path, tmp_path: Path, run_tool: Callable[..., Any], cut: int
 ) -> None:
     (photos / 'zebra.jpg').write_bytes((photos / 'cat.jpg').read_bytes()[:cut])
+    out = tmp_path / 'out'
     with pytest.raises(UserError, match=r'zebra\.jpg: not a readable image, or truncated'):
-        predict.predict(run_dir, photos, tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
+        predict.predict(run_dir, photos / 'zebra.jpg', out)
+    assert not out.exists()
+    Image.new('RGB', (900, 1)).save(photos / 'line.png')
+    status, _, errors = run_tool('predict', run_dir, photos, '--out', out)
+    assert status == 1
+    damaged, thin, last = errors.splitlines()
+    assert damaged.startswith(f'skipped: {photos / "zebra.jpg"}: not a readable image')
+    assert thin.startswith(f'skipped: {photos / "line.png"}: 900x1 cannot be resized')
+    assert last.startswith('error: 2 of 4 images were skipped')
+    assert sorted(entry['image'] for entry in read_json(out)) == ['cat.PNG', 'cat.jpg']
+
+
+def test_an_image_is_read_by_its_content(run_dir: Path, photos: Path, tmp_path: Path) -> None:
+    Image.open(photos / 'cat.PNG').save(photos / 'web.jpg', format='WEBP')
+    out = predict.predict(run_dir, photos / 'web.jpg', tmp_path / 'out')
+    assert read_json(out)[0]['image'] == 'web.jpg'
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """User-facing errors: printed as one line, exit status 1."""
 
+import errno
 import importlib.util
 import io
 import os
@@ -13,6 +14,8 @@ OTHER_USER_ERRORS = (
     ('backbones.row_check', 'RowError'),
     ('backbones.weights', 'WeightsError'),
 )
+
+MORE_FILES = 'raise the limit of open files of the process, as by `ulimit -n 4096`'
 
 
 # OpenCV's package without windows needs none of the system libraries that slim container images lack.
@@ -34,6 +37,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     printed as one line, by only one of several processes. Any other exception is a defect of the suite and
     keeps its traceback.
     """
+    sys.argv = [_expand_home(argument) for argument in sys.argv]
     for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
@@ -70,6 +74,8 @@ def user_line(error: BaseException) -> str | None:
     if isinstance(error, ImportError) and (found := WINDOW_LIBRARY.search(str(error))):
         library = found[0].partition(':')[0]
         return f'OpenCV needs {library}, which is missing; install it without windows: {HEADLESS_OPENCV}'
+    if _too_many_files(error):
+        return f'too many open files; {MORE_FILES}'
     other_types = [getattr(sys.modules.get(module), name, UserError) for module, name in OTHER_USER_ERRORS]
     if not isinstance(error, (UserError, *other_types)):
         return None
@@ -87,3 +93,21 @@ def one_line(error: BaseException) -> str:
     text = text.strip().split('\n')[0]
     is_builtin = type(error).__module__ == 'builtins'  # the suite's own errors have complete messages
     return f'{type(error).__name__}: {text}' if is_builtin else text
+
+
+def _expand_home(argument: str) -> str:
+    """Return a command-line argument with ``~/`` at its start, or after ``=``, replaced by the home folder.
+
+    Shells leave it in ``--option=~/data``, in quotes and in ``KEY=~/data``.
+    """
+    option, equals, value = argument.rpartition('=')
+    return f'{option}{equals}{os.path.expanduser(value)}' if value.startswith('~/') else argument  # noqa: PTH111
+
+
+def _too_many_files(error: BaseException) -> bool:
+    """Return True if an error is that of a limit of open files, by its number or PyTorch's message."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return True
+    return isinstance(error, OSError | RuntimeError) and any(
+        text in str(error) for text in ('Too many open files', 'items of ancdata')
+    )

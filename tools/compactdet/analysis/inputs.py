@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,10 +108,9 @@ def from_run(
     record = record_file.read(file)
     dt_path = dt_path or run_dir / 'predictions.json'
     if not dt_path.is_file():
-        raise UserError(
-            f'{dt_path} is not there; make it: python tools/test.py {run_dir / record["config"]["file"]} '
-            f'{find_checkpoint(run_dir, record)} --out {dt_path}'
-        )
+        config_file, checkpoint = run_dir / record['config']['file'], find_checkpoint(run_dir, record)
+        command = ['python', 'tools/test.py', config_file, checkpoint, '--out', dt_path]
+        raise UserError(f'{dt_path} is not there; make it: {shlex.join(map(str, command))}')
     config = read_resolved_config(record['config']['text'], f'{file}: config.text')
     dataset = config.test_dataloader.dataset
     if gt_path is None:

@@ -19,12 +19,12 @@ import time
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from backbones import build_classifier
 from backbones.base import initialize
+from compactdet.console import PlainConsole
 from compactdet.costs import has_learned_sparsity
 from compactdet.errors import UserError, run_main
 from compactdet.layer_costs import count
@@ -136,7 +136,7 @@ def main() -> None:
         table.add_column(heading, no_wrap=True)
     for heading in ('M MACs', 'peer', 'ms', 'peer', 'ratio', '95 %'):
         table.add_column(heading, justify='right', no_wrap=True)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 160)
     for arch in archs:
         own = build_own(arch).eval()
         for name in PEERS[arch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,8 @@ def config_from_options(options: TrainOptions) -> Config:
     cfg = compose_config(choice) if isinstance(choice, DetectorChoice) else strict.load(choice)
     if cfg.get('model', {}).get('type') == 'mmpretrain.ImageClassifier':
         raise UserError(
-            f'{cfg.filename} is the config of a pretraining; run `python tools/pretrain.py {cfg.filename}`'
+            f'{cfg.filename} is the config of a pretraining; run '
+            f'`python tools/pretrain.py {shlex.quote(cfg.filename)}`'
         )
     apply_common_options(cfg, options)
     if options.init is not None:

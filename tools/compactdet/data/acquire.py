@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
+from compactdet.console import PlainConsole
 from compactdet.data import download
 from compactdet.data.archives import is_archive, merge, unpacked
 from compactdet.data.catalog import SOURCES, Archive, Source
@@ -116,12 +116,16 @@ def bring_custom(path: Path, target: Path, *, link: bool = False) -> None:
 
 
 def _set_in(folder: Path, archive: Path) -> Path:
-    """Return the folder of the data set: the given folder, or the only folder in it."""
+    """Return the folder of the data set: the given folder, or the only folder in it; files are ignored."""
     try:
         layout_of(folder)
     except UserError as error:
-        inner = [entry for entry in folder.iterdir() if not entry.name.startswith(('.', '__MACOSX'))]
-        if len(inner) == 1 and inner[0].is_dir():
+        inner = [
+            entry
+            for entry in folder.iterdir()
+            if entry.is_dir() and not entry.name.startswith(('.', '__MACOSX'))
+        ]
+        if len(inner) == 1:
             return _set_in(inner[0], archive)
         raise UserError(str(error).replace(str(folder), str(archive))) from error
     return folder
@@ -254,12 +258,12 @@ def _finish(name: str, data: Path, *, subset: bool) -> None:
 def bar(text: str) -> Iterator[download.Progress]:
     """Show a progress bar of bytes on standard error."""
     columns = (
-        TextColumn('{task.description}'),
+        TextColumn('{task.description}', markup=False),
         BarColumn(),
         DownloadColumn(),
         SpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

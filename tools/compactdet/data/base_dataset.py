@@ -3,9 +3,13 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import cv2
+
 from compactdet.data.images import check_image
+from compactdet.data.problems import DataError
 from compactdet.errors import UserError
 from compactdet.mmdetection import BaseDetDataset
 
@@ -36,7 +40,7 @@ class StrictDataset(BaseDetDataset):
     ) -> None:
         self.known_defects = frozenset(known_defects)
         self.how_to_get = how_to_get
-        super().__init__(data_root=str(data_root), ann_file=ann_file, **kwargs)
+        super().__init__(data_root=str(Path(data_root).expanduser()), ann_file=ann_file, **kwargs)
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -85,9 +89,13 @@ class StrictDataset(BaseDetDataset):
         """Run the pipeline. The message of an error names the file of a damaged image."""
         try:
             return super().prepare_data(idx)
-        except Exception:
+        except Exception as error:
             entry = self.get_data_info(idx)
             check_image(entry['img_path'], entry['width'], entry['height'], decode=True)
+            if isinstance(error, cv2.error) and 'resize' in str(error):  # to a side of 0 pixels
+                problem = f'an image of {entry["width"]}x{entry["height"]} pixels is too thin to be resized'
+                cure = 'take it out of the split, or train at a larger scale'
+                raise DataError(problem, cure, file=entry['img_path'], kind='image-size') from error
             raise
 
 

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from compactdet.console import PlainConsole
 from compactdet.data.coco_file import find_annotation_file, read_coco_file
 from compactdet.data.coco_images import find_images
 from compactdet.data.images import check_image, check_orientation
@@ -249,7 +248,7 @@ def _images(items: dict[str, list[Item]], decode: bool, advance: Callable[[], No
 
 def report(layout: Layout, *, decode: bool = True, as_json: bool = False) -> int:
     """Check a data set and print a table or JSON; return the number of errors."""
-    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+    with Progress(console=PlainConsole(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task('images', total=None)
         problems = check(layout, decode=decode, advance=lambda: progress.advance(task))
     errors = sum(problem.severity == 'error' for problem in problems)
@@ -258,7 +257,7 @@ def report(layout: Layout, *, decode: bool = True, as_json: bool = False) -> int
         print(json.dumps({'errors': errors, 'warnings': len(rows) - errors, 'problems': rows}, indent=2))
         return errors
     if problems:
-        Console().print(problem_table(problems))
+        PlainConsole().print(problem_table(problems))
     if not errors:
         print(f"no problems in '{layout.root}' ({', '.join(layout.splits)}) that keep it from being used")
     return errors
@@ -275,5 +274,5 @@ def problem_table(problems: list[Problem], most: int = 100) -> Table:
         cure = f'; {problem.cure}' if problem.cure else ''
         text = f'{problem.file}: {problem.problem}{cure}' if problem.file else f'{problem.problem}{cure}'
         cells = (problem.split, brief(problem.image, 150), text)
-        table.add_row(problem.severity, *(escape(cell.encode(errors='replace').decode()) for cell in cells))
+        table.add_row(problem.severity, *(cell.encode(errors='replace').decode() for cell in cells))
     return table

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table
 
 from compactdet.console import render
@@ -101,14 +100,14 @@ def format_stats(result: dict[str, Any]) -> str:
         keys = ('images', 'images_without_boxes', 'boxes', 'ignored', 'small', 'medium', 'large')
         side, aspect = row['side_px'], row['aspect_ratio']
         forms = [f'{side[2]:.0f}', f'{aspect[0]:.2f} to {aspect[4]:.2f}'] if side else ['-', '-']
-        splits.add_row(escape(split), *(f'{row[key]:,}' for key in keys), *forms)
+        splits.add_row(split, *(f'{row[key]:,}' for key in keys), *forms)
     classes = Table('class', title='boxes by class')
     names = {name: None for row in result.values() for name in row['classes']}
     for split in result:
-        classes.add_column(escape(split), justify='right')
+        classes.add_column(split, justify='right')
     for name in names:
         counts = (row['classes'].get(name, {'boxes': 0})['boxes'] for row in result.values())
-        classes.add_row(escape(name), *(f'{count:,}' for count in counts))
+        classes.add_row(name, *(f'{count:,}' for count in counts))
     return f'{render(splits)}\n{render(classes)}'
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from compactdet.console import PlainConsole
 
 
 def show(value: Mapping[str, Any]) -> None:
@@ -22,7 +22,7 @@ def show(value: Mapping[str, Any]) -> None:
     for result in value['results']:
         median, ratio = result['median_ms'], result['ratio']
         table.add_row(
-            escape(result['name']),
+            result['name'],
             result['backend'],
             str(result['threads']),
             'x'.join(map(str, result['size'])) + (f' x {result["batch"]}' if result['batch'] > 1 else ''),
@@ -35,9 +35,9 @@ def show(value: Mapping[str, Any]) -> None:
             _number(result['memory_mb'], '.0f'),
             _number(result['energy_mj'], '.1f'),
         )
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal or console.width < 120:
-        console = Console(width=120)
+        console = PlainConsole(width=120)
     console.print(table)
     print(f'{hardware["cpu"]}, {hardware["cores"]} cores; {value["rounds"]} interleaved rounds')
     if value['reference'] and any(result['ratio'] for result in value['results']):

@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from compactdet.console import render
@@ -119,5 +118,5 @@ def format_table(result: dict[str, Any]) -> str:
             for name in names
         ]
         texts = ['-' if metric is None else f'{100 * metric:.1f}' for metric in metrics]
-        table.add_row(escape(label or 'mean'), *texts)
+        table.add_row(label or 'mean', *texts)
     return render(table)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from compactdet.console import PlainConsole
 from compactdet.records import record_file
 
 
@@ -34,8 +34,8 @@ def show_protocol(protocol: Mapping[str, Any]) -> None:
         'tested': 'the last epoch',
     }
     for label, text in rows.items():
-        table.add_row(label, escape(text))
-    Console().print(table)
+        table.add_row(label, text)
+    PlainConsole().print(table)
 
 
 def _type_names(steps: list[dict[str, Any]]) -> str:
@@ -55,7 +55,7 @@ def show_results(path: Path) -> None:
         if metrics is not None:
             images = record['dataset']['splits'][split]['images']
             table.add_row(split, str(images), _percent(metrics['top1']), _percent(metrics['top5']))
-    console = Console()
+    console = PlainConsole()
     console.print(f'{record["arch"]} · {record["dataset"]["name"]}', soft_wrap=True, highlight=False)
     console.print(table)
     training, speed = record['training'], record['training']['images_per_s']
@@ -66,7 +66,7 @@ def show_results(path: Path) -> None:
     )
     console.print(f'weights, record and checkpoints: {path.parent}', soft_wrap=True)
     weights = path.parent / record['weights']['file']
-    console.print(f'use the weights in a detector with --init {weights}', soft_wrap=True)
+    console.print(f'use the weights in a detector with --init {shlex.quote(str(weights))}', soft_wrap=True)
 
 
 def _percent(share: float | None) -> str:

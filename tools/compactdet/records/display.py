@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from compactdet.console import PlainConsole
 from compactdet.records import record_file
 from compactdet.records.protocol_diff import Difference
 from compactdet.records.protocol_summary import summarize
@@ -22,7 +21,7 @@ def show_results(path: Path) -> None:
     title = f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test'
     show_metrics(title, record['dataset']['classes'], record['metrics']['test'])
     training = record['training']
-    console = Console()
+    console = PlainConsole()
     start = record['init']['file'] or 'random weights'
     speed = training['images_per_s']  # None if too few steps were timed
     console.print(
@@ -48,7 +47,7 @@ def show_metrics(title: str, classes: Sequence[str], metrics: Metrics) -> None:
     table.add_section()
     table.add_row('mean', _percent(metrics.get('voc/ap50_11point')))
     table.add_row('COCO AP', _percent(metrics.get('coco/ap')))
-    console = Console()
+    console = PlainConsole()
     console.print(title, soft_wrap=True, highlight=False)
     console.print(table)
 
@@ -67,8 +66,8 @@ def show_protocol(protocol: Protocol, *, with_key: bool = True) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow='fold')
     for label, text in summarize(protocol).rows():
-        table.add_row(label, escape(text))
-    Console(stderr=not with_key).print(table)
+        table.add_row(label, text)
+    PlainConsole(stderr=not with_key).print(table)
 
 
 def show_differences(
@@ -82,16 +81,16 @@ def show_differences(
         keys: Protocol keys of the two runs.
         differences: The differences.
     """
-    console = Console()
+    console = PlainConsole()
     if not differences:
         console.print(f'the same protocol ({keys[0]}): results may be ranked together', soft_wrap=True)
         return
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column('difference', overflow='fold')
     for run, key in zip((first_run, second_run), keys, strict=True):
-        table.add_column(f'{escape(run)}\n{key}', overflow='fold')
+        table.add_column(f'{run}\n{key}', overflow='fold')
     for row in differences:
-        table.add_row(*map(escape, (row.words, row.one, row.other)))
+        table.add_row(row.words, row.one, row.other)
     console.print(table)
     console.print('two protocols: results may not be ranked together', soft_wrap=True)
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from compactdet.console import PlainConsole
 from compactdet.errors import UserError
 from compactdet.records import record_file
 from compactdet.records.record_types import Metrics, Protocol, Record
@@ -231,11 +230,11 @@ def show(table: Sequence[ResultRow]) -> None:
     for row, following in zip(table, [*table[1:], None], strict=True):
         cells = row.dataset, row.detector, row.arch, row.initial_weights, *result_cells(row)
         view.add_row(
-            *map(escape, cells),
+            *cells,
             ' '.join(map(str, row.seeds)),
             end_section=following is not None and following.protocol != row.protocol,
         )
-    Console().print(view)
+    PlainConsole().print(view)
 
 
 def describe_initialization(init_class: str, frozen_stages: int) -> str:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from compactdet.console import PlainConsole
 from compactdet.sweep import local, ray, slurm, view
 from compactdet.sweep.folder import FINISHED, STOPPED, Folder
 from compactdet.sweep.grid import Job, chosen, read
@@ -82,7 +81,7 @@ def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
 def show_status(folder: Folder, jobs: Sequence[Job], workers: int) -> int:
     """Print the status of a sweep from its files."""
     rows = view.status(folder, jobs, {})
-    console = Console()
+    console = PlainConsole()
     console.print(view.table(rows))
     console.print(view.counted(rows), highlight=False)
     return 0

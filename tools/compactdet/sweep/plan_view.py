@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from compactdet.console import duration
+from compactdet.console import PlainConsole, duration
 from compactdet.sweep import speed
 from compactdet.sweep import speed as sweep_speed
 from compactdet.sweep.folder import Folder
@@ -62,18 +60,18 @@ def show(rows: Sequence[Row], jobs: int) -> None:
         times = ('?', '?') if seconds is None else (duration(seconds), duration(seconds * len(row.jobs)))
         note = str(row.why) if row.estimate is None else f'{row.estimate.words}: {row.estimate.hardware}'
         view.add_row(
-            escape(job.arch),
+            job.arch,
             job.detector if isinstance(job, Run) else 'pretraining',
             job.dataset + ('' if row.work.counted else '*'),
-            escape(_start(job)),
+            _start(job),
             *(str(len(row.jobs)), str(row.finished), *times),
             str(notes.setdefault(note, len(notes) + 1)),
         )
-    console = Console()
+    console = PlainConsole()
     console.width = max(console.width, 110)
     console.print(view)
     for note, number in notes.items():
-        console.print(f'{number}  {note}', highlight=False, soft_wrap=True, markup=False)
+        console.print(f'{number}  {note}', highlight=False, soft_wrap=True)
     if not all(row.work.counted for row in rows):
         console.print('*  by the published number of images', highlight=False)
     for line in _sums(totals(rows, jobs), jobs):

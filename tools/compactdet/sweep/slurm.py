@@ -158,5 +158,5 @@ def submit(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int
             raise UserError(f'sbatch refused {path}: {done.stderr.strip()}{before}')
         ids[array.name] = done.stdout.strip().partition(';')[0]
         print(f'{ids[array.name]}: {len(array.jobs)} runs, {path}')
-    print(f'python tools/sweep.py --out {folder.out} --status shows how far they are')
+    print(f'python tools/sweep.py --out {shlex.quote(str(folder.out))} --status shows how far they are')
     return 0

@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from compactdet.console import duration
+from compactdet.console import PlainConsole, duration
 from compactdet.sweep.folder import (
     BLOCKED,
     FAILED,
@@ -48,10 +48,10 @@ class View:
     """Display of a running sweep, which also writes ``status.json``."""
 
     def __init__(
-        self, folder: Folder, jobs: Sequence[Job], workers: int, console: Console | None = None
+        self, folder: Folder, jobs: Sequence[Job], workers: int, console: PlainConsole | None = None
     ) -> None:
         self._folder, self._jobs, self._workers = folder, list(jobs), workers
-        self._console = console or Console()
+        self._console = console or PlainConsole()
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         rows = status(folder, jobs, {})
         self._said = {name: row.state for name, row in rows.items()}
@@ -99,7 +99,7 @@ class View:
             self._print(self._line(rows))
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(text, soft_wrap=True, highlight=False)
         self._console.file.flush()
 
     def _line(self, rows: Mapping[str, JobStatus]) -> str:
@@ -235,7 +235,7 @@ def table(rows: Mapping[str, JobStatus]) -> Table:
             state = row.state
             if (row.attempts or 1) > 1:
                 state += f' (attempt {row.attempts})'
-            view.add_row(escape(name), f'[{STYLES[row.state]}]{state}[/]', escape(words))
+            view.add_row(name, Text(state, STYLES[row.state]), words)
     return view
 
 

@@ -93,15 +93,19 @@ def with_workers(dataloader: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a data loader with worker processes, if there is a GPU to keep busy.
 
     A loader without workers in the config gets one for each core that this machine has for the process, at
-    most eight.
+    most eight. A loader that stays without workers loses the settings of workers, which PyTorch refuses.
     """
     loader = dict(dataloader)
-    if not torch.cuda.is_available():
-        return loader
-    loader.setdefault('pin_memory', True)
+    if torch.cuda.is_available():
+        loader.setdefault('pin_memory', True)
+        if not loader.get('num_workers'):
+            cores = (
+                len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+            )
+            workers = min((cores or 1) // get_world_size() - 1, MOST_WORKERS)
+            if workers > 0:
+                loader.update(num_workers=workers, persistent_workers=True, prefetch_factor=4)
     if not loader.get('num_workers'):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-        workers = min(cores // get_world_size() - 1, MOST_WORKERS)
-        if workers > 0:
-            loader.update(num_workers=workers, persistent_workers=True, prefetch_factor=4)
+        for setting in ('persistent_workers', 'prefetch_factor', 'timeout'):
+            loader.pop(setting, None)
     return loader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class CheckpointRunner(Runner):
         hooks = [hook for hook in self.hooks if isinstance(hook, SafeCheckpointHook)]
         if not hooks or not hooks[0].last:
             return 'no checkpoint was saved yet'
-        return f'add --resume to continue from {Path(self.work_dir) / hooks[0].last}'
+        return f'add --resume to continue from {shlex.quote(str(Path(self.work_dir) / hooks[0].last))}'
 
     def load_checkpoint(
         self,

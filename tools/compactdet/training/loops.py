@@ -192,7 +192,31 @@ class ResumableLoop:
     def _remaining_batches(self, count_from: int | None = None) -> Iterator[tuple[int, Any]]:
         """Return the remaining batches of the sampler's epoch with their numbers."""
         self.batch_sampler.start(self._sampler_epoch, self._batch, count_from)
-        return enumerate(self.dataloader, self._batch)
+        return enumerate(self._fetched(iter(self.dataloader)), self._batch)
+
+    def _fetched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches of the data loader.
+
+        A signal to stop ends the wait for a batch of worker processes, which can be endless. Several
+        processes stop only after a step, where they agree to.
+        """
+        may_stop = get_world_size() == 1 and self.dataloader.num_workers > 0
+        while True:
+            try:
+                with self.runner.signals.deferring(not may_stop):
+                    batch = next(batches)
+            except StopIteration:
+                return
+            except Interrupted:
+                if self.checkpoints is not None and self._iter and self._no_gradients():
+                    check_losses(self.runner)
+                    self.checkpoints.save_if_new(self.runner)
+                raise
+            yield batch
+
+    def _no_gradients(self) -> bool:
+        """Return True unless gradients are being accumulated, which a checkpoint does not contain."""
+        return self._iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1) == 0
 
     def _first_step_errors(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which an exception of this process's first step becomes one line."""
@@ -211,11 +235,10 @@ class ResumableLoop:
         stop, save = self._agree_stop_and_save(inside_epoch)
         if stop or not inside_epoch:
             check_losses(self.runner)
-        # A checkpoint does not contain gradients that are being accumulated.
-        accumulated = self._iter % getattr(self.runner.optim_wrapper, '_accumulative_counts', 1) == 0
+        can_save = inside_epoch and self._no_gradients()
         if hook is not None:
-            hook.step_done(self.runner, save_now=inside_epoch and accumulated and (stop or save))
-        if stop and inside_epoch and accumulated:
+            hook.step_done(self.runner, save_now=can_save and (stop or save))
+        if stop and can_save:
             raise Interrupted(self.runner.signals.received)
 
     def _agree_stop_and_save(self, inside_epoch: bool) -> tuple[bool, bool]:

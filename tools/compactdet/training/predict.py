@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ from compactdet.records.record_types import Record
 from compactdet.training.checkpoints import read_checkpoint
 from compactdet.training.model_checks import check_inputs, check_state_dict
 
-FORMATS = ('JPEG', 'PNG', 'BMP')  # names of Pillow's readers
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
+FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')  # names of Pillow's readers, by content
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 PREDICTIONS = 'predictions.json'
 
 
@@ -64,7 +65,8 @@ def predict(
     """Detect objects in an image or a folder of images; write drawn images and ``predictions.json``.
 
     Each drawn image has the name of its original. All images are checked before the first detection, and
-    ``predictions.json`` is written last.
+    ``predictions.json`` is written last. In a folder, images that cannot be used are skipped and reported;
+    the error about them is raised after the results of the others are written.
 
     Args:
         run_dir: Folder of a finished run of ``tools/train.py``.
@@ -77,7 +79,7 @@ def predict(
         The folder of the results.
 
     Raises:
-        UserError: An argument cannot be used, or a file cannot be written.
+        UserError: An argument or an image cannot be used, or a file cannot be written.
         WeightsError: The checkpoint is absent, truncated, or contains code.
     """
     run_dir = Path(run_dir)
@@ -87,8 +89,23 @@ def predict(
         raise UserError(
             f'--out {out} is the folder of the images, which would be overwritten; choose another'
         )
+    skipped: list[UserError] = []
+
+    def skip(error: UserError) -> None:
+        if len(images) == 1:
+            raise error
+        print(f'skipped: {error}', file=sys.stderr)
+        skipped.append(error)
+
+    usable = []
     for path in images:
-        check_image(path)
+        try:
+            check_image(path)
+            usable.append(path)
+        except UserError as error:
+            skip(error)
+    if not usable:
+        raise UserError(f'{source}: none of the {len(images)} images can be used')
     detector = load_detector(run_dir, device)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,14 +115,17 @@ def predict(
         ) from error
 
     entries = []
-    for path in images:
-        image = read_image(path)
+    for path in usable:
         try:
+            image = read_image(path)
             boxes, labels, scores = detect(detector, image, score)
-        except cv2.error as error:  # resizing gives a side of 0 pixels
-            raise UserError(
-                f"{path}: {image.shape[1]}x{image.shape[0]} cannot be resized to the detector's input size"
-            ) from error
+        except UserError as error:
+            skip(error)
+            continue
+        except cv2.error:  # resizing gives a side of 0 pixels
+            size = f'{image.shape[1]}x{image.shape[0]}'
+            skip(UserError(f"{path}: {size} cannot be resized to the detector's input size"))
+            continue
         write_image(out / path.name, draw_detections(image, boxes, labels, scores, detector.classes))
         names = [detector.classes[label] for label in labels]
         entries.append(
@@ -122,6 +142,11 @@ def predict(
         counts = ', '.join(f'{count} {name}' for name, count in Counter(names).most_common())
         print(f'{path.name}: {counts or "nothing"}', flush=True)
     write_whole(out / PREDICTIONS, json.dumps(entries, indent=1) + '\n')
+    if skipped:
+        raise UserError(
+            f'{len(skipped)} of {len(images)} images were skipped (listed above); the results of the '
+            f'others are in {out}'
+        )
     return out
 
 

@@ -7,6 +7,7 @@ run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import itertools
@@ -31,7 +32,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from compactdet import distributed
-from compactdet.errors import UserError
+from compactdet.errors import MORE_FILES, UserError
 from compactdet.heads import with_batched_heads
 from compactdet.training.acceleration import fast_optimizer, use_channels_last, with_workers
 from compactdet.training.checkpoint_hook import SafeCheckpointHook
@@ -44,6 +45,8 @@ from compactdet.training.run_folder import check_no_unfinished_run
 from compactdet.training.signals import WORKER_DIED, Interrupted, StopSignals, init_worker
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': ResumableEpochLoop, 'IterBasedTrainLoop': ResumableIterLoop}
+NO_SHARED_MEMORY = 'unable to allocate shared memory'  # start of PyTorch's message
+MORE_SHARED_MEMORY = 'give the run more shared memory (/dev/shm; docker run --shm-size=8g)'
 
 
 def without_empty_phases(phases: Iterable[Any], epoch_length: int) -> list[Any]:
@@ -243,15 +246,20 @@ class SafeRunner(CheckpointRunner):
     def _stopping_workers(self, *splits: str) -> Iterator[None]:
         """End the persistent worker processes of data loaders on exit.
 
-        Those that are left when Python ends are asked to by a signal, which they ignore.
+        Those that are left when Python ends are asked to by a signal, which they ignore. A worker that
+        does not end within PyTorch's time limit, such as one that waits for a disk, is killed.
         """
         try:
             yield
         finally:
             for split in splits:
                 loop = getattr(self, f'_{split}_loop')
-                if getattr(getattr(loop, 'dataloader', None), '_iterator', None) is not None:
+                iterator = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
+                if iterator is not None:
                     loop.dataloader._iterator = None
+                    iterator._shutdown_workers()
+                    for worker in iterator._workers:
+                        worker.kill()
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:
@@ -262,17 +270,28 @@ class SafeRunner(CheckpointRunner):
         except Interrupted as stopped:
             self._exit_on_signal(stopped.args[0])
         except RuntimeError as error:
-            # PyTorch's message for a worker process that ended
-            found = re.search(r'DataLoader worker .*?(?:is killed by signal: (\w+)|exited)', str(error))
+            if NO_SHARED_MEMORY in str(error):
+                raise UserError(
+                    f"shared memory is full: {MORE_SHARED_MEMORY}, or lower num_workers of the config's "
+                    f'data loaders; {self.resume_hint()}'
+                ) from error
+            # PyTorch's message for a worker process that ended; its cause may have more
+            found = re.search(
+                r'DataLoader worker .*?(?:is killed by signal: (\w+)|exited(?:.*exit code (\d+))?)',
+                str(error.__cause__ if isinstance(error.__cause__, RuntimeError) else error),
+            )
             if found is None:
                 raise
             if found[1] == 'Terminated':  # stopped with this process, before `init_worker`
                 self._exit_on_signal(signal.SIGTERM)
             reason = f' (killed: {found[1]})' if found[1] else ''
-            memory = 'shared memory (/dev/shm)' if found[1] == 'Bus' else 'memory'
+            full = found[1] == 'Bus' or found[2] == str(errno.ENOSPC)
+            cure = MORE_SHARED_MEMORY if full else 'give the run more memory'
+            if found[2] == str(errno.EMFILE):
+                cure = MORE_FILES
             raise UserError(
-                f'{WORKER_DIED}{reason}: give the run more {memory}, or lower num_workers of the '
-                f"config's data loaders; {self.resume_hint()}"
+                f"{WORKER_DIED}{reason}: {cure}, or lower num_workers of the config's data loaders; "
+                f'{self.resume_hint()}'
             ) from error
         except OSError as error:
             if error.errno not in DISK_FULL:

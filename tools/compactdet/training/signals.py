@@ -7,7 +7,9 @@ sends SIGINT.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -19,6 +21,9 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Start of an error message. A sweep starts a run with this error again.
 WORKER_DIED = 'a data loader worker process died'
+
+# Exit statuses of a worker process that cannot send a batch, by the reason in PyTorch's message.
+CANNOT_SEND = {'No space left on device': errno.ENOSPC, 'Too many open files': errno.EMFILE}
 
 # Id of the process that handles signals for the worker processes of its data loaders; 0 if none does.
 # The workers share this memory.
@@ -81,7 +86,8 @@ def init_worker(worker_id: int, worker_init_fn: Callable[[int], None] | None) ->
 
     The training process needs its workers to finish the step. It ends them itself, after it stopped
     handling signals. If the training process ends while a worker sends it a batch, the worker prints
-    nothing: the training process reports the error.
+    nothing: the training process reports the error. A worker that cannot send a batch ends: Python's queues
+    drop what they cannot send, and the training process would wait for it without end.
 
     Args:
         worker_id: Number of the worker.
@@ -90,6 +96,7 @@ def init_worker(worker_id: int, worker_init_fn: Callable[[int], None] | None) ->
     for number in SIGNALS:
         signal.signal(number, _handle_in_worker)
     sys.excepthook = _worker_excepthook
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     if worker_init_fn is not None:
         worker_init_fn(worker_id)
 
@@ -105,3 +112,11 @@ def _worker_excepthook(
     """Print an exception of the thread that sends batches, unless the receiver closed the connection."""
     if not isinstance(error, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, traceback)
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    """End a worker process that cannot send a batch, with a status of `CANNOT_SEND` if it is known."""
+    status = next((status for text, status in CANNOT_SEND.items() if text in str(error)), None)
+    if status is None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    os._exit(status or 1)

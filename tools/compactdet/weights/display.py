@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from backbones.weights import file_sha256, num_classes_of, read_weights
+from compactdet.console import PlainConsole
 from compactdet.errors import UserError
 
 # Ends of the names of entries that are not parameters.
@@ -53,7 +53,7 @@ def print_catalog(rows: list[dict[str, Any]]) -> None:
             row['how'].partition(':')[0],
             'yes' if row['here'] else '',
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = PlainConsole(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
         f'{len(rows)} files. Accuracies (percent) and sizes (MB) are as published; blank: not stated. If '

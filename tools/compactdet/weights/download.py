@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import zipfile
@@ -38,7 +39,9 @@ def download_weights(
         UserError: It must be downloaded manually, cannot be downloaded, is a different file, or cannot be
             converted.
     """
-    convert_command = f'python tools/weights.py convert FILE --arch {row.arch} --out {out}'
+    convert_command = (
+        f'python tools/weights.py convert FILE --arch {row.arch} --out {shlex.quote(str(out))}'
+    )
     if row.url is None:
         raise UserError(
             f'{row.name} must be downloaded manually ({row.by_hand}): open {row.page} in a browser, save '
