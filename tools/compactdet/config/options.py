@@ -87,6 +87,13 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
     check_launcher(options.launcher)
     cfg.launcher = options.launcher
     if options.data_root is not None:
+        train = list(_innermost_configs((cfg.get('train_dataloader') or {}).get('dataset')))
+        roots = sorted({str(dataset.get('data_root')) for dataset in train})
+        if len(roots) > 1:
+            raise UserError(
+                f'--data-root {options.data_root}: the config trains on several data sets '
+                f'({", ".join(roots)}); set their data_root in the config'
+            )
         for dataset in dataset_configs(cfg):
             dataset.data_root = options.data_root
     if options.lr is not None:
@@ -126,12 +133,17 @@ def set_precision(cfg: Config, precision: str) -> None:
 def dataset_configs(cfg: Config) -> Iterator[Any]:
     """Yield the innermost data set configs of all data loaders."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        while dataset:
-            inner = dataset.get('dataset')
-            if inner is None:
-                yield from dataset.get('datasets') or [dataset]
-            dataset = inner
+        yield from _innermost_configs((cfg.get(name) or {}).get('dataset'))
+
+
+def _innermost_configs(dataset: Any) -> Iterator[Any]:
+    """Yield the data set configs inside the configs of wrappers."""
+    inner = dataset and (dataset.get('datasets') or [dataset.get('dataset')])
+    if inner and inner[0]:
+        for part in inner:
+            yield from _innermost_configs(part)
+    elif dataset:
+        yield dataset
 
 
 def set_learning_rate(cfg: Config, lr: float) -> None:

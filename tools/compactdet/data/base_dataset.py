@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,30 +99,82 @@ class StrictDataset(BaseDetDataset):
             raise
 
 
-def innermost(dataset: Any, place: str) -> StrictDataset:
-    """Return the data set inside wrappers such as MMDetection's ``MultiImageMixDataset``.
+class JoinedDatasets:
+    """The data sets of a ``ConcatDataset`` as one, for the facts in a record.
+
+    Args:
+        parts: The data sets, of equal classes.
+    """
+
+    def __init__(self, parts: Sequence[StrictDataset]) -> None:
+        self.parts = list(parts)
+        self.metainfo = self.parts[0].metainfo
+        self.ann_file = ' + '.join(part.ann_file for part in self.parts)
+        self._entries = [(part, index) for part in self.parts for index in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        """Return the entry of an image."""
+        part, own_index = self._entries[index]
+        return part.get_data_info(own_index)
+
+
+def innermost(dataset: Any, place: str, *, several: bool = False) -> StrictDataset | JoinedDatasets:
+    """Return the data set inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``.
+
+    Every image counts once, however often a wrapper repeats it.
 
     Args:
         dataset: The data set.
         place: Its place, for the message.
+        several: Whether there may be more than one, as in a ``ConcatDataset``.
 
     Raises:
-        UserError: It is no data set of the suite.
+        UserError: It is no data set of the suite; or there are several that may not be, or that differ in
+            their classes.
     """
-    while not isinstance(dataset, StrictDataset):
-        inner = getattr(dataset, 'dataset', None)
-        if inner is None:
+    parts = list(_inner_datasets(dataset, place))
+    if len(parts) == 1:
+        return parts[0]
+    if not several:
+        raise UserError(f'{place}: {len(parts)} data sets; only the training split may have several')
+    for part in parts[1:]:
+        if part.class_names() != parts[0].class_names():
             raise UserError(
-                f'{place}: {type(dataset).__name__} cannot be recorded; use one VOCFormatDataset or '
-                'COCOFormatDataset for each split'
+                f'{place}: {part.ann_file} in {part.data_root!r} has the classes '
+                f'{", ".join(part.class_names())}, {parts[0].ann_file} in {parts[0].data_root!r} has '
+                f'{", ".join(parts[0].class_names())}; name the same ones in the same order'
             )
-        dataset = inner
-    return dataset
+    return JoinedDatasets(parts)
 
 
-def annotations_sha256(dataset: StrictDataset) -> str:
-    """Return a hash of the annotations of the images in use, in the order of their ids."""
+def _inner_datasets(dataset: Any, place: str) -> Iterator[StrictDataset]:
+    """Yield the data sets of the suite inside wrappers."""
+    if isinstance(dataset, StrictDataset):
+        yield dataset
+    elif getattr(dataset, 'dataset', None) is not None:
+        yield from _inner_datasets(dataset.dataset, place)
+    elif getattr(dataset, 'datasets', None):
+        for inner in dataset.datasets:
+            yield from _inner_datasets(inner, place)
+    else:
+        raise UserError(
+            f'{place}: {type(dataset).__name__} cannot be recorded; use VOCFormatDataset or '
+            'COCOFormatDataset'
+        )
+
+
+def annotations_sha256(dataset: StrictDataset | JoinedDatasets) -> str:
+    """Return a hash of the annotations of the images in use, in the order of their ids.
+
+    That of joined data sets is the hash of their hashes, since their ids may be equal.
+    """
     digest = hashlib.sha256()
+    if isinstance(dataset, JoinedDatasets):
+        digest.update(' '.join(map(annotations_sha256, dataset.parts)).encode())
+        return digest.hexdigest()
     entries = (dataset.get_data_info(i) for i in range(len(dataset)))
     for entry in sorted(entries, key=lambda entry: entry['img_id']):
         data = dataset.annotation_bytes(entry)
@@ -130,7 +182,7 @@ def annotations_sha256(dataset: StrictDataset) -> str:
     return digest.hexdigest()
 
 
-def dataset_facts(dataset: StrictDataset) -> dict[str, Any]:
+def dataset_facts(dataset: StrictDataset | JoinedDatasets) -> dict[str, Any]:
     """Return the facts about a data set for a record: counts, dropped boxes, classes, hash of the
     annotations.
 

@@ -80,7 +80,7 @@ def train(options: TrainOptions) -> Path:
         return record_path
     datasets = build_datasets(cfg)
     sources = {
-        name: innermost(dataset, f'{cfg.filename}: {name}_dataloader.dataset')
+        name: innermost(dataset, f'{cfg.filename}: {name}_dataloader.dataset', several=name == 'train')
         for name, dataset in datasets.items()
     }
     leaks = find_training_images(cfg, sources)
