@@ -31,8 +31,9 @@ def sha256(init: str | None) -> str | None:
 
 def suite(out: Path):
     from compactdet.config.resolved import read_comparable_config
+    from compactdet.records.run_identity import NOT_THERE, RunIdentity
     from compactdet.sweep.grid import Run
-    from compactdet.sweep.jobs import NOT_THERE, JobIdentity, Suite
+    from compactdet.sweep.jobs import Suite
 
     class Fake(Suite):
         def command(self, job, *, resume):
@@ -55,16 +56,16 @@ def suite(out: Path):
             if isinstance(job, Run):
                 return super().stated(job, record)
             config = {key: record[key] for key in ('dataset', 'recipe')}
-            return JobIdentity(record['arch'], record['seed'], None, config)
+            return RunIdentity(record['arch'], record['seed'], None, config)
 
         def identity(self, job):
             if not isinstance(job, Run):
                 config = {'dataset': job.dataset, 'recipe': job.recipe}
-                return JobIdentity(job.arch, job.seed, None, config)
+                return RunIdentity(job.arch, job.seed, None, config)
             init = job.start(self.out)
             there = init in (None, 'none') or Path(init).is_file()
             config = read_comparable_config(config_text(job.arch, job.detector, job.dataset, job.lr))
-            return JobIdentity(job.arch, job.seed, sha256(init) if there else NOT_THERE, config)
+            return RunIdentity(job.arch, job.seed, sha256(init) if there else NOT_THERE, config)
 
     return Fake(out)
 

@@ -208,7 +208,7 @@ def test_the_record_of_another_run_is_never_overwritten(run, tmp_path):
     before = path.read_bytes()
     status, out, _ = run(*grid(), '--lr', '0.5')
     assert status == 1
-    assert 'holds the record of another run: its lr is null, the grid asks for 0.5' in out
+    assert 'holds the record of another run: its lr is null, not 0.5' in out
     assert 'repeat:' not in out  # nor the log, which is that of the run that went well
     assert 'step 5/10' not in out
     assert path.read_bytes() == before

@@ -7,15 +7,16 @@ import pytest
 import yaml
 
 from compactdet.errors import UserError
+from compactdet.records.run_identity import RunIdentity, difference, has_other_locations
 from compactdet.sweep import grid
 from compactdet.sweep.grid_file import read_yaml
-from compactdet.sweep.jobs import TOOLS, JobIdentity, Suite, difference
+from compactdet.sweep.jobs import TOOLS, Suite
 
 AXES = {'archs': ['a', 'b'], 'detectors': ['frcnn_c4'], 'datasets': ['shapes', 'bccd']}
 
 
-def identity(config: dict, init: str | None = None) -> JobIdentity:
-    return JobIdentity('a', 0, init, config)
+def identity(config: dict, init: str | None = None) -> RunIdentity:
+    return RunIdentity('a', 0, init, config)
 
 
 def names(content: dict) -> list[str]:
@@ -214,7 +215,7 @@ def test_a_composed_config_is_known_again_by_its_text(tmp_path):
     assert difference(suite.identity(job), suite.stated(job, record)) is None
 
     (other,) = grid.jobs({**content, 'init': ['none'], 'lr': 0.5}, 'grid')
-    line = 'its optim_wrapper.optimizer.lr is 0.001, the grid asks for 0.5'
+    line = 'its optim_wrapper.optimizer.lr is 0.001, not 0.5'
     assert difference(suite.identity(other), suite.stated(other, record)) == line
 
 
@@ -223,7 +224,7 @@ def test_what_moves_no_figure_is_not_what_a_run_is():
         return identity({'model': {'backbone': {'init_cfg': {'checkpoint': path}}}}, sha256)
 
     assert difference(of('a/x', '1'), of('b/x', '1')) is None
-    assert 'its init is "2", the grid asks for "1"' in str(difference(of('a/x', '1'), of('a/x', '2')))
+    assert 'its init is "2", not "1"' in str(difference(of('a/x', '1'), of('a/x', '2')))
     resumed = identity({'lr': 1})
     assert difference(identity({'lr': 1, 'load_from': None, 'work_dir': 'w'}), resumed) is None
     assert difference(identity({'lr': 1, 'load_from': 'x'}), identity({'lr': 1, 'load_from': 'y'}))
@@ -233,6 +234,19 @@ def test_what_moves_no_figure_is_not_what_a_run_is():
         data = [{'how_to_get': str(checkpoint)}]
         return identity({'default_hooks': {'checkpoint': checkpoint}, 'data': data})
 
-    assert difference(hooks(type='A', interval=1, save_best='ap'), hooks(type='B', save_best='ap')) is None
+    one = hooks(type='CheckpointHook', interval=1, save_best='ap')
+    assert difference(one, hooks(type='SafeCheckpointHook', save_best='ap')) is None
+    assert difference(one, hooks(type='AnotherHook', save_best='ap'))
     assert 'save_best' in str(difference(hooks(save_best='ap'), hooks(save_best='ap50')))
     assert 'save_best' in str(difference(hooks(save_best='ap'), hooks()))
+
+
+def test_moved_data_are_compared_by_their_content():
+    def of(**dataset):
+        return identity({'train_dataloader': {'dataset': {'type': 'A', **dataset}, 'num_workers': 2}})
+
+    one, other = of(data_root='a', ann_file='x'), of(data_root='b', ann_file='x')
+    assert difference(one, other) is None
+    assert has_other_locations(one, other)
+    assert not has_other_locations(one, one)
+    assert difference(one, of(data_root='a', ann_file='x', test_mode=True))

@@ -160,6 +160,20 @@ def test_killed(run: Callable[..., int], whole: Path, tmp_path: Path, moments: t
     assert one['keys'] == other['keys']
 
 
+@pytest.mark.slow
+def test_early_stopping_after_a_kill(run: Callable[..., int], tmp_path: Path) -> None:
+    """A score that never improves by 1 stops the training two epochs after the first, also resumed."""
+    hook = {'type': 'EarlyStoppingHook', 'monitor': 'voc/ap50_11point', 'rule': 'greater', 'min_delta': 1}
+    options = {'custom_hooks': [{**hook, 'patience': 2}], 'train_cfg.max_epochs': 6}
+    assert run(tmp_path / 'whole', cfg_options=options) == 0
+    kill = Kill('compactdet.training.loops.ResumableEpochLoop.run_epoch', 3)
+    assert run(tmp_path / 'killed', kill.patch(), cfg_options=options) == -signal.SIGKILL
+    assert run(tmp_path / 'killed', cfg_options=options) == 0
+    one, other = (record_file.read(tmp_path / name / 'record.json') for name in ('whole', 'killed'))
+    assert one['training']['epochs'] == other['training']['epochs'] == 3
+    assert differences(tmp_path / 'whole', tmp_path / 'killed') == []
+
+
 def test_resuming_a_finished_run_changes_nothing(
     run: Callable[..., int], whole: Path, tmp_path: Path
 ) -> None:

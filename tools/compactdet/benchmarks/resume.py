@@ -199,7 +199,8 @@ def compared_content(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     }
     hub, progress = checkpoint['message_hub'], checkpoint.get('progress')
     if progress:
-        kept['generators'] = [process['generators'] for process in progress['processes']]
+        for part in ('generators', 'hooks'):
+            kept[part] = [process[part] for process in progress['processes']]
         kept['position'] = {key: progress[key] for key in ('epoch', 'iter', 'turn', 'batch', 'validated')}
     kept['curves'] = {
         key: buffer.data[0] for key, buffer in hub['log_scalars'].items() if not key.endswith('time')

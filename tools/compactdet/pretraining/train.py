@@ -24,9 +24,9 @@ from compactdet.pretraining.record_facts import (
 )
 from compactdet.records import environment, record_file, unfinished
 from compactdet.records.pretraining_types import PretrainingRecordContent, SplitAccuracies
+from compactdet.training.finished import is_finished
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.record_facts import record_heading, run_facts, training_facts
-from compactdet.training.run_folder import is_finished
 from compactdet.training.run_stages import (
     REPO,
     build_datasets,

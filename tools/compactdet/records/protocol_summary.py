@@ -17,7 +17,7 @@ class ProtocolSummary:
     """Summary of a protocol. Each field is a text, and its name is its label.
 
     Attributes:
-        splits: Data set, and its splits with the hashes of their annotations.
+        splits: Splits of the data set with the hashes of their annotations.
         training_boxes: Images and boxes that are excluded from training.
         difficult: Treatment of difficult and crowd boxes in training.
         coordinates: Coordinates of boxes.
@@ -37,6 +37,8 @@ class ProtocolSummary:
         initialization: Class of initialization.
         evaluator: Metrics with the versions of their code.
         tested: The checkpoint that is tested.
+        hooks: Hooks that can affect results.
+        preprocessing: Mean, standard deviation and order of channels of the input.
     """
 
     splits: str
@@ -59,6 +61,8 @@ class ProtocolSummary:
     initialization: str
     evaluator: str
     tested: str
+    hooks: str
+    preprocessing: str
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield the label and the text of each field."""
@@ -111,6 +115,11 @@ def _summarize(protocol: Protocol) -> ProtocolSummary:
         )
         or '-',
         tested=_tested(protocol.get('selection')),
+        hooks=', '.join(
+            ' '.join([hook['type'], *_rest(hook, 'type')]) for hook in protocol.get('hooks') or []
+        )
+        or 'none',
+        preprocessing=text_of(protocol.get('preprocessing')),
     )
 
 
@@ -150,8 +159,7 @@ def _splits(protocol: Protocol) -> str:
     texts = [f'{name} (annotations {sha[: record_file.KEY_LENGTH]})' for name, sha in shas.items()]
     leaks = protocol.get('also_in_train') or {}
     texts += [f'{count} images of {name} are also in train' for name, count in leaks.items()]
-    name = _get(_innermost(protocol.get('test_data')), 'metainfo.name')
-    return ' '.join(filter(None, [name, ', '.join(texts) or 'not read yet']))
+    return ', '.join(texts) or 'not read yet'
 
 
 def _training_boxes(dataset: Mapping[str, Any]) -> str:
@@ -278,7 +286,7 @@ def _learning_rate(protocol: Protocol) -> str:
     else:
         text = f'{text_of(rate)}, the same for every network'
     scaling = protocol.get('auto_scale_lr')
-    if not scaling:
+    if not (scaling and scaling.get('enable')):
         return text
     factor = protocol['batch_size'] / scaling['base_batch_size']
     text += f'; times {factor:g} for the batch (the rate is for {scaling["base_batch_size"]} images)'
@@ -301,5 +309,5 @@ def _initialization(protocol: Protocol) -> str:
 
 def _tested(selection: Any) -> str:
     if isinstance(selection, Mapping):
-        return f'the checkpoint that is best on val by {text_of(selection.get("by"))}'
+        return f'the checkpoint that is best on val by {text_of(selection.get("save_best"))}'
     return f'the {text_of(selection)} checkpoint'

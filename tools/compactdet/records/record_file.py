@@ -8,6 +8,8 @@ from the content:
   ``compactdet.records.protocol``);
 - ``run``: the protocol, the network, the seed, the initial weights and the resolved config. Measured values
   are in neither, so a repeated run has the same keys.
+
+A protocol by an earlier rule is made anew on reading, with the keys; the file stays as it is.
 """
 
 import difflib
@@ -23,6 +25,7 @@ import jsonschema
 from compactdet.errors import UserError
 from compactdet.files import unique_keys, write_whole
 from compactdet.records.pretraining_types import PretrainingRecord, PretrainingRecordContent
+from compactdet.records.protocol import current_protocol
 from compactdet.records.record_types import Keys, Record, RecordContent
 
 SCHEMA_VERSION = 1
@@ -165,7 +168,7 @@ def _load(path: Path) -> Any:
 
 
 def _checked(record: Any, path: Path | str) -> Any:
-    """Return a record after checking it, as ``read`` describes."""
+    """Return a record after checking it, as ``read`` describes, with its protocol by the present rule."""
     _check(record, str(path))
     stated = {**record['keys'], 'config.sha256': record['config']['sha256']}
     actual = {**_keys(record), 'config.sha256': text_sha256(record['config']['text'])}
@@ -176,6 +179,10 @@ def _checked(record: Any, path: Path | str) -> Any:
                 f'{path}: $.{place} is {stated[name]} but the content gives {value}: the file was '
                 'edited after the run; restore it or repeat the run'
             )
+    protocol = current_protocol(record['protocol'], record['config']['text'], f'{path}: $.config.text')
+    if protocol is not record['protocol']:
+        record['protocol'] = protocol
+        record['keys'] = _keys(record)
     return record
 
 

@@ -19,8 +19,9 @@ from typing import Any, TypedDict, cast
 from compactdet.errors import UserError
 from compactdet.files import write_whole
 from compactdet.records import record_file
+from compactdet.records.run_identity import NOT_THERE, RunIdentity
 from compactdet.sweep.grid import Job, describe, dump, jobs, read
-from compactdet.sweep.jobs import NOT_THERE, JobIdentity, Suite, difference, result_settings
+from compactdet.sweep.jobs import Suite
 from compactdet.sweep.lock import Lock
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = 'waiting', 'running', 'finished', 'failed', 'stopped'
@@ -108,7 +109,7 @@ class Folder:
         self.jobs = list(jobs)
         self.suite = suite
         self._known_finished: set[str] = set()
-        self._identities: dict[str, JobIdentity] = {}
+        self._identities: dict[str, RunIdentity] = {}
 
     @classmethod
     def open(cls, out: Path, content: dict[str, Any] | None, suite: Suite) -> Folder:
@@ -172,7 +173,7 @@ class Folder:
         record = self.suite.read(job)
         if record is None:
             return False
-        differs = difference(self.identity(job), self.suite.stated(job, record))
+        differs = self.suite.other_run(job, self.identity(job), record)
         if differs is not None:
             raise UserError(
                 f'{self.out / job.name} holds the record of another run: {differs}; '
@@ -187,7 +188,7 @@ class Folder:
         Raises:
             UserError: It was begun for another job; resuming would mix two runs.
         """
-        key = record_file.content_key(result_settings(self.identity(job)))
+        key = record_file.content_key(self.identity(job).settings())
         begun = self.state(job).get('identity', key)
         if begun != key and any((self.out / job.name).glob('*')):
             raise UserError(
@@ -196,7 +197,7 @@ class Folder:
             )
         self.note(job, identity=key)
 
-    def identity(self, job: Job) -> JobIdentity:
+    def identity(self, job: Job) -> RunIdentity:
         """Return the identity of a job, stored once its initial weights exist."""
         if job.name not in self._identities:
             identity = self.suite.identity(job)

@@ -1,59 +1,35 @@
 """Commands of a sweep's jobs, and the check whether a job has already finished.
 
-A finished run is recognized by its record: network, seed, content of the initial weights, and resolved
-config, which is composed here exactly as in ``tools/train.py``. Settings that do not affect results are
-excluded: how the run was started, saved and logged, messages for the user, and the path of the initial
-weights, whose content is compared. So the folder of a sweep may be moved.
+A finished run is recognized by its record, see ``compactdet.records.run_identity``. The config of the job
+is composed exactly as in ``tools/train.py``. The folder of a sweep may be moved, and so may the data.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compactdet.config.resolved import comparable, read_comparable_config
 from compactdet.errors import UserError, user_line
 from compactdet.records import record_file
 from compactdet.records.pretraining_types import PretrainingRecord
 from compactdet.records.record_types import Record
+from compactdet.records.run_identity import (
+    RunIdentity,
+    difference,
+    has_other_locations,
+    identity_of,
+    stated_identity,
+)
 from compactdet.sweep.grid import Job, Pretraining, Run
 
 TOOLS = Path(__file__).parents[2]
-# Patterns of places in a config. The selection of the tested checkpoint (save_best, rule) affects results.
-NO_EFFECT_ON_RESULTS = (
-    'work_dir', 'launcher', 'resume', 'log_*', 'runner_type', 'custom_imports', 'default_hooks.timer',
-    'default_hooks.logger', *(f'default_hooks.checkpoint.{key}' for key in ('type', 'interval', 'minutes')),
-    'default_hooks.checkpoint.max_keep_ckpts', 'how_to_get', '*.how_to_get',
-)  # fmt: skip
-WEIGHTS_FILES = ('*.init_cfg.checkpoint', 'model.backbone.init')
-ABSENT = 'nothing'
-NOT_THERE = 'a file that is not there yet'
 
 _one_at_a_time = threading.Lock()  # MMEngine uses global variables while composing
-
-
-@dataclass(frozen=True)
-class JobIdentity:
-    """Settings that decide whether a finished run is the run of a job.
-
-    Attributes:
-        arch: Name of the network.
-        seed: Seed.
-        init: SHA-256 of the initial weights; `NOT_THERE` if the file does not exist yet, None for none.
-        config: Resolved config, as ``comparable`` returns it.
-    """
-
-    arch: str
-    seed: int
-    init: str | None
-    config: Mapping[str, Any]
 
 
 class Suite:
@@ -100,25 +76,33 @@ class Suite:
                 with naming(job):
                     check_initial_weights(cfg)
 
-    def identity(self, job: Job) -> JobIdentity:
+    def identity(self, job: Job) -> RunIdentity:
         """Return the identity of a job.
 
         Raises:
             UserError: The job cannot be composed, or its initial weights cannot be read.
         """
-        from backbones.weights import file_sha256  # here: loads PyTorch
+        return identity_of(compose_job_config(job, self.out), job.seed)
 
-        cfg = compose_job_config(job, self.out)
-        backbone = cfg.model.backbone
-        init = backbone.get('init') or (backbone.get('init_cfg') or {}).get('checkpoint')
-        if init is not None:
-            init = file_sha256(init) if Path(init).is_file() else NOT_THERE
-        return JobIdentity(backbone.arch, job.seed, init, comparable(cfg.to_dict()))
+    def stated(self, job: Job, record: Record | PretrainingRecord) -> RunIdentity:
+        """Return the identity of the run of a record."""
+        return stated_identity(record, job.name)
 
-    def stated(self, job: Job, record: Record | PretrainingRecord) -> JobIdentity:
-        """Return the job identity stated in a record."""
-        config = read_comparable_config(record['config']['text'], f'{job.name}: config.text of its record')
-        return JobIdentity(record['arch'], record['seed'], record['init']['sha256'], config)
+    def other_run(self, job: Job, identity: RunIdentity, record: Record | PretrainingRecord) -> str | None:
+        """Return in words how the run of a record differs from a job; None if it is that of the job.
+
+        Args:
+            job: The job.
+            identity: Its identity.
+            record: The record.
+        """
+        stated = self.stated(job, record)
+        differs = difference(identity, stated)
+        if differs is None and has_other_locations(identity, stated):
+            from compactdet.training.finished import other_data  # here: loads PyTorch
+
+            return other_data(compose_job_config(job, self.out), record)
+        return differs
 
     def read(self, job: Job) -> Record | PretrainingRecord | None:
         """Read a job's record; return None if there is none.
@@ -193,56 +177,3 @@ def naming(job: Job) -> Iterator[None]:
         if line is None:
             raise
         raise UserError(f'{job.name}: {line}') from error
-
-
-def result_settings(identity: JobIdentity) -> dict[str, Any]:
-    """Return the fields of an identity, its config reduced to the settings that affect results."""
-    return {
-        'arch': identity.arch,
-        'seed': identity.seed,
-        'init': identity.init,
-        'config': _result_settings(identity.config, ''),
-    }
-
-
-def _result_settings(value: Any, place: str) -> Any:
-    if any(fnmatchcase(place, pattern) for pattern in WEIGHTS_FILES):
-        return value is not None
-    if isinstance(value, Mapping):
-        inner = {key: (item, f'{place}.{key}'.lstrip('.')) for key, item in value.items()}
-        return {
-            key: _result_settings(*pair)
-            for key, pair in inner.items()
-            if not any(fnmatchcase(pair[1], pattern) for pattern in NO_EFFECT_ON_RESULTS)
-        }
-    return (
-        [_result_settings(item, f'{place}.{n}') for n, item in enumerate(value)]
-        if isinstance(value, list)
-        else value
-    )
-
-
-def difference(wanted: JobIdentity, stated: JobIdentity) -> str | None:
-    """Return in words the first difference of two identities that affects results, or None."""
-    for place, one, other in _differences(result_settings(wanted), result_settings(stated), ''):
-        if place == 'config.load_from' and ABSENT in (one, other):
-            continue  # excluded from the record of a resumed run
-        return f'its {place.removeprefix("config.")} is {_short(other)}, the grid asks for {_short(one)}'
-    return None
-
-
-def _differences(one: Any, other: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in [*one, *(key for key in other if key not in one)]:
-            inner = f'{place}.{key}' if place else str(key)
-            yield from _differences(one.get(key, ABSENT), other.get(key, ABSENT), inner)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            yield from _differences(*pair, f'{place}.{index}')
-    elif one != other or type(one) is not type(other):
-        yield place, one, other
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f'{text[:57]}...'

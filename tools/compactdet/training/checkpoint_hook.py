@@ -77,6 +77,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._to_remove: list[str] = []
         self._progress: Progress | None = None
         self._saved_at = time.monotonic()
+        self._improved = False  # whether the last validation gave a new best checkpoint
 
     def restore(self, files: StateFiles) -> None:
         """Restore the list of files from a training state, so that an interrupted removal is completed."""
@@ -186,7 +187,7 @@ class SafeCheckpointHook(CheckpointHook):
             checkpoint['progress'] = self._progress
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Save the best checkpoint, and the state that names it.
+        """Save the best checkpoint.
 
         Raises:
             UserError: The validation does not compute the metric of ``save_best``; or as ``save``.
@@ -219,7 +220,16 @@ class SafeCheckpointHook(CheckpointHook):
                 self.out_dir, best, meta=dict(meta), save_optimizer=False, save_param_scheduler=False
             )
             runner.logger.info(f'{metric} is {metrics[metric]:.4f}, the best so far: {best}')
-        if improved:
+        self._improved = improved
+
+    def validation_done(self, runner: Any) -> None:
+        """Save the state that names a new best checkpoint. The loop calls it after all hooks.
+
+        Raises:
+            UserError: As ``save``.
+        """
+        if self._improved:
+            self._improved = False
             newest = self.kept[-1]  # saved before this validation; replaced under the same name
             self.save(runner, newest['name'], newest['periodic'])
 

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from backbones.weights import WeightsError
 from compactdet.errors import UserError
+from compactdet.records.protocol import current_protocol
 from compactdet.training.checkpoint_hook import SafeCheckpointHook
 from compactdet.training.checkpoints import (
     best_checkpoints,
@@ -125,7 +126,8 @@ class CheckpointRunner(Runner):
         else:
             self.train_loop.restore(progress)
             if self.protocol and progress.get('protocol'):
-                check_same_protocol(filename, progress, self.protocol)
+                stored = current_protocol(progress['protocol'], meta.get('cfg', ''), filename)
+                check_same_protocol(filename, {**progress, 'protocol': stored}, self.protocol)
             for hook in self.hooks:
                 if isinstance(hook, SafeCheckpointHook):
                     hook.restore(progress['files'])

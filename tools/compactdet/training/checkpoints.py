@@ -53,6 +53,7 @@ class Position(TypedDict):
         batch: Number of batches of that epoch or pass that were used.
         batches: Length of the data loader.
         validated: Whether the validation that was due here is done.
+        stopped: Whether a hook has stopped the training early.
         wall_s: Training time so far, in seconds.
         peak_memory_bytes: Highest memory use so far.
     """
@@ -63,6 +64,7 @@ class Position(TypedDict):
     batch: int
     batches: int
     validated: bool
+    stopped: bool
     wall_s: float
     peak_memory_bytes: int
 
@@ -74,12 +76,14 @@ class ProcessState(TypedDict, total=False):
         generators: States of the random number generators; see ``randomness.get_generator_states``.
         threads: Number of PyTorch's CPU threads.
         torch: Version of PyTorch.
+        hooks: States of the hooks by name; see `HookStates`.
         buffers: The model's buffers by name; only with several processes.
     """
 
     generators: dict[str, Any]
     threads: int
     torch: str
+    hooks: dict[str, Any]
     buffers: dict[str, Tensor]
 
 

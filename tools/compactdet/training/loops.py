@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
@@ -21,6 +21,7 @@ from compactdet.records import environment
 from compactdet.training import randomness
 from compactdet.training.checkpoints import Position, ProcessState, Progress
 from compactdet.training.config_errors import one_line_error
+from compactdet.training.hook_state import HookStates
 from compactdet.training.loss_hook import check_losses
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.signals import Interrupted
@@ -47,6 +48,9 @@ class StateSaver(Protocol):
 
     def epoch_done(self, runner: Any) -> None:
         """Save the state after an epoch if it is due."""
+
+    def validation_done(self, runner: Any) -> None:
+        """Save the state after a validation, and after all hooks, if there is a new best checkpoint."""
 
 
 class ResumableLoop:
@@ -80,6 +84,8 @@ class ResumableLoop:
         self._validated = True  # False: a validation may be due
         # Generator states to start from; during a validation, those to restore after it.
         self._generators: dict[str, Any] | None = None
+        self._hook_states: HookStates | None = None
+        self._restored_hooks: dict[str, Any] | None = None  # None: the training starts
         # Of the parts of the training before this resume.
         self._earlier_wall_s = 0.0
         self._earlier_peak_bytes = 0
@@ -104,12 +110,13 @@ class ResumableLoop:
             'batch': self._batch,
             'batches': len(self.dataloader),
             'validated': self._validated,
+            'stopped': self.stop_training,
             'wall_s': self.wall_s(),
             'peak_memory_bytes': self.peak_memory_bytes(),
         }
 
     def process_state(self) -> ProcessState:
-        """Return this process's generators and, with several processes, its buffers.
+        """Return this process's generators, its hooks' states and, with several processes, its buffers.
 
         The buffers include BN statistics, which the processes average only after each epoch.
         """
@@ -117,6 +124,7 @@ class ResumableLoop:
             'generators': self._generators or randomness.get_generator_states(),
             'threads': torch.get_num_threads(),
             'torch': str(torch.__version__),
+            'hooks': self._hook_states.state() if self._hook_states else {},
         }
         if get_world_size() > 1:
             buffers = unwrap_model(self.runner.model).named_buffers()
@@ -146,9 +154,11 @@ class ResumableLoop:
             )
         self._sampler_epoch, self._batch = progress['turn'], progress['batch']
         self._validated = progress['validated']
+        self.stop_training = progress.get('stopped', False)
         self._earlier_wall_s = progress['wall_s']
         self._earlier_peak_bytes = progress['peak_memory_bytes']
         processes = progress['processes']
+        self._restored_hooks = processes[min(get_rank(), len(processes) - 1)].get('hooks', {})
         if get_rank() < len(processes):
             self._generators = processes[get_rank()]['generators']
             with randomness.preserve_generators():  # an invalid state is found here
@@ -168,6 +178,7 @@ class ResumableLoop:
             Interrupted: A signal to stop came; the state is saved.
         """
         self.runner.call_hook('before_train')
+        self._prepare_hooks()
         self.batch_sampler.set_seed(self.runner.seed)  # the checkpoint's, after a resume
         if self._generators is not None:
             randomness.set_generator_states(self._generators)
@@ -185,6 +196,32 @@ class ResumableLoop:
             self._earlier_wall_s, self.is_running = self.wall_s(), False
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _prepare_hooks(self) -> None:
+        """Restore the states of the hooks, after ``before_train``, and print which cannot be saved.
+
+        Raises:
+            UserError: The states do not fit the hooks.
+        """
+        states = HookStates(self.runner.hooks, unwrap_model(self.runner.model))
+        notes = list(states.not_saved)
+        if self._restored_hooks is not None:
+            if other := sorted({*states.names} ^ self._restored_hooks.keys()):
+                notes.append(
+                    f'results may differ from an uninterrupted run: {", ".join(other)} has no state in the '
+                    'checkpoint, or is not in this run'
+                )
+            try:
+                states.restore(self._restored_hooks)
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise UserError(
+                    f"the checkpoint's states of hooks do not fit this config's hooks ({error!r}); use the "
+                    'hooks of the original config'
+                ) from error
+        if is_main_process():
+            for note in notes:
+                print(note, flush=True)
+        self._hook_states = states
 
     def _run_remaining(self) -> None:
         raise NotImplementedError
@@ -271,12 +308,14 @@ class ResumableLoop:
             if self.checkpoints is not None:
                 self.checkpoints.save_if_new(self.runner)
             self._stop_if_requested()
-            self._validated = True  # for the state that is saved with the best checkpoint
             self._generators = randomness.get_generator_states()
             with self.runner.signals.deferring(get_world_size() > 1):
                 self.runner.val_loop.run()
             randomness.set_generator_states(self._generators)
             self._generators = None
+            self._validated = True
+            if self.checkpoints is not None:
+                self.checkpoints.validation_done(self.runner)
         self._validated = True
 
 

@@ -1,26 +1,19 @@
-"""The folder of a training run: its lock, its training states and whether its run has finished."""
+"""The folder of a training run: its lock and its training states."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mmengine.config import Config
-
 from backbones.weights import WeightsError
-from compactdet.config import strict
 from compactdet.errors import UserError
-from compactdet.records.pretraining_types import PretrainingRecord
-from compactdet.records.record_file import read
-from compactdet.records.record_types import Record
 from compactdet.training.checkpoints import (
     best_checkpoints,
     check_checksums,
     copy_checkpoint,
-    read_checkpoint,
     read_training_state,
 )
 
@@ -34,35 +27,6 @@ STATE_PREFIXES = ('epoch_', 'iter_')
 
 # By lock file: the open file that holds the lock until the process ends.
 _locks: dict[Path, IO[str]] = {}
-
-
-def is_finished(
-    cfg: Config, record_path: Path, read_record: Callable[[Path], Record | PretrainingRecord] = read
-) -> bool:
-    """Return True if a run that is to be resumed has finished; its command may be repeated.
-
-    Args:
-        cfg: The composed config.
-        record_path: Path of the run's record.
-        read_record: ``record_file.read``, or ``read_pretraining`` for a pretraining.
-
-    Raises:
-        UserError: The folder holds the record of another run, or training states that this run does not
-            resume.
-        WeightsError: The checkpoint to start from cannot be read.
-    """
-    if record_path.exists():
-        if cfg.get('resume') and read_record(record_path)['config']['text'] == strict.resolved_text(cfg):
-            return True
-        raise UserError(
-            f'{record_path} is the record of a finished run, which is never overwritten; '
-            'give this run its own --work-dir, or move the old folder away'
-        )
-    if not cfg.get('resume'):
-        check_no_unfinished_run(Path(cfg.work_dir))
-    if cfg.get('load_from'):  # before the run folder is created
-        (read_training_state if cfg.get('resume') else read_checkpoint)(cfg.load_from)
-    return False
 
 
 def open_run_folder(work_dir: str) -> Path:

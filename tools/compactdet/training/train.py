@@ -16,6 +16,7 @@ from compactdet.records import display, environment, record_file, unfinished
 from compactdet.records.protocol import protocol_of
 from compactdet.records.record_types import RecordContent
 from compactdet.training.dry_run import dry_run
+from compactdet.training.finished import is_finished
 from compactdet.training.model_checks import unwrap_model
 from compactdet.training.record_facts import (
     cost_facts,
@@ -30,7 +31,6 @@ from compactdet.training.record_facts import (
     split_facts,
     training_facts,
 )
-from compactdet.training.run_folder import is_finished
 from compactdet.training.run_stages import (
     REPO,
     Evaluation,
@@ -127,7 +127,7 @@ def train(options: TrainOptions) -> Path:
     record: RecordContent = {
         **draft,
         'created_utc': record_heading(cfg)['created_utc'],
-        'protocol': protocol_of(cfg, splits, init['class'], get_world_size()),
+        'protocol': protocol | {'init': init['class']},
         'init': init,
         'training': training,
         'evaluation': {'wall_s': test.wall_s, 'images_per_s': test.images_per_s},

@@ -223,7 +223,7 @@ def _base_key(record: Record) -> str:
     protocol = copy.deepcopy(record['protocol'])
     protocol.pop('init', None)
     _backbone(protocol).pop('frozen_stages', None)
-    return record_file.content_key([record['dataset']['name'], record['detector'], protocol])
+    return record_file.content_key([record['detector'], protocol])
 
 
 def _network_result(name: str, runs: Sequence[Run], metric: str, note: str) -> NetworkResult:
