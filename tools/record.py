@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from compactdet.errors import run_main
-from compactdet.records import unfinished
 
 
 def main() -> None:
@@ -20,7 +19,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='folder of the training')
-    print(f'written: {unfinished.finish_record(parser.parse_args().run_dir)}')
+    run_dir = parser.parse_args().run_dir
+    from compactdet.records import unfinished  # here: --help starts fast
+
+    print(f'written: {unfinished.finish_record(run_dir)}')
 
 
 if __name__ == '__main__':

@@ -293,19 +293,13 @@ InitialWeights = TypedDict(  # `class` is not a name in Python
 
 
 class NotMeasured(TypedDict, total=False):
-    """Key of `DetectorMacs` that is missing if everything was measured.
-
-    Attributes:
-        not_measured: Reason why a value is None, by its key.
-    """
+    """Key of `DetectorMacs`: reasons why values are None, by their keys; missing if all were measured."""
 
     not_measured: dict[str, str]
 
 
 class DetectorMacs(NotMeasured):
-    """Multiply-adds of the convolutions and fully connected layers of a detector for one image.
-
-    None stands for a value that could not be measured.
+    """Multiply-adds of the layers of a detector for one image. None: it could not be measured.
 
     Attributes:
         height: Height of the padded image in pixels.
