@@ -80,7 +80,8 @@ def other_data(cfg: Config, record: Record | PretrainingRecord) -> str | None:
         if is_pretraining_record(record):
             key, found = 'sha256', dataset.facts()['sha256']
         else:
-            inner = innermost(dataset, f'{name}_dataloader.dataset')
+            place = f'{name}_dataloader.dataset'
+            inner = innermost(dataset, place, several=name == 'train')
             key, found = 'annotations_sha256', annotations_sha256(inner)
         if splits.get(name, {}).get(key) != found:
             return f'its {name} split is of other data'
