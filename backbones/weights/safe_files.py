@@ -49,6 +49,26 @@ def _history_method(owner: object, name: str) -> object:
     raise WeightsError(f'builtins.getattr of {name!r}')
 
 
+class Inert:
+    """A value in a checkpoint whose class is not loaded: it keeps nothing and does nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# Classes of values that training programs store beside the weights: options, paths and times. Each is read
+# as an `Inert` object.
+_INERT = (
+    'argparse.Namespace',
+    *(f'pathlib{module}.{kind}' for module in ('', '._local') for kind in (
+        'Path', 'PosixPath', 'WindowsPath', 'PurePath', 'PurePosixPath', 'PureWindowsPath',
+    )),
+    *(f'datetime.{kind}' for kind in ('datetime', 'date', 'time', 'timedelta', 'timezone')),
+)  # fmt: skip
+
 # Names that files of MMEngine's runner need besides tensors, of NumPy 1 and 2.
 _NUMPY = {'_reconstruct': np.zeros(1).__reduce__()[0], 'scalar': np.float64().__reduce__()[0]}
 _SAFE_GLOBALS: list[Any] = [
@@ -58,6 +78,7 @@ _SAFE_GLOBALS: list[Any] = [
     np.ndarray,
     np.dtype,
     *((f, f'numpy.{core}.multiarray.{name}') for name, f in _NUMPY.items() for core in ('core', '_core')),
+    *((Inert, name) for name in _INERT),
     *{type(np.dtype(code)) for code in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'bool')},
 ]
 

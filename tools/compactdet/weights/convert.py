@@ -106,7 +106,14 @@ def convert(
     try:
         arch = get_arch(arch_name)
         published = read_published_file(file)
-        fmt = find_format(published, arch, file)
+        try:
+            fmt = find_format(published, arch, file)
+        except UserError:  # a network inside a model that calls it its backbone
+            inner = {key.removeprefix('backbone.'): value for key, value in published.entries.items()}
+            if not all(key.startswith('backbone.') for key in published.entries):
+                raise
+            published = replace(published, entries=inner)
+            fmt = find_format(published, arch, file)
         state_dict, problems = match_entries(published, arch, fmt)
         if problems:
             others = _matching_archs(published, fmt)
@@ -124,13 +131,14 @@ def convert(
         as_published = not published.detector and num_classes_of(state_dict, arch.name) == arch.num_classes
         pretraining = Pretraining(
             data=facts.data or (fmt.data if as_published or fmt.backbone_only else NOT_STATED),
-            recipe=fmt.recipe if as_published else None,
+            recipe=fmt.recipe if as_published and sha256 in PUBLISHED_ACCURACY else None,
             top1=facts.top1 or known[0],
             top5=facts.top5 or known[1],
         )
     except (WeightsError, UnknownArchError) as error:
         raise UserError(str(error)) from error
     part = ', backbone of a detector' if published.detector else ''
+    part += ', moving average of the weights' if published.averaged else ''
     info = WeightsInfo(
         arch=arch.name,
         pretraining=pretraining,
@@ -244,7 +252,8 @@ def match_entries(published: PublishedFile, arch: Arch, fmt: Format) -> tuple[di
     if fmt.after_renaming and not misshapen:
         state_dict = fmt.after_renaming(state_dict, arch)
     if not (fmt.after_renaming and misshapen):  # it may add missing entries
-        headless = fmt.backbone_only or published.detector
+        no_classifier = not any(key.startswith('head.') for key in state_dict)
+        headless = fmt.backbone_only or published.detector or no_classifier
         missing = _missing_entries(own, state_dict, layers, headless)
     floats = {k: v for k, v in state_dict.items() if own[k].is_floating_point()}
     problems = {

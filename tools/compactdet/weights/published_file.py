@@ -19,7 +19,9 @@ from backbones.weights import check_file, listing, load_pickle_safely
 from compactdet.errors import UserError
 
 # Keys of the state dict in a file, preferred ones first: published accuracies are of the moving average.
-STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model_ema', 'model')
+STATE_DICT_KEYS = ('state_dict_ema', 'state_dict', 'model_ema', 'model', 'net')
+# Prefixes of all entries, of DataParallel, torch.compile, Lightning and other wrappers.
+WRAPPERS = ('module.', '_orig_mod.', 'model.', 'net.')
 # Prefixes of entries that only detectors have.
 DETECTOR_PREFIXES = ('rpn_head.', 'roi_head.', 'bbox_head.', 'neck.')
 
@@ -34,12 +36,14 @@ class PublishedFile:
         meta: Metadata of the checkpoint.
         detector: Whether it is a detector checkpoint.
         ordered: Whether the entries have the order of registration.
+        averaged: Whether the weights are the moving average, of a file that names it.
     """
 
     entries: dict[str, Tensor]
     meta: Mapping[str, Any]
     detector: bool
     ordered: bool
+    averaged: bool = False
 
 
 def read_published_file(file: str | Path) -> PublishedFile:
@@ -71,26 +75,34 @@ def read_published_file(file: str | Path) -> PublishedFile:
             for key, value in entries.items()
             if key.startswith(('backbone.', 'roi_head.shared_head.'))
         }
-    return PublishedFile(entries, meta if isinstance(meta, Mapping) else {}, detector, ordered)
+    averaged = (state_dict_key(content) or '').endswith('_ema')
+    return PublishedFile(entries, meta if isinstance(meta, Mapping) else {}, detector, ordered, averaged)
+
+
+def state_dict_key(content: object) -> str | None:
+    """Return the key of the state dict in a file's content; None if the content is not such a dict."""
+    if not isinstance(content, dict):
+        return None
+    return next((key for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), None)
 
 
 def find_state_dict(content: object, file: str | Path) -> dict[str, Tensor]:
-    """Return the named tensors of a file's content, without the prefix of ``DataParallel``.
+    """Return the named tensors of a file's content, without the prefixes of `WRAPPERS`.
 
     Raises:
         UserError: There are none, or some are not tensors.
     """
-    for name in STATE_DICT_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-            break
+    key = state_dict_key(content)
+    if key is not None and isinstance(content, dict):
+        content = content[key]
     if not isinstance(content, dict) or not content:
         raise UserError(f'{file} contains no state_dict (named tensors)')
     others = [str(k) for k, v in content.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
         raise UserError(f'{file} contains no state_dict: {listing(**{"that are not tensors": others})}')
-    prefix = 'module.' if all(key.startswith('module.') for key in content) else ''
-    return {key.removeprefix(prefix): value for key, value in content.items()}
+    while prefix := next((p for p in WRAPPERS if all(key.startswith(p) for key in content)), None):
+        content = {key.removeprefix(prefix): value for key, value in content.items()}
+    return content
 
 
 def stated_inputs(meta: Mapping[str, Any]) -> tuple[Preprocessing, Conventions] | None:
