@@ -117,9 +117,9 @@ def published_layout(name: str, data: Path) -> Layout:
     dataset = Config.fromfile(BASES / f'{source.config}.py').train_dataloader.dataset
     metainfo = dataset.get('metainfo')
     if metainfo is None:
-        from compactdet.mmdetection import DATASETS  # here: takes seconds, and is rarely needed
+        from compactdet.data.shapes import ShapesDataset  # here: loads MMDetection, which takes seconds
 
-        metainfo = DATASETS.get(dataset.type).METAINFO
+        metainfo = ShapesDataset.METAINFO
     kind = 'coco' if name == 'coco' else 'voc'
     if kind == 'voc':
         splits = layout_of(root).splits

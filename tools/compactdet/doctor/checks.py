@@ -1,8 +1,8 @@
 """Check whether the suite can run on this machine, and state what to do about each problem.
 
 No package that may be damaged is imported at the top: PyTorch and MMDetection are tested in separate
-processes (`compactdet.doctor.framework_checks`). `compactdet.doctor.file_checks` imports both, so it is
-used only if both work.
+processes (`compactdet.doctor.framework_checks`), and so are the files, whose readers import both
+(`compactdet.doctor.file_checks`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from compactdet.doctor.findings import REINSTALL, DoctorOptions, Finding
-from compactdet.doctor.framework_checks import check_mmdetection, check_torch
+from compactdet.doctor.findings import REINSTALL, Check, DoctorOptions, Finding, run_check
+from compactdet.doctor.framework_checks import check_files, check_mmdetection, check_torch
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 10)
@@ -39,31 +40,22 @@ ORIGINALS = {
 
 
 def run_checks(options: DoctorOptions) -> Iterator[Finding]:
-    """Run all checks; yield each finding when it is known.
+    """Run all checks at the same time; yield their findings in the order of `CHECKS`.
 
-    An exception in a check is reported as a problem.
+    An exception in a check is reported as a problem and does not affect the other checks.
     """
-    frameworks_work = True
-    for name, check in CHECKS.items():
-        if name == 'files' and not frameworks_work:
-            text = 'data sets, weights files and checkpoints were not checked'
-            yield Finding(name, 'absent', text, 'solve the problems above first')
-            continue
-        try:
-            for finding in check(options):
-                if finding.check in ('PyTorch', 'MMDetection') and finding.main_job:
-                    frameworks_work = False
-                yield finding
-        except Exception as error:
-            text = ' '.join(f'the check failed ({type(error).__name__}: {error})'.split())
-            yield Finding(name, 'problem', text, 'report this as a defect of the suite')
+    with ThreadPoolExecutor(len(CHECKS)) as pool:
+        running = {name: pool.submit(run_check, name, check, options) for name, check in CHECKS.items()}
+        for name, findings in running.items():
+            if not findings.done():
+                _show_waiting(name)
+            yield from findings.result()
 
 
-def check_files(options: DoctorOptions) -> Iterator[Finding]:
-    """Check data sets, weights files and checkpoints."""
-    from compactdet.doctor import file_checks  # here: loads PyTorch and MMDetection, which may be damaged
-
-    yield from file_checks.check_files(options)
+def _show_waiting(name: str) -> None:
+    """Show on a terminal which check is awaited; the next finding overwrites the line."""
+    if sys.stderr.isatty():
+        print(f'checking {name} ...', end='\r', file=sys.stderr, flush=True)
 
 
 def check_python(options: DoctorOptions) -> Iterator[Finding]:
@@ -188,12 +180,12 @@ def available_memory() -> int | None:
     return free
 
 
-CHECKS: dict[str, Callable[[DoctorOptions], Iterator[Finding]]] = {
+CHECKS: dict[str, Check] = {  # the quick ones first
     'Python': check_python,
     'packages': check_packages,
-    'PyTorch': check_torch,
-    'MMDetection': check_mmdetection,
     'disk': check_disk,
     'memory': check_memory,
+    'PyTorch': check_torch,
+    'MMDetection': check_mmdetection,
     'files': check_files,
 }

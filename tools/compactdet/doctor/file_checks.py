@@ -14,7 +14,7 @@ from compactdet.data.check import check
 from compactdet.data.coco_file import find_annotation_file
 from compactdet.data.coco_images import FOLDERS
 from compactdet.data.layout import Layout, published_layout
-from compactdet.doctor.findings import DoctorOptions, Finding
+from compactdet.doctor.findings import DoctorOptions, Finding, run_check
 from compactdet.errors import UserError
 from compactdet.training.checkpoints import read_checkpoint
 
@@ -22,10 +22,10 @@ MAX_IMAGES_READ = 20_000  # the sizes of this many images are read in seconds
 
 
 def check_files(options: DoctorOptions) -> Iterator[Finding]:
-    """Check data sets, weights files and checkpoints."""
-    yield from check_data(options)
-    yield from check_weights(options)
-    yield from check_checkpoints(options)
+    """Check data sets, weights files and checkpoints; a failing check does not affect the others."""
+    yield from run_check('data', check_data, options)
+    yield from run_check('weights', check_weights, options)
+    yield from run_check('checkpoints', check_checkpoints, options)
 
 
 def check_data(options: DoctorOptions) -> Iterator[Finding]:

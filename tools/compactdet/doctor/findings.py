@@ -1,5 +1,6 @@
 """Findings and options of the doctor."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +50,18 @@ class DoctorOptions:
     weights: Path = Path('weights')
     checkpoints: tuple[Path, ...] = ()
     full: bool = False
+
+
+Check = Callable[[DoctorOptions], Iterator[Finding]]
+
+
+def run_check(name: str, check: Check, options: DoctorOptions) -> list[Finding]:
+    """Return the findings of a check; an exception in it becomes the last finding, a problem."""
+    findings = []
+    try:
+        for finding in check(options):
+            findings.append(finding)
+    except Exception as error:
+        text = ' '.join(f'the check failed ({type(error).__name__}: {error})'.split())
+        findings.append(Finding(name, 'problem', text, 'report this as a defect of the suite'))
+    return findings

@@ -1,4 +1,4 @@
-"""Checks of PyTorch and MMDetection, in separate processes because they may crash or hang."""
+"""Checks of PyTorch, MMDetection and the files, in separate processes because they may crash or hang."""
 
 import json
 import os
@@ -16,11 +16,12 @@ REPO = Path(__file__).parents[3]
 TIMEOUT_S = 300
 
 
-def run_python(code: str) -> tuple[dict[str, Any] | None, str]:
+def run_python(code: str, *, limited: bool = True) -> tuple[dict[str, Any] | None, str]:
     """Run Python code in a separate process.
 
     Args:
         code: Code that prints JSON on its last line.
+        limited: Whether the process is stopped after `TIMEOUT_S` seconds.
 
     Returns:
         The JSON, or None and a description of the failure.
@@ -30,7 +31,7 @@ def run_python(code: str) -> tuple[dict[str, Any] | None, str]:
             [sys.executable, '-c', code],
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=TIMEOUT_S if limited else None,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -144,3 +145,26 @@ def check_mmdetection(options: DoctorOptions) -> Iterator[Finding]:
                 'checkout', 'problem', f'{package} is imported from {imported}, not from {folder}', cure
             )
     yield Finding('networks', 'ok', f'{found["archs"]} archs')
+
+
+FILES_TEST = """
+import json
+from dataclasses import asdict
+from pathlib import PosixPath, WindowsPath
+from compactdet.doctor.file_checks import check_files
+from compactdet.doctor.findings import DoctorOptions
+print(json.dumps(dict(findings=[asdict(finding) for finding in check_files({options!r})])))
+"""
+
+
+def check_files(options: DoctorOptions) -> Iterator[Finding]:
+    """Check data sets, weights files and checkpoints."""
+    code = FILES_TEST.format(options=options)
+    found, failure = run_python(code, limited=False)  # with --full, COCO alone takes many minutes
+    if found is None:
+        text = f'data sets, weights files and checkpoints were not checked: {failure}'
+        cure = 'solve the problems of PyTorch and MMDetection first'
+        yield Finding('files', 'problem', text, cure)
+        return
+    for finding in found['findings']:
+        yield Finding(**finding)
