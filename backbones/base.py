@@ -183,13 +183,16 @@ class CompactBackbone(_Half):
         (ESPNetV2's image, NASNet's previous map).
 
         Raises:
-            ValueError: The image is smaller than the last of the strides.
+            ValueError: The image is smaller than the last of the strides, or the network cannot take images
+                of its size.
         """
         if min(x.shape[-2:]) < self.out_strides[-1]:
             raise ValueError(
                 f'{self.arch.name}: an image of {x.shape[-2]}x{x.shape[-1]} pixels is smaller than the '
                 f'last of out_strides={self.out_strides}'
             )
+        if self.arch.size_divisor != 1:
+            self.arch.check_image(*x.shape[-2:])
         carry = self.stem(x)
         maps = {self.arch.stem_stride: first(carry)}
         for stage in self._stages:

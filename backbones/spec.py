@@ -136,6 +136,8 @@ class Arch:
         preprocessing: Preprocessing of the authors' weights.
         split_strides: Strides after which the rest of the network needs only the map there, as required
             for the stage head of Faster R-CNN C4; None for all.
+        size_divisor: Both sides of an image must be multiples of it; None if only images of ``input_size``
+            can be used.
         name: Name, set on registration.
         family: Name of the registered class, set on registration.
     """
@@ -152,6 +154,7 @@ class Arch:
     cost_note: str = ''
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     split_strides: tuple[int, ...] | None = None
+    size_divisor: int | None = 1
     name: str = ''
     family: str = ''
 
@@ -192,6 +195,19 @@ class Arch:
             if stage.stride > stride:
                 return stage
         raise ValueError(f'{self.name} has no stage after stride {stride}; its last is there')
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise ValueError if the network cannot take images of a size, in pixels."""
+        if self.size_divisor is None and (height, width) != (self.input_size, self.input_size):
+            raise ValueError(
+                f'{self.name} takes images of {self.input_size}x{self.input_size} pixels only, not of '
+                f'{height}x{width}'
+            )
+        if self.size_divisor and (height % self.size_divisor or width % self.size_divisor):
+            raise ValueError(
+                f'{self.name} takes images whose sides are multiples of {self.size_divisor} pixels, not of '
+                f'{height}x{width}'
+            )
 
     def channels_before(self, stage: Stage) -> int:
         """Return the channels that enter a stage."""

@@ -9,12 +9,17 @@ sampling, NMS) is in ``det_configs/_base_/detectors``, with which a leaf config 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backbones.base import config_type, family_of
+import torch
+
+from backbones.base import StageHead, config_type, family_of
+from backbones.libraries.adapter import AdaptedArch
 from backbones.spec import Arch, Conventions, Preprocessing, get_arch
 from backbones.weights import WeightsError, read_info
 
@@ -53,6 +58,8 @@ def check_able(arch: str | Arch, detector: str) -> Arch:
 
 def _lacks(row: Arch, detector: str) -> str:
     """Return what a network lacks for a detector; an empty text if nothing."""
+    if row.size_divisor is None:
+        return f'no maps of images of other sizes than {row.input_size}x{row.input_size}'
     missing = [str(stride) for stride in TAPS[detector] if stride not in row.strides]
     if missing:
         return f'no map at stride {" or ".join(missing)}'
@@ -61,6 +68,19 @@ def _lacks(row: Arch, detector: str) -> str:
             return 'no stage after stride 16'
         if row.split_strides is not None and 16 not in row.split_strides:
             return 'no stage after stride 16 that takes the map there and nothing else'
+        return _lacks_stage_head(row)
+    return ''
+
+
+@functools.cache
+def _lacks_stage_head(row: Arch) -> str:
+    """Return why the stage after stride 16 of a library's network cannot be a stage head; '' if it can."""
+    if isinstance(row, AdaptedArch):
+        try:
+            with torch.device('meta'):
+                StageHead(row)
+        except ValueError as error:
+            return f'no stage after stride 16 that can keep the size of a map ({error.__cause__ or error})'
     return ''
 
 
@@ -208,15 +228,18 @@ def set_init(model: MutableMapping[str, Any], init: str | None) -> None:
             half['bn_policy'] = 'train'
     if not init:
         model['backbone'].pop('frozen_stride', None)
-    model['data_preprocessor'] = data_preprocessor(preprocessing)
+    model['data_preprocessor'] = data_preprocessor(preprocessing, row.size_divisor or 1)
 
 
-def data_preprocessor(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return MMDetection's preprocessor for images that are loaded as BGR, as MMCV does."""
+def data_preprocessor(preprocessing: Preprocessing, size_divisor: int = 1) -> dict[str, Any]:
+    """Return MMDetection's preprocessor for images that are loaded as BGR, as MMCV does.
+
+    Both sides of a batch are padded to a multiple of 32 and of what the network needs.
+    """
     return dict(
         type='DetDataPreprocessor',
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),
         bgr_to_rgb=preprocessing.channel_order == 'rgb',
-        pad_size_divisor=32,
+        pad_size_divisor=math.lcm(32, size_divisor),
     )

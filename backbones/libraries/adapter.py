@@ -10,8 +10,11 @@ timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactd
 Deviations from the libraries: no stochastic depth; an average pool over the whole map of the native image
 size pools the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as in
 the suite's networks, except what the libraries set otherwise (layer scales, position tables, filters). Map
-sizes are the library's: for odd images some networks round down, and NASNet-A needs sides that are
-multiples of 32 (to which detectors pad).
+sizes are the library's: for odd images some networks round down; the sides that a network needs are
+measured too (``size_divisor``), and detectors pad to them.
+
+Before its first use, the parts of a network are compared with the library's code on random weights
+(`backbones.libraries.proof`); a network whose code cannot be recorded exactly is refused.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from torch import fx, nn
 from backbones.base import CompactBackbone, native_stride
 from backbones.libraries.aliases import ALIASES
 from backbones.libraries.graphs import Dissection
+from backbones.libraries.proof import check_parts, randomized, size_divisor
 from backbones.libraries.tracing import GraphError
 from backbones.libraries.unstride import unstride
 from backbones.spec import Arch, Conventions, Preprocessing, Stage, UnknownArchError, register_library
@@ -175,6 +179,21 @@ def _dissect(source: str) -> Dissection:
 
 
 @functools.cache
+def prove(source: str) -> None:
+    """Compare the parts of a network with the library's code, once in a process.
+
+    Raises:
+        UnknownArchError: They compute different logits.
+    """
+    dissection = _dissect(source)
+    network = dissection.network if _is_plain(dissection.network) else _with_values(source, None)
+    try:
+        check_parts(dissection, randomized(network))
+    except GraphError as error:
+        raise UnknownArchError(f'{source} cannot be a backbone: {error}') from error
+
+
+@functools.cache
 def measure(source: str) -> AdaptedArch:
     """Return the measured row of a network of a library.
 
@@ -198,6 +217,7 @@ def measure(source: str) -> AdaptedArch:
         stages=tuple(Stage(cut.stride, cut.channels) for cut in stages),
         split_strides=tuple(cut.stride for cut in dissection.cuts if cut.is_one_map),
         input_size=size,
+        size_divisor=size_divisor(dissection),
         num_classes=num_classes,
         preprocessing=preprocessing,
     )
@@ -230,6 +250,7 @@ def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.
     device = torch.get_default_device()
     if device.type == 'meta':
         return copy.deepcopy(part)
+    prove(arch.source)
     if _is_plain(part):
         part = copy.deepcopy(part).to_empty(device=device)
         for layer in part.modules():

@@ -257,12 +257,23 @@ class Dissection(Recording):
             values = (known[value] for value in after.values)
             graph.output(tap if after.is_one_map else (tap, *values))
         part = fx.GraphModule(network, graph)
+        _dropout_as_layers(part)
         saved = network.state_dict()
         for name, _ in part.named_buffers():
             if name not in saved:  # the names of the library
                 owner, _, leaf = name.rpartition('.')
                 part.get_submodule(owner)._non_persistent_buffers_set.add(leaf)
         return part
+
+
+def _dropout_as_layers(part: fx.GraphModule) -> None:
+    """Replace recorded calls of ``F.dropout``, which know the mode while recording only, by layers."""
+    for node in part.graph.find_nodes(op='call_function', target=F.dropout):
+        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get('p', 0.5)
+        part.add_module(f'{node.name}_layer', nn.Dropout(rate))
+        node.op, node.target = 'call_module', f'{node.name}_layer'
+        node.args, node.kwargs = node.args[:1] or (node.kwargs['input'],), {}
+    part.recompile()
 
 
 def _pool_whole_maps(graph: fx.Graph, network: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from backbones.libraries.writes import Shapes, WritableProxy, describe_write, make_explicit
+from backbones.libraries.writes import Shapes, WritableProxy, describe_write, is_named_write, make_explicit
 
 # Regularization of a training recipe, which the suite's networks do not contain.
 RECIPE = {'StochasticDepth', 'DropPath', 'DropBlock2d'}
@@ -151,8 +151,10 @@ class Recording:
                 raise GraphError('it does not return logits (N, classes)')
             hidden = make_explicit(run)
             if not hidden:
+                recorded = [*module.graph.nodes]
                 module.graph.eliminate_dead_code()
-                lost = [node for node in run.writes if node not in {*module.graph.nodes}]
+                kept = {*module.graph.nodes}
+                lost = [n for n in recorded if n not in kept and (n in run.writes or is_named_write(n))]
                 return module, run.writes, lost
             for write in hidden:
                 if not write.meta['owners']:
@@ -178,11 +180,8 @@ class Recording:
         side = shape[1] if is_channels_last(node) else shape[2]
         if side == 1 or (side != shape[3] and not is_channels_last(node)):
             return 0
-        for power in range(int(math.log2(MAX_STRIDE)) + 1):
-            exact = self.size / 2**power
-            if 0.75 * exact <= side <= math.ceil(exact) + 1:
-                return 2**power
-        return 0
+        strides = (2**power for power in range(int(math.log2(MAX_STRIDE)) + 1))
+        return next((stride for stride in strides if has_stride(side, self.size, stride)), 0)
 
     def _has_weights(self, node: fx.Node) -> bool:
         """Return True if a node is a convolution or a linear layer, or contains one."""
@@ -244,6 +243,12 @@ class Recording:
         node = self.nodes[i]
         module = self.module.get_submodule(str(node.target)) if node.op == 'call_module' else None
         return module if isinstance(module, nn.Conv2d) else None
+
+
+def has_stride(side: int, image_side: int, stride: int) -> bool:
+    """Return True if the side of a map fits a stride; layers without padding make it smaller."""
+    exact = image_side / stride
+    return 0.75 * exact <= side <= math.ceil(exact) + 1
 
 
 def channels_of(node: fx.Node) -> int:

@@ -107,6 +107,14 @@ def make_explicit(run: Shapes) -> list[fx.Node]:
     return hidden
 
 
+def is_named_write(node: fx.Node) -> bool:
+    """Return True if the name of an operation says that it writes: ``x.mul_(y)``; also if it is not seen to
+    (``x.data.mul_(y)``).
+    """
+    name = str(getattr(node.target, '__name__', node.target))
+    return node.op.startswith('call') and name.endswith('_') and not name.endswith('__')
+
+
 def describe_write(node: fx.Node) -> str:
     """Return the operation of a node and its module: ``mul_ in layer1.0``."""
     owners = node.meta.get('owners', ())

@@ -85,18 +85,25 @@ def arch_costs(name: str | Arch, size: int | None = None) -> ArchCosts:
 
     Args:
         name: A name from ``list_archs()``, a ``LIBRARY:NAME``, or a row.
-        size: Height and width of the image; None for 224, or the published size if that is smaller.
+        size: Height and width of the image; None for 224, or the published size if that is smaller or the
+            network does not take 224.
 
     Raises:
         UnknownArchError: There is no such network.
-        UserError: The image is smaller than the last stride of the network.
+        UserError: The image is smaller than the last stride of the network, or not of a size that it takes.
     """
     arch = get_arch(name)
-    size = size or min(DEFAULT_SIZE, arch.input_size)
+    if size is None:
+        fits = arch.size_divisor and DEFAULT_SIZE % arch.size_divisor == 0
+        size = min(DEFAULT_SIZE, arch.input_size) if fits else arch.input_size
     if size < arch.stages[-1].stride:
         raise UserError(
             f'size {size} is smaller than the last stride of {arch.name}, {arch.stages[-1].stride}'
         )
+    try:
+        arch.check_image(size, size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     sparse = has_learned_sparsity(arch.name)
     image, published_image = (torch.empty(1, 3, n, n, device='meta') for n in (size, arch.input_size))
     with torch.device('meta'):

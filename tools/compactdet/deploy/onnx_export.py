@@ -87,10 +87,15 @@ def classification_network(
 
     Raises:
         UnknownArchError: There is no such network.
-        UserError: The weights are those of another network.
+        UserError: The weights are those of another network, or it does not take images of that size.
         WeightsError: The weights file cannot be read.
     """
     row = get_arch(arch)
+    size = size or (row.input_size, row.input_size)
+    try:
+        row.check_image(*size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     state_dict, info = (None, None) if weights is None else read_weights(weights)
     if info is not None and info.arch != row.name:
         raise UserError(f'{weights} holds the weights of {info.arch}, not of {row.name}')
@@ -107,7 +112,6 @@ def classification_network(
         graph, outputs = network, ('logits',)
     reparameterize(graph)
     preprocessing = Preprocessing() if info is None else info.preprocessing
-    side = row.input_size
     return Exportable(
         graph.eval(),
         what,
@@ -116,7 +120,7 @@ def classification_network(
         preprocessing,
         weights,
         (),
-        size or (side, side),
+        size,
         dynamic,
     )
 
@@ -135,7 +139,8 @@ def _with_weights(
     if state_dict is not None:
         network.load_state_dict(state_dict, strict=False)
     else:
-        _measure_statistics(network, min(row.input_size, 224))
+        side = min(row.input_size, 224) if row.size_divisor == 1 else row.input_size
+        _measure_statistics(network, side)
     return network
 
 

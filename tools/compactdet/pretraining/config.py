@@ -64,6 +64,10 @@ def pretraining(
     size = size or (min(row.input_size, SMALL_IMAGES_INPUT) if data.size else row.input_size)
     if size < row.stages[-1].stride:
         raise UserError(f'--size {size} is smaller than the last stride of {arch}, {row.stages[-1].stride}')
+    try:
+        row.check_image(size, size)
+    except ValueError as error:
+        raise UserError(f'--size {size}: {error}') from error
     if data.size and size < data.size:
         raise UserError(
             f'--size {size} is smaller than the {data.size} pixels of {data.title}; omit --size'
