@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     from compactdet.weights.display import inspect_file, print_catalog
     from compactdet.weights.download import download_weights
     from compactdet.weights.formats import TENSORFLOW
-    from compactdet.weights.verify import accuracy, find_images
+    from compactdet.weights.verify import accuracy, classes_in, find_images
 
     if args.command == 'list':
         rows = [to_json(row, args.dir) for row in select_weights(read_catalog(args.known), args.pattern)]
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> None:
     elif args.command == 'inspect':
         print(json.dumps(inspect_file(args.file), indent=2))
     else:
-        result = accuracy(args.file, find_images(args.images, args.class_index))
+        images = find_images(args.images, args.class_index, classes_in(args.file))
+        result = accuracy(args.file, images)
         print('top-1 {top1:.2f} %, top-5 {top5:.2f} % of {num_images} images'.format(**result))
 
 

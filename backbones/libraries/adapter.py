@@ -7,10 +7,12 @@ weights can be used (``adapted_entries``). Some networks also have plain names: 
 
 timm and pytorchcv are optional: ``pip install 'compactdet[timm]'``, ``'compactdet[pytorchcv]'``.
 
-Deviations from the libraries: no stochastic depth; an average pool over the whole map of the native image
-size pools the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as in
-the suite's networks, except what the libraries set otherwise (layer scales, position tables, filters). Map
-sizes are the library's: for odd images some networks round down; the sides that a network needs are
+Deviations from the libraries: no stochastic depth; batch normalization trains with PyTorch's momentum of
+0.1, as in the suite's networks (torchvision's MNASNet has 0.0003, MobileNetV3 0.01: after a short training,
+the running statistics would still be the initial ones); an average pool over the whole map of the native
+image size pools the whole map of any size; no auxiliary classifiers (GoogLeNet). Weights are initialized as
+in the suite's networks, except what the libraries set otherwise (layer scales, position tables, filters).
+Map sizes are the library's: for odd images some networks round down; the sides that a network needs are
 measured too (``size_divisor``), and detectors pad to them.
 
 Before its first use, the parts of a network are compared with the library's code on random weights
@@ -40,6 +42,7 @@ from backbones.libraries.unstride import unstride
 from backbones.spec import Arch, Conventions, Preprocessing, Stage, UnknownArchError, register_library
 
 FAMILY = 'AdaptedNetwork'
+BN_MOMENTUM = 0.1  # PyTorch's, as in the suite's own networks
 HALVES = Preprocessing('rgb', (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 
@@ -71,8 +74,24 @@ def _build_torchvision(name: str, num_classes: int | None) -> nn.Module:
 
 def _describe_torchvision(name: str, network: nn.Module) -> tuple[int, int, Preprocessing]:
     size = 299 if name == 'inception_v3' else 224
-    # the published weights are TensorFlow's; torchvision transforms the image inside (transform_input)
-    return size, 1000, HALVES if name in ('googlenet', 'inception_v3') else Preprocessing()
+    weights = getattr(_torchvision().get_model_weights(name), 'DEFAULT', None)
+    return size, 1000, describe_weights(name, weights) if weights else Preprocessing()
+
+
+def describe_weights(name: str, weights: Any) -> Preprocessing:
+    """Return the preprocessing of weights of a network of torchvision, a member of its ``WeightsEnum``."""
+    if name in ('googlenet', 'inception_v3'):
+        return HALVES  # the weights are TensorFlow's; torchvision transforms the image inside
+    transforms = weights.transforms()
+    return rgb_preprocessing(transforms.mean, transforms.std)
+
+
+def rgb_preprocessing(mean: Any, std: Any) -> Preprocessing:
+    """Return the preprocessing for a library's mean and standard deviation, three numbers each, of pixels
+    from 0 to 1.
+    """
+    mean, std = (tuple(round(255 * value, 3) for value in part) for part in (mean, std))
+    return Preprocessing('rgb', mean, std)
 
 
 def _build_timm(name: str, num_classes: int | None) -> nn.Module:
@@ -82,8 +101,8 @@ def _build_timm(name: str, num_classes: int | None) -> nn.Module:
 
 def _describe_timm(name: str, network: Any) -> tuple[int, int, Preprocessing]:
     config = network.default_cfg
-    mean, std = (tuple(255 * value for value in config[key]) for key in ('mean', 'std'))
-    return config['input_size'][-1], network.num_classes, Preprocessing('rgb', mean, std)
+    preprocessing = rgb_preprocessing(config['mean'], config['std'])
+    return config['input_size'][-1], network.num_classes, preprocessing
 
 
 def _build_pytorchcv(name: str, num_classes: int | None) -> nn.Module:
@@ -243,6 +262,14 @@ def adapted_entries(arch: AdaptedArch) -> dict[str, str | None]:
 
 def _part(arch: AdaptedArch, number: int, num_classes: int | None = None) -> fx.GraphModule:
     """Return a part with its own modules, on the default device."""
+    part = _library_part(arch, number, num_classes)
+    for layer in part.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = BN_MOMENTUM
+    return part
+
+
+def _library_part(arch: AdaptedArch, number: int, num_classes: int | None) -> fx.GraphModule:
     dissection = _dissect(arch.source)
     if num_classes == arch.num_classes:
         num_classes = None

@@ -29,10 +29,10 @@ def file_sha256(path: str | Path) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Check that a file can be read to its end, unlike pipes and devices.
+    """Check that a file can be read to its end, unlike pipes and devices, and holds what was downloaded.
 
     Raises:
-        WeightsError: It cannot be read, or is missing.
+        WeightsError: It cannot be read, is missing, or is a web page or a Git LFS pointer.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -40,6 +40,20 @@ def check_file(path: str | Path) -> None:
         raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
     if not stat.S_ISREG(mode):
         raise WeightsError(f'cannot read {path}: it is a folder, a pipe or a device, no file')
+    try:
+        with Path(path).open('rb') as file:
+            head = file.read(512)
+    except OSError as error:
+        raise WeightsError(f'cannot read {path}: {error.strerror or error}') from error
+    if re.match(rb'\s*(<!doctype html|<html|<\?xml)', head, re.IGNORECASE):
+        raise WeightsError(
+            f'{path} is a web page, not weights: its address needs a log-in or a confirmation; download '
+            'the file in a browser'
+        )
+    if head.startswith(b'version https://git-lfs.github.com/spec/'):
+        raise WeightsError(
+            f'{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository'
+        )
 
 
 def _history_method(owner: object, name: str) -> object:

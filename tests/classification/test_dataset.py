@@ -20,6 +20,7 @@ from compactdet.classification.arrays import READERS
 from compactdet.classification.dataset import ClassificationSet, load
 from compactdet.classification.devkit import DEVKIT, read_devkit
 from compactdet.errors import UserError
+from compactdet.weights.verify import find_images
 
 from classification_sets import CLASSES, members, png, tar_of, zip_of
 
@@ -219,7 +220,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 def test_one_class_is_none(tmp_path: Path) -> None:
     for name, data in members().items():
-        path = tmp_path / 'train' / name.replace('/', '/images/')
+        path = tmp_path / 'train/images' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     with pytest.raises(UserError, match=r"train: its images lie in one folder, 'images'; a folder a class"):
@@ -296,3 +297,56 @@ def test_the_real_cifar10(shared: Path) -> None:
     assert len(samples) == 10_000
     assert np.bincount(samples.labels).tolist() == [1000] * 10
     assert samples.classes[3] == 'cat'
+
+
+def test_the_class_is_the_first_folder(tmp_path: Path) -> None:
+    """In training and in `weights.py verify`; in archives it is the first below what all images share."""
+    nested = {'red/apple/0.png': png(1), 'red/pepper/0.png': png(2), 'green/apple/0.png': png(3)}
+    for name, data in nested.items():
+        path = tmp_path / 'set/train' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / 'packed').mkdir()
+    (tmp_path / 'packed/train.zip').write_bytes(zip_of({f'a/train/{k}': v for k, v in nested.items()}))
+    for root in ('set', 'packed'):
+        samples = load('folder', str(tmp_path / root), 'train')
+        assert samples.classes == ['green', 'red']
+        assert sorted(zip((int(image[0, 0, 0]) for image in samples), samples.labels, strict=True)) == [
+            (1, 1), (2, 1), (3, 0)
+        ]  # fmt: skip
+    assert [number for _, number in find_images(tmp_path / 'set/train')] == [0, 1, 1]
+
+
+def test_tiny_imagenets_layout(tmp_path: Path) -> None:
+    files = {f'train/n0{i}/images/n0{i}_{j}.png': png(10 * i + j) for i in range(2) for j in range(2)}
+    files |= {
+        'val/images/val_0.png': png(40),
+        'val/images/val_1.png': png(50),
+        'test/images/a.png': png(60),
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    labels = tmp_path / 'val/val_annotations.txt'
+    labels.write_text('val_0.png\tn01\t0\t0\t7\t7\nval_1.png\tn00\t0\t0\t7\t7\n')
+    assert load('folder', str(tmp_path), 'train').classes == ['n00', 'n01']
+    test = load('folder', str(tmp_path), 'test')
+    found = {
+        int(image[0, 0, 0]): test.classes[label] for image, label in zip(test, test.labels, strict=True)
+    }
+    assert found == {40: 'n01', 50: 'n00'}
+    load.cache_clear()
+    labels.write_text('val_0.png\tn01\n')
+    with pytest.raises(UserError, match=r'val_1\.png is not in .*val_annotations\.txt'):
+        load('folder', str(tmp_path), 'test')
+
+
+def test_endings_that_are_not_read_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data in {'train/a/0.png': png(1), 'train/b/0.png': png(2), 'train/b/1.heic': b'x'}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    encoded = cv2.imencode('.tif', np.full((8, 8, 3), 7, np.uint8))[1].tobytes()
+    (tmp_path / 'train/a/1.tif').write_bytes(encoded)
+    samples = load('folder', str(tmp_path), 'train')
+    assert [int(image[0, 0, 0]) for image in samples] == [1, 7, 2]
+    assert '1 images are left out, such as b/1.heic' in capsys.readouterr().err

@@ -1,22 +1,27 @@
 """Labeled images in folders, zip files or tar files, read without unpacking.
 
 An archive is indexed once; an image is then one read at an offset, which several processes may do at the
-same time. Supported: a folder, a zip or a tar with ``CLASS/FILE`` (at any depth; the class is the folder of
-the file), tar shards of that form, a tar with one tar per class (ImageNet's training archive), and a tar
-without classes (its validation archive, with its development kit beside it).
+same time. Supported: a folder, a zip or a tar with ``CLASS/FILE``, tar shards of that form, a tar with one
+tar per class (ImageNet's training archive), a tar without classes (its validation archive, with its
+development kit beside it), and the layout of Tiny ImageNet.
+
+The class is the first folder below the split, as in torchvision's ``ImageFolder``: that of
+``red/apple/1.jpg`` is ``red``. In an archive, folders that all its images share are not counted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +32,9 @@ from compactdet.classification.devkit import DEVKIT, read_devkit
 from compactdet.data.archives import BROKEN, check_end
 from compactdet.errors import UserError
 
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
+OTHER_SUFFIXES = {'.gif', '.heic', '.heif', '.avif', '.jp2', '.jxl', '.svg', '.dng', '.raw', '.npy', '.dcm'}
+TINY_IMAGENET_LABELS = 'val_annotations.txt'  # in its folder val: lines of file, class and a box
 ARCHIVES = ('.zip', '.tar')
 LOCAL_HEADER = struct.Struct('<4s22xHH')  # of a zip's member: signature, lengths of name and extra field
 
@@ -158,7 +165,7 @@ def find(root: Path, names: Sequence[str]) -> Images:
     Raises:
         UserError: There is no such split, it is damaged, or an image has no class.
     """
-    entries = _entries(root, names)
+    entries = _tiny_imagenet(root, names) or _with_classes(_entries(root, names))
     if any(entry.label is None for entry in entries):
         entries = _labelled(root, entries)
     return Images(entries)
@@ -189,6 +196,32 @@ def _entries(root: Path, names: Sequence[str]) -> list[Entry]:
     )
 
 
+def _tiny_imagenet(root: Path, names: Sequence[str]) -> list[Entry]:
+    """Return the labeled test images of Tiny ImageNet, ``val/images/FILE``; none for another layout.
+
+    Its images for training are an ordinary ``train/CLASS/images/FILE``; those of its folder test have no
+    labels.
+
+    Raises:
+        UserError: The list of classes cannot be read or lacks an image.
+    """
+    folder = root / 'val'
+    if 'val' not in names or not (folder / TINY_IMAGENET_LABELS).is_file():
+        return []
+    try:
+        lines = (folder / TINY_IMAGENET_LABELS).read_text(encoding='utf-8').splitlines()
+        labels = dict(line.split('\t')[:2] for line in lines if line.strip())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{folder / TINY_IMAGENET_LABELS}: cannot be read ({error})') from error
+    entries = []
+    for entry in _collect([folder], str(folder)):
+        name = PurePosixPath(entry.name).name
+        if name not in labels:
+            raise UserError(f'{folder / entry.name} is not in {folder / TINY_IMAGENET_LABELS}')
+        entries.append(replace(entry, label=labels[name]))
+    return entries
+
+
 def _words(text: str) -> list[str]:
     return re.split(r'[^a-z0-9]+|(?<=[a-z])(?=\d)', text.lower())
 
@@ -214,6 +247,8 @@ def is_image(path: str) -> bool:
 def images_in(folder: Path) -> Iterator[str]:
     """Return the images in a folder as relative paths; links to folders are followed, except to itself.
 
+    Images of endings that are not read are named in a note on stderr.
+
     Raises:
         OSError: A folder cannot be read.
     """
@@ -221,6 +256,7 @@ def images_in(folder: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise error
 
+    left_out = []
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place).resolve()
         folders[:] = sorted(name for name in folders if not here.is_relative_to((here / name).resolve()))
@@ -229,13 +265,21 @@ def images_in(folder: Path) -> Iterator[str]:
             name = path.relative_to(folder).as_posix()
             if is_image(name) and path.is_file():
                 yield name
+            elif path.suffix.lower() in OTHER_SUFFIXES and not is_hidden(file):
+                left_out.append(name)
+    if left_out:
+        print(
+            f'note: {folder}: {len(left_out)} images are left out, such as {left_out[0]}; convert them to '
+            f'one of {", ".join(sorted(SUFFIXES))}',
+            file=sys.stderr,
+        )
 
 
 def _index(place: Path) -> Iterator[Entry]:
     try:
         if place.is_dir():
             for name in images_in(place):
-                yield Entry(place, name, _label(place, name), (place / name).stat().st_size)
+                yield Entry(place, name, None, (place / name).stat().st_size)
         else:
             yield from (_zip if zipfile.is_zipfile(place) else _tar)(place)
     except UserError:
@@ -252,11 +296,27 @@ def _index(place: Path) -> Iterator[Entry]:
         raise UserError(f'{place}: cannot be read ({error.strerror or error})') from error
 
 
-def _label(store: Path, name: str) -> str | None:
-    parts = PurePosixPath(name).parts
-    if len(parts) < 2 and store.is_dir():
-        raise UserError(f'{store / name} lies in no class folder; move it to {store}/CLASS/{name}')
-    return parts[-2] if len(parts) > 1 else None
+def _with_classes(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries with their classes: the first folder below those that all images of an archive share.
+
+    Raises:
+        UserError: An image in a folder lies in no class folder.
+    """
+    archived = {
+        PurePosixPath(e.name).parts[:-1] for e in entries if e.label is None and not e.store.is_dir()
+    }
+    levels = zip(*archived, strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, levels))
+    labelled = []
+    for entry in entries:
+        parts = PurePosixPath(entry.name).parts[:-1]
+        if entry.label is None and entry.store.is_dir() and not parts:
+            place = entry.store / entry.name
+            raise UserError(f'{place} lies in no class folder; move it to {entry.store}/CLASS/{entry.name}')
+        start = 0 if entry.store.is_dir() else min(shared, len(parts) - 1)
+        label = entry.label or (parts[start] if parts else None)
+        labelled.append(replace(entry, label=label))
+    return labelled
 
 
 def _zip(path: Path) -> Iterator[Entry]:
@@ -270,7 +330,7 @@ def _zip(path: Path) -> Iterator[Entry]:
                     'make the zip with `zip -0 -r`'
                 )
             yield Entry(
-                path, info.filename, _label(path, info.filename), info.compress_size, info.header_offset,
+                path, info.filename, None, info.compress_size, info.header_offset,
                 info.CRC, info.compress_type == zipfile.ZIP_DEFLATED,
             )  # fmt: skip
 
@@ -280,7 +340,7 @@ def _tar(path: Path) -> Iterator[Entry]:
         for member in archive:
             name = member.name.removeprefix('./')
             if member.isreg() and is_image(name):
-                yield Entry(path, name, _label(path, name), member.size, member.offset_data)
+                yield Entry(path, name, None, member.size, member.offset_data)
             elif member.isreg() and PurePosixPath(name).suffix.lower() == '.tar':
                 yield from _inner_tar(path, archive, member, PurePosixPath(name).stem)
         check_end(archive)

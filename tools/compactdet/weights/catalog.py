@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backbones import Preprocessing
+from backbones.libraries.adapter import rgb_preprocessing
 from backbones.libraries.aliases import ALIASES
 from backbones.weights import WeightsError, file_sha256, read_info
 from compactdet.errors import UserError
@@ -228,7 +229,6 @@ def _timm(arch: str, name: str) -> Iterator[PublishedWeights]:
         return
     file = importlib.import_module('timm.models._hub').HF_SAFE_WEIGHTS_NAME
     url = config.url or hub.hf_hub_url(config.hf_hub_id, file)
-    mean, std = (tuple(255 * value for value in part) for part in (config.mean, config.std))
     licence = (config.license or '').lower()
     yield PublishedWeights(
         arch=arch,
@@ -240,7 +240,7 @@ def _timm(arch: str, name: str) -> Iterator[PublishedWeights]:
         page=f'https://huggingface.co/{config.hf_hub_id}' if config.hf_hub_id else url,
         licence=SPDX.get(licence, config.license or None),
         sha256=_sha256_digits(_file_name(url)),
-        preprocessing=Preprocessing('rgb', mean, std),
+        preprocessing=rgb_preprocessing(config.mean, config.std),
         tensorflow=name.startswith('tf_'),
         source=f'timm, pretrained_cfg of {name}',
     )

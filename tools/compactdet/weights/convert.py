@@ -34,6 +34,7 @@ from compactdet.errors import UserError
 from compactdet.weights.adapted_formats import adapted_format
 from compactdet.weights.formats import FORMATS, MINUS_ONE_TO_ONE, NOT_STATED, Format
 from compactdet.weights.layer_names import own_layers
+from compactdet.weights.library_facts import published_facts
 from compactdet.weights.published_file import PublishedFile, read_published_file, stated_inputs
 
 # Preprocessing by its name in `convert --images-as`; x is the value of a pixel, 0 to 255.
@@ -129,6 +130,7 @@ def convert(
         sha256 = file_sha256(file)
         known = PUBLISHED_ACCURACY.get(sha256, (None, None))
         as_published = not published.detector and num_classes_of(state_dict, arch.name) == arch.num_classes
+        preprocessing, conventions = published_facts(arch, fmt, Path(file).name)
         pretraining = Pretraining(
             data=facts.data or (fmt.data if as_published or fmt.backbone_only else NOT_STATED),
             recipe=fmt.recipe if as_published and sha256 in PUBLISHED_ACCURACY else None,
@@ -142,8 +144,8 @@ def convert(
     info = WeightsInfo(
         arch=arch.name,
         pretraining=pretraining,
-        preprocessing=facts.preprocessing or (stated[0] if stated else fmt.preprocessing),
-        conventions=facts.conventions or fmt.conventions_of(arch),
+        preprocessing=facts.preprocessing or (stated[0] if stated else preprocessing),
+        conventions=facts.conventions or conventions,
         source=f'{fmt.source}{part}, file {Path(file).name}',
         source_sha256=sha256,
         licence=facts.licence,
@@ -263,6 +265,9 @@ def match_entries(published: PublishedFile, arch: Arch, fmt: Format) -> tuple[di
         'not floating-point': [k for k, v in floats.items() if not v.is_floating_point()],
         # not searched if a tensor has another shape: it may be too large
         'not finite': [] if misshapen else [k for k, v in floats.items() if not v.isfinite().all()],
+        'negative, which no variance is': [
+            k for k, v in floats.items() if k.endswith('running_var') and bool((v < 0).any())
+        ],
     }
     if not misshapen:
         state_dict = _cast_to_own_types(state_dict, own)

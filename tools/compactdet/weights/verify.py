@@ -1,6 +1,8 @@
 """Measure top-1 and top-5 accuracy of a weights file on a folder of labeled images."""
 
+import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,6 +23,7 @@ from compactdet.errors import UserError
 SMALL_IMAGE_SETS = {kind.title for kind in SETS.values() if kind.size}
 
 BATCH_SIZE = 32
+WORDNET_ID = re.compile(r'n\d{8}')
 
 
 class Accuracy(TypedDict):
@@ -58,16 +61,42 @@ def read_class_index(path: str | Path) -> dict[str, int]:
     return index
 
 
-def find_images(folder: str | Path, class_index: str | Path | None = None) -> list[tuple[Path, int]]:
+def imagenet_index() -> dict[str, int]:
+    """Return the class numbers of ImageNet's 1,000 WordNet ids, from timm.
+
+    Raises:
+        UserError: timm is not installed.
+    """
+    try:
+        names = (
+            files('timm').joinpath('data/_info/imagenet_synsets.txt').read_text(encoding='utf-8').split()
+        )
+    except (ImportError, OSError) as error:
+        raise UserError(
+            'the class numbers of WordNet ids are read from timm, which is not installed: pip install '
+            "'compactdet[timm]', or give --class-index FILE"
+        ) from error
+    return {name: i for i, name in enumerate(names)}
+
+
+def find_images(
+    folder: str | Path, class_index: str | Path | None = None, num_classes: int | None = None
+) -> list[tuple[Path, int]]:
     """Return the images of a folder and their classes.
 
     The name of the class is that of the subfolder (``n01440764/1.jpg``), or that of the file if there is no
     subfolder (``n01440764_tench.JPEG``). The class numbers are those of ``class_index``, by default of
     ``class_index*.txt`` in the folder. Without such a list, the subfolders are numbered in order of their
-    names.
+    names; WordNet ids that are fewer than ``num_classes`` are looked up in ImageNet's 1,000.
+
+    Args:
+        folder: The folder.
+        class_index: List of the classes; see ``read_class_index``.
+        num_classes: Number of classes of the weights, if known.
 
     Raises:
-        UserError: There is no such folder, no image, or the class of an image is not in the list.
+        UserError: There is no such folder, no image, or the class of an image is not in the list; or there
+            are fewer subfolders than classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -84,9 +113,16 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
     else:
         classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
         index = {name: i for i, name in enumerate(classes)}
-        if len(index) < 2:
+        if num_classes == 1000 and len(classes) < 1000 and all(map(WORDNET_ID.fullmatch, classes)):
+            index = imagenet_index()
+        elif len(index) < 2:
             raise UserError(
                 f'{folder} does not have a subfolder per class; give the classes with --class-index FILE'
+            )
+        elif num_classes and len(classes) < num_classes:
+            raise UserError(
+                f'{folder} has {len(classes)} subfolders, the weights have {num_classes} classes; name the '
+                'classes: --class-index FILE with lines of `NUMBER NAME`'
             )
     images = []
     for path in paths:
@@ -96,6 +132,16 @@ def find_images(folder: str | Path, class_index: str | Path | None = None) -> li
             raise UserError(f'{path}: class {name!r} is not in {lists[0] if lists else folder}')
         images.append((path, number))
     return images
+
+
+def classes_in(weights: str | Path) -> int | None:
+    """Return the number of classes of a weights file; None if it has no classifier.
+
+    Raises:
+        WeightsError: The weights cannot be read.
+    """
+    state_dict, info = read_weights(weights)
+    return num_classes_of(state_dict, info.arch)
 
 
 def load_image(path: Path, preprocessing: Preprocessing, size: int = 224, whole: bool = False) -> Tensor:
