@@ -9,8 +9,9 @@ from backbones import mmcv_ops
 mmcv_ops.install()  # before anything imports mmdet.models, which needs mmcv's compiled ops
 
 import backbones.weights  # noqa: E402, F401  registers the initializer and the check that configs name
-from backbones.base import CompactBackbone, StageHead, build_backbone, build_classifier  # noqa: E402
+from backbones.base import CompactBackbone, StageHead, build_classifier  # noqa: E402
 from backbones.libraries.adapter import AdaptedNetwork  # noqa: E402
+from backbones.libraries.pretrained import build_backbone  # noqa: E402
 from backbones.networks import (  # noqa: E402
     IGCV3,
     CondenseNet,

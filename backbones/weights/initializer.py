@@ -96,11 +96,11 @@ class ClassifierWeights:
 def how_to_get(arch: str, family: str, path: str | Path | None) -> str:
     """Return the message for a missing weights file."""
     out = path or f'weights/{arch}.safetensors'
-    whose = "its library's, or who publishes them" if family == 'AdaptedNetwork' else 'who publishes them'
+    library = "its library's: `--init library`; " if family == 'AdaptedNetwork' else ''
     return (
-        f'{arch} needs its ImageNet weights, but {path or "no file"} is not there; {whose}: '
-        f'`python tools/weights.py list {arch}`, which `get` downloads; make it from a file that you have: '
-        f'{convert_command(arch=arch, out=out)}; or put it at {out}; or train from '
+        f'{arch} needs its ImageNet weights, but {path or "no file"} is not there; {library}who publishes '
+        f'them: `python tools/weights.py list {arch}`, which `get` downloads; make it from a file that you '
+        f'have: {convert_command(arch=arch, out=out)}; or put it at {out}; or train from '
         'random weights: `--init none` (tools/train.py), or init_cfg=None in the config'
     )
 

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 
 from backbones import get_arch
+from backbones.libraries.pretrained import library_weights
 from backbones.weights import how_to_get
 from backbones.wiring import halves, set_init
 from compactdet.config import strict
@@ -33,7 +34,8 @@ class TrainOptions:
         resume: A training state, or 'auto' for the newest one in the run folder; None starts a new run.
         seed: Seed of all random numbers.
         data_root: Folder of the data set.
-        init: Weights file with the initial weights, or 'none' for random initialization.
+        init: Weights file with the initial weights, 'library' for those that a library publishes for its
+            network, or 'none' for random initialization.
         lr: Learning rate of the optimizer, before it is scaled with the batch size.
         lr_choice: How ``lr`` was chosen, if by a metric.
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
@@ -71,7 +73,9 @@ def config_from_options(options: TrainOptions) -> Config:
             f'`python tools/pretrain.py {shlex.quote(cfg.filename)}`'
         )
     apply_common_options(cfg, options)
-    if options.init is not None:
+    if options.init == 'library':
+        set_init(cfg.model, str(library_weights(cfg.model.backbone.arch)))
+    elif options.init is not None:
         set_init(cfg.model, None if options.init == 'none' else options.init)
     check_num_classes(cfg)
     return cfg

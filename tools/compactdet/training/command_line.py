@@ -21,7 +21,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--init',
         metavar='CKPT',
-        help="weights file with the initial weights, or 'none': random initialization",
+        help="weights file with the initial weights; 'library': those that timm or torchvision publish for "
+        "their network; 'none': random initialization",
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument(
