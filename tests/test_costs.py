@@ -200,6 +200,7 @@ def test_two_stage_detector_by_hand() -> None:
     rpn = 480 * 512 * 9 + 512 * 9 * (1 + 4)  # 3x3, then score and box of 9 anchors
     boxes = 960 * (21 + 4 * 20)  # 21 scores, one box per class
     assert costs.dense_head_macs == cells * rpn
+    assert costs.neck_macs == 0
     assert millions(costs.roi_head_macs_per_proposal - boxes, head_mflops) == head_mflops
     assert costs.num_proposals == 300
     assert costs.roi_head_macs == 300 * costs.roi_head_macs_per_proposal
@@ -237,6 +238,7 @@ def test_single_stage_detector_by_hand() -> None:
     neck = 256 * 64 * c4 + 512 * 64 * c5 + 64 * 64 * 9 * (c4 + c5)
     head = (2 * 64 * 64 * 9 + 64 * 9 * 9 * (20 + 4)) * (c4 + c5)
     assert costs.backbone_macs == backbone.macs + neck
+    assert costs.neck_macs == neck
     assert costs.dense_head_macs == head
     assert costs.roi_head_macs == costs.num_proposals == costs.roi_head_macs_per_proposal == 0
     assert costs.total_macs == costs.backbone_macs + head

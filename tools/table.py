@@ -22,13 +22,19 @@ def parse_args() -> argparse.Namespace:
         'runs', nargs='+', help='run folders, folders that contain them, or record.json files'
     )
     parser.add_argument('--format', choices=['table', 'markdown', 'json'], default='table')
+    parser.add_argument(
+        '--sort',
+        choices=results_table.SORTS,
+        default='result',
+        help='order of the rows of a protocol: best first, or by cost of the network or of the detector',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     """Print the table."""
     args = parse_args()
-    rows = results_table.rows(results_table.find_records(args.runs))
+    rows = results_table.rows(results_table.find_records(args.runs), args.sort)
     if args.format == 'json':
         print(json.dumps(results_table.as_json(rows), indent=2))
     elif args.format == 'markdown':

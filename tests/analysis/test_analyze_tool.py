@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from compactdet.analysis.charts import COLORS, STYLE, draw_curves, draw_errors, shorten
+from compactdet.analysis.charts import COLORS, draw_curves, draw_errors, shorten
 from compactdet.analysis.error_types import ERRORS, analyze
 from compactdet.analysis.inputs import from_files, from_run
+from compactdet.chart_style import STYLE
 from compactdet.data.annotations import make_annotations, make_detections
 from compactdet.data.readers import read_predictions, read_voc
 

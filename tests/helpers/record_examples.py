@@ -15,7 +15,22 @@ SPLIT = dict(
     ann_file='ImageSets/Main/test.txt',
 )
 
-MACS = dict(backbone_macs=10, rpn_macs=3, roi_head_macs_per_proposal=2, roi_head_macs=600, total_macs=613)
+MACS = dict(
+    backbone_macs=10,
+    neck_macs=4,
+    rpn_macs=3,
+    roi_head_macs_per_proposal=2,
+    roi_head_macs=600,
+    total_macs=613,
+)
+
+NETWORK = dict(
+    size=224,
+    trunk_macs=37_000_000,
+    classifier_macs=38_000_000,
+    trunk_params=220_000,
+    classifier_params=650_000,
+)
 
 COSTS = dict(height=224, width=224, num_proposals=300, **MACS)
 
@@ -42,7 +57,12 @@ def example_record() -> dict[str, Any]:
         hardware=dict(**hardware, memory_bytes=8 * 2**30, platform='Linux'),
         training=dict(**training, peak_memory_bytes=2**30, chosen=chosen),
         evaluation=dict(wall_s=10.0, images_per_s=None),
-        costs=dict(at_224=COSTS, at_input=COSTS, params=dict(backbone=7, rpn=2, roi_head=3, total=12)),
+        costs=dict(
+            network=NETWORK,
+            at_224=COSTS,
+            at_input=COSTS,
+            params=dict(backbone=7, rpn=2, roi_head=3, total=12),
+        ),
         metrics=dict(val=None, test=dict(voc07_ap50=0.6951234567890123, coco_ap_small=None)),
     )
     return json.loads(json.dumps(record))

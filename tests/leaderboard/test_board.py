@@ -82,7 +82,7 @@ def test_a_seed_counts_once(tmp_path):
     made = board(tmp_path)
     (row,) = measured(made)[0].rows
     assert (row.seeds, row.metrics[MAIN].values) == ([0, 1], [0.80, 0.82])
-    assert made.summary.startswith('2 runs (2 more records repeat a seed')
+    assert made.summary.startswith('2 runs of 1 network (2 more records repeat a seed')
 
 
 def test_added_records_are_marked_and_do_not_displace_own(tmp_path):
@@ -183,7 +183,15 @@ def test_the_committed_records():
         ('shapes · frcnn_c4 · random weights', 1): 74.0,
         ('shapes · frcnn_c4 · random weights, stem and 2 stages frozen', 1): 34.6,
     }
-    top1 = {row.network: row.top1 for row in groups[0].rows}
+    assert len(groups[0].rows) == len(groups[1].rows) == 11  # most networks first, controls last
+    assert [group.control for group in groups] == [False] * 6 + [True] * 4
+    # One network, three detectors: one cost of the network
+    costs = {
+        row.costs['network_macs'] for g in groups for row in g.rows if row.network == 'menet_108_8x1_g3'
+    }
+    assert costs == {38287440}
+    (imagenet,) = [group for group in groups if 'frcnn_c4 · ImageNet' in group.title]
+    top1 = {row.network: row.top1 for row in imagenet.rows}
     assert top1 == {'mobilenet_0.75x': None, 'menet_108_8x1_g3': pytest.approx(0.5608)}
 
 

@@ -10,7 +10,10 @@ from compactdet.leaderboard import writers
 from browser import Browser
 from leaderboard_runs import HOSTILE, example_record, seeds
 
-SIZES = [(1280, 900), (390, 844)]
+SIZES = [(1280, 900), (768, 1024), (390, 844)]
+STICKY = """(() => { const head = document.getElementById('table').tHead; scrollTo(0, 1e6);
+    scrollBy(0, -innerHeight); const row = head.querySelector('th').getBoundingClientRect(); scrollTo(0, 0);
+    return row.top >= 0 && row.bottom < innerHeight / 3; })()"""
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +69,9 @@ def test_opens_without_a_complaint_and_fits(browser, page, width, height, dark):
     browser.open(page, width, height, dark)
     assert browser.problems == []  # no error, no request
     assert browser.run('document.documentElement.scrollWidth') <= width
+    right = "[...document.querySelectorAll('#table td')].map(e => e.getBoundingClientRect().right)"
+    assert max(browser.run(right)) <= width
+    assert browser.run(STICKY)
     assert browser.run(CONTRASTS) >= 4.5  # WCAG's figure for text
     assert browser.run(SMALLEST) >= 12
     assert len(browser.run("[...document.querySelectorAll('.point')].map(e => e.ariaLabel)")) == 4
@@ -76,11 +82,10 @@ def test_opens_without_a_complaint_and_fits(browser, page, width, height, dark):
 @pytest.mark.parametrize(('width', 'height'), SIZES)
 def test_sorting_by_mouse_and_keyboard(browser, page, width, height):
     browser.open(page, width, height)
-    assert names(browser) == ['dear', 'cheap', 'middling', HOSTILE]  # by rank; without one last
+    assert names(browser) == ['dear', HOSTILE, 'cheap', 'middling']  # by result
     ranks = "[...document.querySelectorAll('tbody.measured td:first-child')].map(e => e.textContent)"
-    assert browser.run(ranks) == ['1', '2', '3', '–']
-    browser.click('[data-sort=result]')
-    assert names(browser) == ['dear', HOSTILE, 'cheap', 'middling']
+    assert browser.run(ranks) == ['1', '–', '2', '3']
+    browser.run("document.querySelector('[data-sort=result]').focus()")
     sorted_by = "document.querySelector('[data-sort=result]').closest('th').ariaSort"
     assert browser.run(sorted_by) == 'descending'
     browser.press('Enter')  # the header keeps the focus
@@ -88,6 +93,7 @@ def test_sorting_by_mouse_and_keyboard(browser, page, width, height):
     browser.click('[data-sort=detector_macs]')
     assert names(browser) == ['cheap', 'middling', HOSTILE, 'dear']
     browser.click('[data-sort=rank]')
+    assert names(browser) == ['dear', 'cheap', 'middling', HOSTILE]
     browser.press('Enter')
     assert names(browser) == ['middling', 'cheap', 'dear', HOSTILE]  # what has no rank stays last
 
@@ -97,16 +103,20 @@ def choose(browser: Browser, id: str, value: str) -> None:
                 "e.dispatchEvent(new Event('change')); })()")  # fmt: skip
 
 
-def test_the_largest_measured_group_is_drawn_first(browser, tmp_path):
+def test_the_largest_measured_group_that_is_no_control_is_drawn_first(browser, tmp_path):
     for arch in ('x', 'y'):
         seeds(tmp_path / 'runs', arch, 0.9, dataset={**example_record()['dataset'], 'name': 'A'})
+    random = {**example_record()['init'], 'class': 'none'}
+    for arch in ('a', 'b', 'c', 'd'):
+        seeds(tmp_path / 'runs', arch, 0.5, init=dict(random), protocol={'init': 'none'})
     for arch in ('a', 'b', 'c'):
         seeds(tmp_path / 'runs', arch, 0.5, dataset={**example_record()['dataset'], 'name': 'B'},
               protocol={'init': 'ImageNet', 'of': 'B'})  # fmt: skip
     board = leaderboard.make([str(tmp_path / 'runs')], [], tmp_path)
     browser.open(writers.write(board, tmp_path / 'out')[0])
     assert browser.run("document.querySelectorAll('.point').length") == 3
-    assert '5 networks measured under 2 protocols' in browser.run('document.body.textContent')
+    # a, b and c are measured twice; the networks are counted, not the rows
+    assert '6 networks measured under 3 protocols' in browser.run('document.body.textContent')
 
 
 def test_filtering(browser, page):
@@ -132,6 +142,7 @@ def test_filtering(browser, page):
 def test_a_point_opens_the_record(browser, page):
     browser.problems.clear()
     browser.open(page)
+    choose(browser, 'cost', 'detector_macs')
     assert browser.run("document.querySelector('.front').getAttribute('d').split('V').length") == 3
     points = "[...document.querySelectorAll('.point')].map(e => e.ariaLabel.split(':')[0])"
     assert browser.run(points)[0] == 'dear'
@@ -150,9 +161,14 @@ def test_a_point_opens_the_record(browser, page):
         assert part in text
     address = browser.run('location.hash')
     browser.press('Escape')
-    browser.wait("!document.getElementById('details').open && location.hash === ''")
+    browser.wait("!document.getElementById('details').open && location.hash === '#cost=detector_macs'")
     browser.run("document.querySelector('.point').focus()")
-    assert 'dear: 81.0 ± 1.0 % at 4.00 G' in browser.run("document.getElementById('caption').textContent")
+    assert browser.run("document.getElementById('tip').textContent").startswith(
+        'dear81.0 ± 1.0 % at 4.00 G'
+    )
+    browser.run("document.querySelector('.point').blur()")
+    assert browser.run("document.getElementById('tip').hidden")
+    browser.run("document.querySelector('.point').focus()")
     browser.press('Enter')
     browser.run('new Promise(done => setTimeout(done, 50))')
     assert (browser.run("document.getElementById('details').open"), browser.run('location.hash')) == (
@@ -167,16 +183,98 @@ def test_the_figure_and_cost_can_be_chosen(browser, page):
     choose(browser, 'figure', 'coco/ap')
     cell = "document.querySelector('tbody.measured tr.row td:nth-child(3)').textContent"
     assert browser.run(cell) == '40.5 ± 0.5'
-    choose(browser, 'cost', 'params')
+    choose(browser, 'cost', 'detector_params')
     label = "document.querySelector('#plot svg').getAttribute('aria-label')"
-    assert browser.run(label).startswith('COCO AP against parameters, whole detector')
+    assert browser.run(label).startswith('COCO AP against parameters of the whole detector')
 
 
 def test_hostile_text_is_only_text(browser, page):
     browser.problems.clear()
     browser.open(page)
-    browser.click('tbody.measured tr:last-child .open')
+    browser.click('tbody.measured tr:nth-child(3) .open')  # after the title and the best
     assert browser.run("document.getElementById('details-title').textContent") == HOSTILE
     assert browser.run('typeof window.pwned') == 'undefined'
     assert browser.run("document.querySelectorAll('img').length") == 0
     assert browser.problems == []
+
+
+def test_filters_by_family_detector_and_cost(browser, page):
+    browser.open(page)
+    browser.run("document.getElementById('most').value = '2'")
+    choose(browser, 'cost', 'detector_macs')
+    assert names(browser) == ['cheap', 'middling']  # at most 2 G; published rows state none
+    assert browser.run("document.querySelectorAll('tbody').length") == 1
+    assert browser.run("document.querySelectorAll('.point').length") == 2
+    browser.click('#reset')
+    assert len(names(browser)) == 4
+    choose(browser, 'family', 'CondenseNetV2')
+    choose(browser, 'detector', 'retinanet_fpn')
+    shown = browser.run("[...document.querySelectorAll('td.network .open')].map(e => e.textContent)")
+    assert shown
+    assert all(name.startswith('condensenetv2_') for name in shown)
+
+
+def test_hits_are_labelled_and_missing_values_named(browser, page):
+    browser.open(page)
+    browser.click('#search')
+    browser.type('middling')
+    labels = "[...document.querySelectorAll('svg .name')].map(e => e.textContent)"
+    assert browser.run(labels) == ['middling']
+    caption = "document.getElementById('caption').textContent"
+    assert 'Not drawn' not in browser.run(caption)
+    choose(browser, 'cost', 'latency_ms')
+    assert 'since their latency is not known: dear' in browser.run(caption)
+
+
+def compare(browser: Browser, network: str) -> None:
+    box = f"[...document.querySelectorAll('.choose')].find(e => e.ariaLabel === 'compare {network}')"
+    browser.run(f'{box}.click()')
+
+
+def test_the_address_holds_the_view(browser, page):
+    browser.open(page)
+    choose(browser, 'cost', 'detector_macs')
+    choose(browser, 'kind', 'measured')
+    browser.click('[data-sort=network]')
+    browser.click('#search')
+    browser.type('dear')
+    for network in ('dear', 'middling'):
+        compare(browser, network)
+    view = (names(browser), browser.run("document.getElementById('pairs').textContent"))
+    address = browser.run('location.hash')
+    browser.open(page)
+    browser.run(
+        f"new Promise(done => {{ addEventListener('hashchange', done); location.hash = '{address}'; }})"
+    )
+    assert (names(browser), browser.run("document.getElementById('pairs').textContent")) == view
+    assert view[0] == ['dear']
+    assert 'dear − middling' in view[1]
+    assert browser.run("document.getElementById('cost').value") == 'detector_macs'
+
+
+def test_the_difference_of_two_networks_is_paired_by_seed(browser, page):
+    browser.open(page)
+    for network in ('dear', 'middling', 'cheap'):
+        compare(browser, network)
+    cells = """[...document.querySelectorAll('#pairs tbody tr')]
+        .map(r => [...r.cells].slice(0, 4).map(c => c.textContent))"""
+    lines = {line[0].split(':')[0]: line[1:] for line in browser.run(cells)}
+    # 80 - 60, 81 - 61 and 82 - 62; 80 - 55 and 81 - 56
+    assert lines['dear − cheap'] == ['+20.0', '+20.0 to +20.0', '0, 1, 2']
+    assert lines['dear − middling'] == ['+25.0', '+25.0 to +25.0', '0, 1']
+    # 55 and 56 against 60 and 63: -5 and -7, t of one degree of freedom is 12.706
+    assert browser.run("""(() => {
+        const row = values => ({ seeds: [0, 1], figures: { x: { values } } });
+        const pair = pairOf(row([.55, .56]), row([.60, .63]), 'x');
+        return [pair.mean, pair.half].map(v => v.toFixed(5)); })()""") == ['-0.06000', '0.12706']
+
+
+def test_the_shown_rows_can_be_downloaded(browser, page):
+    browser.open(page)
+    browser.click('#search')
+    browser.type('cheap')
+    head, line, *rest = browser.run('csv()').splitlines()
+    values = dict(zip(head.split(','), line.split(','), strict=True))
+    assert rest == []
+    assert (values['network'], values['seeds'], values['detector_macs']) == ('cheap', '0 1 2', '1000000000')
+    assert float(values['value']) == pytest.approx(0.61)

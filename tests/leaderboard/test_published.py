@@ -45,6 +45,11 @@ def test_figures_are_those_of_the_transcript(shared):
         seen[key] -= 1
 
 
+def test_families_are_those_of_the_networks():
+    archs = {row.arch for row in DATA.rows if row.arch}
+    assert DATA.families == {arch: get_arch(arch).family for arch in archs}
+
+
 def test_accuracy_and_error_make_100():
     (row,) = rows('CondenseNetV2', '3', 'CondenseNetV2-A')
     assert (row.top1, row.top1_err, row.top1_accuracy, row.top5_accuracy) == (None, 35.6, 64.4, 84.2)

@@ -95,7 +95,7 @@ def test_markdown_and_csv_are_safe_and_whole(tmp_path):
     text = writers.markdown(made)
     assert '<' not in text
     (line,) = [line for line in text.splitlines() if 'pwned' in line]
-    assert line.count('|') - 1 == len(measured(made)[0].metric_names) + 9
+    assert line.count('|') - 1 == len(measured(made)[0].metric_names) + 10
     assert ' 85.0 ± 7.1 ' in line
     rows = list(csv.DictReader(io.StringIO(writers.table(made))))
     found = [row for row in rows if row['kind'] == 'measured' and row['figure'] == MAIN]
@@ -115,14 +115,17 @@ def test_the_json_keeps_its_keys(tmp_path):
     seeds(tmp_path, 'a', 0.8, 0.9)
     whole = json.loads(writers.data(board(tmp_path)))
     assert list(whole) == ['format', 'rule', 'figures', 'groups']
-    keys = ['key', 'kind', 'task', 'dataset', 'detector', 'title', 'detail', 'main', 'figures', 'protocol']
+    keys = ['key', 'kind', 'task', 'dataset', 'detector', 'title', 'detail', 'control']
+    keys += ['main', 'figures', 'protocol']
     assert all(list(group) == [*keys, 'rows', 'frontiers'] for group in whole['groups'])
     first, last = whole['groups'][0]['rows'][0], whole['groups'][-1]['rows'][0]
     shared = ['figures', 'class_ap', 'costs', 'latency_interval', 'machine', 'source']
     end = ['weights', 'top1', 'note', 'records', 'label']
-    assert list(first) == ['id', 'network', 'added', 'seeds', *shared, *end]
-    assert list(last) == ['id', 'network', 'model', *shared, 'top1', 'note', 'label', 'records']
-    assert list(first['costs']) == ['detector_macs', 'network_macs', 'params', 'latency_ms']
+    assert list(first) == ['id', 'network', 'family', 'added', 'seeds', *shared, *end]
+    assert list(last) == ['id', 'network', 'family', 'model', *shared, 'top1', 'note', 'label', 'records']
+    assert list(first['costs']) == [
+        'network_macs', 'detector_macs', 'network_params', 'detector_params', 'latency_ms',
+    ]  # fmt: skip
     spread = ['sd', 'seeds_interval', 'images_interval', 'ranks']
     assert list(first['figures'][MAIN]) == ['mean', 'values', *spread]
     assert first['figures']['voc/ap50_area'] == {'mean': None, 'values': [None, None]}

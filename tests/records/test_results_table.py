@@ -61,11 +61,24 @@ def test_short_markdown_has_the_number_of_seeds_and_no_links(tmp_path):
     paths = [run(tmp_path / str(seed), seed, ap) for seed, ap in ((0, 0.5), (1, 0.7))]
     head, _, line = results_table.short_markdown(results_table.rows(paths)).splitlines()
     assert head == (
-        '| data | detector | network | initial weights | VOC AP50 (11-point) | COCO AP | seeds |'
+        '| data | detector | network | initial weights | VOC AP50 (11-point) | COCO AP | network MACs, M | '
+        'detector MACs, G | seeds |'
     )
     cells = line.split(' | ')
     assert cells[2] == f'`{example_record()["arch"]}`'
-    assert cells[4:] == ['60.0 ± 14.1', '15.0 ± 3.5', '2 |']
+    assert cells[4:] == ['60.0 ± 14.1', '15.0 ± 3.5', '38.0', '6.13e-07', '2 |']
+
+
+def test_rows_are_sorted_by_either_cost(tmp_path):
+    for arch, ap, network, detector in (('a', 0.5, 3, 10), ('b', 0.6, None, 20), ('c', 0.7, 2, 30)):
+        costs = example_record()['costs']
+        costs['network']['classifier_macs'] = network
+        costs['at_input']['total_macs'] = detector
+        run(tmp_path / arch, 0, ap, arch=arch, costs=costs)
+    paths = results_table.find_records([str(tmp_path)])
+    found = [''.join(row.arch for row in results_table.rows(paths, sort)) for sort in results_table.SORTS]
+    assert found == ['cba', 'cab', 'abc']
+    assert results_table.cost_cells(results_table.rows(paths)[1]) == ['-', '2.00e-08']
 
 
 def test_archs_and_protocols_are_not_mixed(tmp_path):
@@ -77,7 +90,8 @@ def test_archs_and_protocols_are_not_mixed(tmp_path):
     ]
     table = results_table.rows(paths)
     assert len(table) == 3
-    keys = ['arch', 'detector', 'dataset', 'init', 'frozen_stages', 'protocol', 'seeds', 'records']
+    keys = ['arch', 'detector', 'dataset', 'init', 'frozen_stages', 'protocol']
+    keys += ['network_macs', 'detector_macs', 'seeds', 'records']
     content = json.loads(json.dumps(results_table.as_json(table)))
     assert all(list(row) == [*keys, *results_table.METRICS] for row in content)
     assert content[0]['coco/ap'] == {'mean': 0.7 / 4, 'sd': None, 'images': None}

@@ -32,6 +32,7 @@ class DetectorCosts:
         height: Height of the padded image in pixels.
         width: Width of the padded image in pixels.
         backbone_macs: Multiply-adds of backbone and neck.
+        neck_macs: Multiply-adds of the neck alone; 0 without neck.
         dense_head_macs: Multiply-adds of the RPN, or of the only head of a single-stage detector.
         roi_head_macs_per_proposal: Multiply-adds of the RoI head, in all its stages, for one proposal; 0
             without RoI head.
@@ -47,6 +48,7 @@ class DetectorCosts:
     height: int
     width: int
     backbone_macs: int | None
+    neck_macs: int | None
     dense_head_macs: int | None
     roi_head_macs_per_proposal: int | None
     num_proposals: int | None
@@ -117,6 +119,7 @@ def detector_costs(
         height=height,
         width=width,
         **{name: None if name in meter.not_measured else meter.macs[name] for name in PARTS},
+        neck_macs=None if 'backbone_macs' in meter.not_measured else meter.neck_macs,
         num_proposals=num_proposals,
         backbone_params=sum(num_params(part.parameters()) for part in parts),
         dense_head_params=0 if dense_head is None else num_params(dense_head.parameters()),
@@ -139,6 +142,7 @@ class _Meter:
 
     Attributes:
         macs: Multiply-adds by part.
+        neck_macs: Multiply-adds of the neck, a part of 'backbone_macs'.
         not_measured: Reason by part.
     """
 
@@ -146,16 +150,22 @@ class _Meter:
         self.model = model
         self.macs: dict[str, int] = {}
         self.not_measured: dict[str, str] = {}
+        self.neck_macs = 0
         self._ran: set[nn.Module] = set()
+        self._counter: LayerCounter
         for module in model.modules():
             module.register_forward_pre_hook(lambda module, _: self._ran.add(module))
+        neck = getattr(model, 'neck', None)
+        if neck is not None:
+            neck.register_forward_pre_hook(lambda *_: setattr(self._counter, 'part', 'neck'))
+            neck.register_forward_hook(lambda *_: setattr(self._counter, 'part', ''))
 
     def measure(self, part: str, function: Callable[..., Any], *inputs: Any) -> Any:
         """Count a part and return its outputs, None if it cannot be counted or an input is None."""
         if any(x is None for x in inputs):
             self.not_measured[part] = 'the maps of the backbone were not measured'
             return None
-        counter = LayerCounter(self.model)
+        counter = self._counter = LayerCounter(self.model)
         try:
             with torch.no_grad(), counter:
                 outputs = function(*inputs)
@@ -164,6 +174,8 @@ class _Meter:
             self.not_measured[part] = one_line(error)
             return None
         self.macs[part] = counter.macs
+        if part == 'backbone_macs':
+            self.neck_macs = counter.costs['neck'].macs
         return outputs
 
     def check_all_ran(self) -> None:

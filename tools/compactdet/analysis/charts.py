@@ -1,26 +1,19 @@
 """Charts of an error analysis: precision-recall curves, and the AP that the error types cost.
 
-Colors are those of Okabe and Ito, which color-blind readers can distinguish; lines in one chart also differ
-in their dashes.
+Lines in one chart differ in their dashes too.
 """
 
-import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import cycle
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from compactdet.analysis.error_types import CURVE_IOUS, ERRORS, FOREGROUND, POINTS, SPECIAL, Analysis
+from compactdet.chart_style import FAINT, OKABE_ITO, encode, new_figure, styled
 from compactdet.evaluation.average_precision import mean_over_classes
 
-OKABE_ITO = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900')
 NAMES = {
     'cls': 'classification',
     'loc': 'localisation',
@@ -41,47 +34,9 @@ COLORS = {
     'fp': '#595959',
     'fn': '#b3b3b3',
 }
-PALE, FAINT = '#d0d0d0', '#ececec'
+PALE = '#d0d0d0'
 MAX_NAMED = 8  # number of colored curves; of more classes, the three best and the three worst
 MAX_ROWS = 20  # classes in the chart of errors
-STYLE: dict[Any, Any] = {
-    'font.family': 'DejaVu Sans',
-    'font.size': 9,
-    'axes.titlesize': 10,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.axisbelow': True,
-    'legend.frameon': False,
-    'text.parse_math': False,  # class names may contain $
-    'savefig.dpi': 160,
-}
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Context with the style of all figures; a character that the font lacks is drawn as a box, without a
-    warning.
-    """
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Glyph .* missing from')
-        yield
-
-
-def new_figure(
-    width: float, height: float, layout: Literal['constrained'] | None = 'constrained'
-) -> Figure:
-    """Return an empty figure of this size in inches, independent of any window."""
-    figure = Figure((width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def encode(figure: Figure, kind: str = 'png') -> bytes:
-    """Return a figure as the content of a file."""
-    data = io.BytesIO()
-    options = {'quality': 90} if kind == 'jpg' else None
-    figure.savefig(data, format=kind, facecolor='white', pil_kwargs=options)
-    return data.getvalue()
 
 
 def shorten(text: str, length: int = 22) -> str:

@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from compactdet.analysis.charts import NAMES, encode, new_figure, shorten, styled
+from compactdet.analysis.charts import NAMES, shorten
 from compactdet.analysis.error_types import Analysis, Verdicts
 from compactdet.analysis.examples import NUM_ERRORS, Files, Scene, choose_errors, choose_images, find_scene
+from compactdet.chart_style import encode, new_figure, styled
 from compactdet.data.annotations import Annotations, Detections
 from compactdet.errors import UserError
 from compactdet.evaluation.average_precision import mean_over_classes

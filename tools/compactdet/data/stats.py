@@ -2,16 +2,15 @@
 picture.
 """
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.table import Table
 
+from compactdet.chart_style import FAINT, OKABE_ITO, encode, new_figure, styled
 from compactdet.console import render
 from compactdet.data.annotations import Annotations
 from compactdet.data.coco_file import find_annotation_file
@@ -20,6 +19,7 @@ from compactdet.data.readers import read_coco, read_voc
 from compactdet.data.voc_files import find_set
 from compactdet.files import write_whole
 
+MAX_LETTERS = 100  # of class names that fit below their bars side by side
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's limits of small, medium and large
 
 
@@ -117,39 +117,49 @@ def plot(splits: dict[str, Annotations], path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    figure = Figure(figsize=(13, 8), layout='constrained')
-    grid = figure.add_gridspec(2, 3)
-    by_class = figure.add_subplot(grid[0, :])
-    side, aspect, crowd = (figure.add_subplot(grid[1, i]) for i in range(3))
     names = list({name: None for gt in splits.values() for name in gt.classes})
-    width = 0.8 / len(splits)
-    for i, (split, gt) in enumerate(splits.items()):
-        share = np.zeros(len(names))
-        counts = np.bincount(gt.labels, minlength=len(gt.classes)) / max(1, len(gt.labels))
-        for name, value in zip(gt.classes, counts, strict=True):
-            share[names.index(name)] = 100 * value
-        by_class.bar(np.arange(len(names)) + i * width, share, width, label=f'{split} ({len(gt.boxes):,})')
-        sides = np.maximum(gt.sizes, 1e-9)
-        _draw_shares(side, np.sqrt(sides.prod(1)), np.geomspace(1, 2000, 40))
-        _draw_shares(aspect, sides[:, 0] / sides[:, 1], np.geomspace(0.1, 10, 40))
-        per_image = np.bincount(gt.image_index, minlength=len(gt.image_ids))
-        _draw_shares(crowd, per_image, np.arange(42) - 0.5)
-    by_class.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=10 if len(names) < 40 else 7)
-    by_class.set(title='boxes by class', ylabel='% of boxes')
-    by_class.legend(title='split (boxes)')
-    side.set(
-        title='size', xlabel='square root of width x height, pixels', ylabel='% of boxes', xscale='log'
-    )
-    for border in (SMALL, LARGE):
-        side.axvline(border**0.5, color='0.6', linestyle=':')
-    aspect.set(title='form', xlabel='width / height', ylabel='% of boxes', xscale='log')
-    crowd.set(title='crowding', xlabel='boxes in an image (40: or more)', ylabel='% of images')
-    data = io.BytesIO()
-    figure.savefig(data, format='png', dpi=100)
-    write_whole(path, data.getvalue())
+    with styled():
+        figure = new_figure(11, 7.5)
+        grid = figure.add_gridspec(2, 3)
+        by_class = figure.add_subplot(grid[0, :])
+        side, aspect, crowd = (figure.add_subplot(grid[1, i]) for i in range(3))
+        width = 0.8 / len(splits)
+        for i, (split, gt) in enumerate(splits.items()):
+            color = OKABE_ITO[i % len(OKABE_ITO)]
+            share = np.zeros(len(names))
+            counts = np.bincount(gt.labels, minlength=len(gt.classes)) / max(1, len(gt.labels))
+            for name, value in zip(gt.classes, counts, strict=True):
+                share[names.index(name)] = 100 * value
+            place = np.arange(len(names)) + (i - (len(splits) - 1) / 2) * width
+            label = f'{split}: {len(gt.boxes):,} boxes, {len(gt.image_ids):,} images'
+            by_class.bar(place, share, width, label=label, color=color)
+            sides = np.maximum(gt.sizes, 1e-9)
+            _draw_shares(side, np.sqrt(sides.prod(1)), np.geomspace(1, 2000, 40), color)
+            _draw_shares(aspect, sides[:, 0] / sides[:, 1], np.geomspace(0.1, 10, 40), color)
+            per_image = np.bincount(gt.image_index, minlength=len(gt.image_ids))
+            _draw_shares(crowd, per_image, np.arange(42) - 0.5, color)
+        turned = sum(map(len, names)) > MAX_LETTERS
+        by_class.set_xticks(np.arange(len(names)), names, rotation=90 if turned else 0)
+        by_class.tick_params(axis='x', length=0, labelsize=9 if len(names) < 40 else 7)
+        by_class.set(title='Boxes by class', ylabel='% of boxes')
+        for border in (SMALL, LARGE):
+            side.axvline(border**0.5, color='black', linewidth=1, linestyle=':')
+        limits = f'{SMALL**0.5:g} and {LARGE**0.5:g} pixels: small | medium | large in COCO'
+        side.plot([], [], color='black', linewidth=1, linestyle=':', label=limits)
+        side.set(
+            title='Size of the boxes', xlabel='√(width × height), pixels', ylabel='% of boxes', xscale='log'
+        )
+        aspect.set(title='Shape of the boxes', xlabel='width / height', ylabel='% of boxes', xscale='log')
+        crowd.set(title='Boxes per image', xlabel='boxes in an image (40: or more)', ylabel='% of images')
+        for axes in (side, aspect):
+            axes.xaxis.set_major_formatter('{x:g}')
+        for axes in (by_class, side, aspect, crowd):
+            axes.grid(axis='y', color=FAINT)
+        figure.legend(loc='outside upper center', ncols=max(2, min(3, len(splits))))
+        write_whole(path, encode(figure))
 
 
-def _draw_shares(axes: Axes, values: np.ndarray, edges: np.ndarray) -> None:
+def _draw_shares(axes: Axes, values: np.ndarray, edges: np.ndarray, color: str) -> None:
     """Outline a histogram in percent of the values; values outside the edges are in the outer bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    axes.stairs(100 * counts / max(1, len(values)), edges)
+    axes.stairs(100 * counts / max(1, len(values)), edges, color=color, linewidth=1.5)

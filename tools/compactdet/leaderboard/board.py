@@ -17,6 +17,7 @@ from compactdet.leaderboard import latencies, published, ranking
 from compactdet.leaderboard.groups import COSTS, Board, Group, MetricValue, Row, Run
 from compactdet.leaderboard.latencies import Latencies
 from compactdet.records import record_file, results_table
+from compactdet.records.network_costs import network_costs
 
 
 def make(
@@ -41,7 +42,8 @@ def make(
     for run in runs:
         once.setdefault(run.seed_key, run)
     groups = measured_groups(once.values(), latency) + published_groups(published.load())
-    summary = f'{len(once)} runs'
+    networks = {run.record['arch'] for run in once.values()}
+    summary = f'{len(once)} runs of {len(networks)} network' + ('' if len(networks) == 1 else 's')
     if len(once) < len(runs):
         summary += f' ({len(runs) - len(once)} more records repeat a seed and do not count)'
     count = sum(len(group.rows) for group in groups if not group.is_measured)
@@ -66,7 +68,11 @@ def measured_groups(runs: Iterable[Run], latency: Latencies) -> list[Group]:
         rows = by_protocol.setdefault(run.record['keys']['protocol'], {})
         rows.setdefault(run.seed_key[:3], []).append(run)
     groups = [_measured_group(key, rows, latency) for key, rows in by_protocol.items()]
-    return sorted(groups, key=lambda g: (g.dataset.casefold(), g.detector, -_best(g), g.key))
+    # Controls last; then the groups with the most networks, of which a comparison can say most.
+    return sorted(
+        groups,
+        key=lambda g: (g.control, -len(g.rows), g.dataset.casefold(), g.detector, -_best(g), g.key),
+    )
 
 
 def _best(group: Group) -> float:
@@ -86,7 +92,11 @@ def _measured_group(key: str, rows: Mapping[tuple, list[Run]], latency: Latencie
     start = results_table.describe_initialization(record['init']['class'], frozen_stages)
     training = record['training']
     epochs = training['epochs']
-    length = f'{training["iterations"]} iterations' if epochs is None else f'{epochs:g} epochs'
+    length = (
+        f'{training["iterations"]} iterations'
+        if epochs is None
+        else f'{epochs:g} epoch' + ('' if epochs == 1 else 's')
+    )
     return Group(
         key=key,
         kind='measured',
@@ -98,6 +108,7 @@ def _measured_group(key: str, rows: Mapping[tuple, list[Run]], latency: Latencie
         main_metric='coco/ap' if name.upper().startswith('COCO') else results_table.MAIN_METRIC,
         metric_names=shown,
         rows=[_measured_row(row_key, runs, latency) for row_key, runs in rows.items()],
+        control=record['init']['class'] == 'none',
         protocol=protocol,
     )
 
@@ -106,10 +117,12 @@ def _measured_row(key: tuple, runs: Sequence[Run], latency: Latencies) -> Row:
     first = runs[0].record
     median, *interval = latency.median_ms.get(first['arch'], (None,))
     classes = first['dataset']['classes']
+    network = network_costs(first)
     top1 = record_file.initial_weights_top1(first)
     return Row(
         id=record_file.content_key(['measured', *key]),
         network=first['arch'],
+        family=first['family'],
         metrics={metric: _metric_value(metric, runs) for metric in results_table.METRICS},
         class_ap={
             metric: {name: _metric_value(f'{metric}/{name}', runs).mean for name in classes}
@@ -117,9 +130,10 @@ def _measured_row(key: tuple, runs: Sequence[Run], latency: Latencies) -> Row:
             if any(f'{metric}/{name}' in first['metrics']['test'] for name in classes)
         },
         costs={
+            'network_macs': network['classifier_macs'],
             'detector_macs': first['costs']['at_input']['total_macs'],
-            'network_macs': first['costs']['at_224']['backbone_macs'],
-            'params': first['costs']['params']['total'],
+            'network_params': network['classifier_params'],
+            'detector_params': first['costs']['params']['total'],
             'latency_ms': median,
         },
         machine=None if median is None else latency.setting,
@@ -158,14 +172,17 @@ def published_groups(data: published.Published) -> list[Group]:
     for row in data.results():
         by_setting.setdefault((row.paper, row.setting), []).append(row)
     groups = [
-        _published_group(data.papers[paper], data.settings[setting], rows)
+        _published_group(data.papers[paper], data.settings[setting], rows, data.families)
         for (paper, setting), rows in by_setting.items()
     ]
     return sorted(groups, key=lambda g: (g.task != 'detection', g.dataset.casefold(), g.key))
 
 
 def _published_group(
-    paper: published.Paper, setting: published.Setting, rows: Sequence[published.Row]
+    paper: published.Paper,
+    setting: published.Setting,
+    rows: Sequence[published.Row],
+    families: Mapping[str | None, str],
 ) -> Group:
     key = f'{paper.id}/{setting.name}'
     detector = setting.detector or 'classifier'
@@ -185,13 +202,20 @@ def _published_group(
                 record_file.content_key(['published', key, row.table, row.model, number]),
                 setting.metric,
                 paper,
+                families,
             )
             for number, row in enumerate(rows)
         ],
     )
 
 
-def _published_row(row: published.Row, row_id: str, metric: str, paper: published.Paper) -> Row:
+def _published_row(
+    row: published.Row,
+    row_id: str,
+    metric: str,
+    paper: published.Paper,
+    families: Mapping[str | None, str],
+) -> Row:
     assert row.result is not None
     section, is_text, _ = row.table.partition(' text')
     place = f'section {section}' if is_text else f'Table {section}'
@@ -202,12 +226,14 @@ def _published_row(row: published.Row, row_id: str, metric: str, paper: publishe
     return Row(
         id=row_id,
         network=row.arch or row.model,
+        family=families.get(row.arch),
         metrics={metric: MetricValue(row.result / 100, [row.result / 100])},
         class_ap={metric: {name: ap / 100 for name, ap in row.class_ap.items()}} if row.class_ap else {},
         costs={
-            'detector_macs': None,
             'network_macs': None if row.mflops is None else row.mflops * 1e6,
-            'params': None if row.params_m is None else row.params_m * 1e6,
+            'detector_macs': None,
+            'network_params': None if row.params_m is None else row.params_m * 1e6,
+            'detector_params': None,
             'latency_ms': row.latency_ms.get('224x224'),
         },
         machine=row.device,

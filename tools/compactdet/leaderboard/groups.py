@@ -38,11 +38,19 @@ class Cost:
 
 
 COSTS = {
-    'detector_macs': Cost('detector MACs', 'multiply-adds, whole detector at its input size', 'G', 1e9),
     'network_macs': Cost(
-        'network MACs at 224', 'multiply-adds, backbone at 224x224 (published: network)', 'M', 1e6
+        'network MACs at 224',
+        'multiply-adds of the network alone with its classifier, at 224x224 or its own smaller size',
+        'M',
+        1e6,
     ),
-    'params': Cost('parameters', 'parameters, whole detector (published: network)', 'M', 1e6),
+    'detector_macs': Cost(
+        'detector MACs', 'multiply-adds of the whole detector at its input size', 'G', 1e9
+    ),
+    'network_params': Cost(
+        'network parameters', 'parameters of the network alone with its classifier', 'M', 1e6
+    ),
+    'detector_params': Cost('detector parameters', 'parameters of the whole detector', 'M', 1e6),
     'latency_ms': Cost('latency', 'latency of the network (published: at 224x224)', 'ms', 1),
 }
 
@@ -96,6 +104,7 @@ class Row:
     Attributes:
         id: Identity of the row, used in links to it.
         network: Registered name of the network; for a network outside the suite the printed name.
+        family: Network family; None for a network outside the suite.
         metrics: Values by name of metric.
         class_ap: AP by metric and class, from 0 to 1; None where a run lacks it.
         costs: Value of each of `COSTS`, in single operations, parameters or milliseconds; None if unknown.
@@ -111,6 +120,7 @@ class Row:
 
     id: str
     network: str
+    family: str | None
     metrics: Mapping[str, MetricValue]
     class_ap: Mapping[str, Mapping[str, float | None]]
     costs: Mapping[str, float | None]
@@ -158,6 +168,7 @@ class Group:
         main_metric: Name of the metric by which rows are sorted.
         metric_names: Names of the metrics that are shown.
         rows: Rows of the group.
+        control: Whether the runs start from random weights.
         protocol: Protocol of measured rows; None for published ones.
         frontiers: Ids of the rows on the Pareto frontier, cheapest first, by cost and metric. Costs that
             are not comparable within the group are missing.
@@ -173,6 +184,7 @@ class Group:
     main_metric: str
     metric_names: Sequence[str]
     rows: Sequence[Row]
+    control: bool = False
     protocol: Mapping[str, Any] | None = None
     frontiers: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 

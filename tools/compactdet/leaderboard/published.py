@@ -134,11 +134,19 @@ def _accuracy(accuracy: float | None, error: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Published:
-    """All published results: papers by id, settings by name, rows in the order of the papers' tables."""
+    """All published results.
+
+    Attributes:
+        papers: Papers by id.
+        settings: Settings by name.
+        rows: Rows in the order of the papers' tables.
+        families: Network family by registered name, so that reading does not load the networks.
+    """
 
     papers: Mapping[str, Paper]
     settings: Mapping[str, Setting]
     rows: tuple[Row, ...]
+    families: Mapping[str | None, str]
 
     def results(self, task: str | None = None) -> list[Row]:
         """Return each published result once.
@@ -183,8 +191,9 @@ def load(path: Path = FILE) -> Published:
         papers = {paper['id']: Paper(**paper) for paper in data['papers']}
         settings = {setting['name']: Setting(**setting) for setting in data['settings']}
         rows = tuple(Row(**row) for row in data['rows'])
+        families = {arch: family for family, archs in data['families'].items() for arch in archs}
         for row in rows:
-            papers[row.paper], settings[row.setting]
+            papers[row.paper], settings[row.setting], row.arch is None or families[row.arch]
     except (KeyError, TypeError) as error:
         raise UserError(f'{path}: not a file of published results: {error}') from error
-    return Published(papers, settings, rows)
+    return Published(papers, settings, rows, families)

@@ -31,6 +31,11 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
+def t_factors(count: int) -> list[float]:
+    """Return the factors of the standard error in `t_interval` for 1 to ``count`` degrees of freedom."""
+    return [float(stats.t.ppf((1 + LEVEL) / 2, freedom)) for freedom in range(1, count + 1)]
+
+
 def told_apart(results: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
     """Return which pairs of networks differ, by simultaneous tests at 5 % over all pairs.
 

@@ -24,6 +24,7 @@ from compactdet.leaderboard import ranking
 from compactdet.leaderboard.groups import COSTS, METRICS, Board, Group, MetricValue, Row, Run
 
 HERE = Path(__file__).parent
+SCRIPTS = ('page.js', 'page_plot.js', 'page_details.js', 'page_compare.js')  # one script, in this order
 NAMES = ('index.html', 'leaderboard.md', 'leaderboard.csv', 'leaderboard.json')
 TITLE = b'<title>Leaderboard: compact networks in detection</title>'
 
@@ -77,6 +78,7 @@ def group_content(board: Board, run_content: Callable[[Run], Any]) -> list[dict[
             'detector': group.detector,
             'title': group.title,
             'detail': group.detail,
+            'control': group.control,
             'main': group.main_metric,
             'figures': group.metric_names,
             'protocol': group.protocol,
@@ -99,7 +101,7 @@ def _row_content(row: Row, run_content: Callable[[Run], Any]) -> dict[str, Any]:
     top1 = {'top1': row.top1, 'note': row.note}
     records = {'records': [run_content(run) for run in row.runs]}
     label = {'label': row.label}
-    content: dict[str, Any] = {'id': row.id, 'network': row.network}
+    content: dict[str, Any] = {'id': row.id, 'network': row.network, 'family': row.family}
     if row.runs:
         content |= {'added': row.added, 'seeds': row.seeds, **values, 'weights': row.weights}
         return {**content, **top1, **records, **label}
@@ -126,6 +128,7 @@ def page(board: Board) -> str:
     """Return the HTML page."""
     content = {
         'rule': ranking.RULE,
+        't95': ranking.t_factors(30),
         'figures': METRICS,
         'costs': {name: asdict(cost) for name, cost in COSTS.items()},
         'groups': group_content(board, _run_on_page),
@@ -134,7 +137,7 @@ def page(board: Board) -> str:
     for character in '<>&':
         text = text.replace(character, f'\\u{ord(character):04x}')
     style = (HERE / 'page.css').read_text(encoding='utf-8')
-    script = (HERE / 'page.js').read_text(encoding='utf-8')
+    script = ''.join((HERE / name).read_text(encoding='utf-8') for name in SCRIPTS)
     parts = (HERE / 'page.html').read_text(encoding='utf-8')
     for name, part in {
         'style_hash': _hash(style),

@@ -293,12 +293,36 @@ InitialWeights = TypedDict(  # `class` is not a name in Python
 
 
 class NotMeasured(TypedDict, total=False):
-    """Key of `DetectorMacs`: reasons why values are None, by their keys; missing if all were measured."""
+    """Key with the reasons why values are None, by their keys; missing if all were measured."""
 
     not_measured: dict[str, str]
 
 
-class DetectorMacs(NotMeasured):
+class NetworkCosts(NotMeasured):
+    """Costs of the network alone, whatever the detector. None stands for a value that was not measured.
+
+    Attributes:
+        size: Height and width of the image in pixels: 224, or the published size if that is smaller.
+        trunk_macs: Multiply-adds without the classifier's head.
+        classifier_macs: Multiply-adds of the whole network with the published number of classes.
+        trunk_params: Parameters without the classifier's head.
+        classifier_params: Parameters of the whole network.
+    """
+
+    size: int | None
+    trunk_macs: int | None
+    classifier_macs: int | None
+    trunk_params: int | None
+    classifier_params: int | None
+
+
+class Neck(TypedDict, total=False):
+    """Key that older records lack: the neck alone, a part of ``backbone_macs``; 0 without neck."""
+
+    neck_macs: int | None
+
+
+class DetectorMacs(Neck, NotMeasured):
     """Multiply-adds of the layers of a detector for one image. None: it could not be measured.
 
     Attributes:
@@ -338,8 +362,14 @@ class DetectorParams(TypedDict):
     total: int
 
 
+class Network(TypedDict, total=False):
+    """Key that older records lack; see `compactdet.records.network_costs`."""
+
+    network: NetworkCosts
+
+
 @final
-class Costs(TypedDict):
+class Costs(Network):
     """Costs of a detector; learned sparsity is in its test-time form.
 
     Attributes:

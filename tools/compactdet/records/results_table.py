@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from rich.table import Table
 from compactdet.console import PlainConsole
 from compactdet.errors import UserError
 from compactdet.records import record_file
+from compactdet.records.network_costs import network_costs
 from compactdet.records.record_types import Metrics, Protocol, Record
 
 MAIN_METRIC = 'voc/ap50_11point'
@@ -25,6 +29,10 @@ METRICS = {  # name: title
 }
 # Titles of the columns of `result_cells`. The interval over images is not the spread over seeds.
 HEADS = (METRICS[MAIN_METRIC], '95 % over images', *list(METRICS.values())[1:])
+COST_HEADS = ('network MACs, M', 'detector MACs, G')  # of the columns of `cost_cells`
+# Columns that a terminal of 80 columns has no room for.
+NOT_ON_NARROW = (HEADS[1], HEADS[2])
+SORTS = ('result', 'network_macs', 'detector_macs')
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class ResultRow:
         seeds: Seeds, ascending.
         records: Paths of the records, in the order of the seeds.
         results: Result of each of `METRICS`.
+        network_macs: Multiply-adds of the network alone at 224x224; None if not measured.
+        detector_macs: Multiply-adds of the whole detector at its input size; None if not measured.
     """
 
     arch: str
@@ -68,6 +78,8 @@ class ResultRow:
     seeds: list[int]
     records: list[str]
     results: Mapping[str, Result]
+    network_macs: int | None
+    detector_macs: int | None
 
     @property
     def main_mean(self) -> float:
@@ -103,11 +115,15 @@ def find_records(places: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def rows(paths: Sequence[Path]) -> list[ResultRow]:
+def rows(paths: Sequence[Path], sort: str = 'result') -> list[ResultRow]:
     """Read records and return one row for the runs that differ only in their seed.
 
+    Args:
+        paths: Paths of the records.
+        sort: Order of the rows of a protocol: one of `SORTS`.
+
     Returns:
-        The rows. Rows of one protocol are adjacent, best first, and may be ranked.
+        The rows. Rows of one protocol are adjacent, the best or cheapest first, and may be ranked.
 
     Raises:
         UserError: A record is not valid, or two runs of a row have the same seed.
@@ -121,7 +137,18 @@ def rows(paths: Sequence[Path]) -> list[ResultRow]:
     best: dict[str, float] = {}
     for row in table:
         best[row.protocol] = max(row.main_mean, best.get(row.protocol, -1))
-    return sorted(table, key=lambda row: (row.dataset, -best[row.protocol], row.protocol, -row.main_mean))
+    return sorted(
+        table,
+        key=lambda row: (row.dataset, -best[row.protocol], row.protocol, _cost(row, sort), -row.main_mean),
+    )
+
+
+def _cost(row: ResultRow, sort: str) -> float:
+    """Return the cost by which rows are sorted, infinite if not measured; 0 if they are not."""
+    if sort == 'result':
+        return 0
+    cost: int | None = getattr(row, sort)
+    return math.inf if cost is None else cost
 
 
 def _row(runs: Sequence[tuple[Path, Record]]) -> ResultRow:
@@ -142,6 +169,8 @@ def _row(runs: Sequence[tuple[Path, Record]]) -> ResultRow:
         seeds=seeds,
         records=[str(path) for path, _ in runs],
         results={metric: _result(metric, tests) for metric in METRICS},
+        network_macs=network_costs(first)['classifier_macs'],
+        detector_macs=first['costs']['at_input']['total_macs'],
     )
 
 
@@ -166,6 +195,8 @@ def as_json(table: Sequence[ResultRow]) -> list[dict[str, Any]]:
             'init': row.init_class,
             'frozen_stages': row.frozen_stages,
             'protocol': row.protocol,
+            'network_macs': row.network_macs,
+            'detector_macs': row.detector_macs,
             'seeds': row.seeds,
             'records': row.records,
             **{
@@ -195,24 +226,25 @@ def images_interval(metric: str, tests: Sequence[Metrics]) -> list[float] | None
 
 def markdown(table: Sequence[ResultRow], relative_to: Path) -> str:
     """Return the rows as a Markdown table, in percent, with a link to each record."""
-    lines = [['data', 'detector', 'network', 'starts from', *HEADS, 'protocol', 'seeds']]
+    lines = [['data', 'detector', 'network', 'starts from', *HEADS, *COST_HEADS, 'protocol', 'seeds']]
     for row in table:
         links = ' '.join(
             f'[{seed}]({Path(os.path.relpath(path, relative_to)).as_posix()})'
             for seed, path in zip(row.seeds, row.records, strict=True)
         )
         settings = [row.dataset, row.detector, f'`{row.arch}`', row.initial_weights]
-        lines.append([*settings, *result_cells(row), f'`{row.protocol}`', links])
+        lines.append([*settings, *result_cells(row), *cost_cells(row), f'`{row.protocol}`', links])
     return _markdown_table(lines)
 
 
 def short_markdown(table: Sequence[ResultRow]) -> str:
     """Return the rows as a narrow Markdown table, in percent, with the number of seeds and no links."""
     titles = {MAIN_METRIC: 'VOC AP50 (11-point)', 'coco/ap': 'COCO AP'}
-    lines = [['data', 'detector', 'network', 'initial weights', *titles.values(), 'seeds']]
+    lines = [['data', 'detector', 'network', 'initial weights', *titles.values(), *COST_HEADS, 'seeds']]
     for row in table:
         cells = [row.dataset, row.detector, f'`{row.arch}`', row.initial_weights]
-        lines.append([*cells, *(percent(row.results[metric]) for metric in titles), str(len(row.seeds))])
+        cells += [percent(row.results[metric]) for metric in titles]
+        lines.append([*cells, *cost_cells(row), str(len(row.seeds))])
     return _markdown_table(lines)
 
 
@@ -223,18 +255,34 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def show(table: Sequence[ResultRow]) -> None:
-    """Print the rows on the console in percent, with lines between protocols."""
-    view = Table(box=box.SIMPLE_HEAD)
-    for name in ('data', 'detector', 'network', 'starts from', *HEADS, 'seeds'):
-        view.add_column(name, justify='right' if name in HEADS else 'left')
-    for row, following in zip(table, [*table[1:], None], strict=True):
-        cells = row.dataset, row.detector, row.arch, row.initial_weights, *result_cells(row)
-        view.add_row(
-            *cells,
-            ' '.join(map(str, row.seeds)),
-            end_section=following is not None and following.protocol != row.protocol,
-        )
-    PlainConsole().print(view)
+    """Print the rows on the console in percent, one table per protocol.
+
+    A terminal that is too narrow gets fewer columns; a file or a pipe gets all.
+    """
+    console = PlainConsole()
+    for _, group in itertools.groupby(table, key=lambda row: row.protocol):
+        rows = list(group)
+        title = f'{rows[0].dataset} · {rows[0].detector} · {rows[0].initial_weights}'
+        heads = [HEADS[0], *HEADS[2:], HEADS[1], *COST_HEADS, 'seeds']
+        lines = []
+        for row in rows:
+            main, interval, *others = result_cells(row)
+            seeds = ' '.join(map(str, row.seeds))
+            lines.append(dict(zip(heads, [main, *others, interval, *cost_cells(row), seeds], strict=True)))
+        for dropped in ((), NOT_ON_NARROW):
+            view = Table(box=box.SIMPLE_HEAD, title=title, title_justify='left', pad_edge=False)
+            view.add_column('network', no_wrap=True, min_width=max(len(row.arch) for row in table))
+            shown = [head for head in heads if head not in dropped]
+            for head in shown:
+                widths = [*map(len, head.split()), *(len(line[head]) for line in lines)]
+                lines_of_head = '\n'.join(textwrap.wrap(head, max(widths)))
+                view.add_column(lines_of_head, justify='left' if head == 'seeds' else 'right', no_wrap=True)
+            for row, line in zip(rows, lines, strict=True):
+                view.add_row(row.arch, *(line[head] for head in shown))
+            needed = view.__rich_measure__(console, console.options.update(width=10_000)).maximum
+            if needed <= console.width or not console.is_terminal:
+                break
+        PlainConsole(width=max(console.width, needed)).print(view)
 
 
 def describe_initialization(init_class: str, frozen_stages: int) -> str:
@@ -255,6 +303,15 @@ def result_cells(row: ResultRow) -> list[str]:
     ends = main.images_interval
     interval = '-' if ends is None else f'{100 * ends[0]:.1f} to {100 * ends[1]:.1f}'
     return [percent(main), interval, *map(percent, others)]
+
+
+def cost_cells(row: ResultRow) -> list[str]:
+    """Return the texts of a row in the columns `COST_HEADS`."""
+    scaled = (row.network_macs, 1e6), (row.detector_macs, 1e9)
+    values = [None if macs is None else macs / unit for macs, unit in scaled]
+    return [
+        '-' if value is None else f'{value:.0f}' if value >= 100 else f'{value:#.3g}' for value in values
+    ]
 
 
 def percent(result: Result) -> str:

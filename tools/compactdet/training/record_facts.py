@@ -20,7 +20,7 @@ from compactdet.data.leaks import Leak
 from compactdet.detector_costs import DetectorCosts, detector_costs
 from compactdet.errors import UserError, one_line
 from compactdet.evaluation.metric import DetectionMetric, write_predictions
-from compactdet.records import environment
+from compactdet.records import environment, network_costs
 from compactdet.records.record_file import text_sha256
 from compactdet.records.record_types import (
     ChosenCheckpoint,
@@ -188,7 +188,7 @@ def init_facts(model: Any) -> InitialWeights:
 
 
 def cost_facts(cfg: Config, dataset: Any) -> Costs:
-    """Return the entry ``costs`` of a record: costs at 224x224 and at the size of the median test image.
+    """Return the entry ``costs`` of a record: the network alone, and the detector at two sizes.
 
     What cannot be measured is None, with its reason in ``not_measured``.
 
@@ -218,6 +218,7 @@ def cost_facts(cfg: Config, dataset: Any) -> Costs:
             'roi_head': at_224.roi_head_params,
             'total': at_224.total_params,
         },
+        'network': network_costs.of_arch(cfg.model.backbone.arch),
         'at_224': _macs_entry(at_224),
         'at_input': at_input,
     }
@@ -229,6 +230,7 @@ def _macs_entry(costs: DetectorCosts) -> DetectorMacs:
         'height': costs.height,
         'width': costs.width,
         'backbone_macs': costs.backbone_macs,
+        'neck_macs': costs.neck_macs,
         'rpn_macs': costs.dense_head_macs,
         'roi_head_macs_per_proposal': costs.roi_head_macs_per_proposal,
         'num_proposals': costs.num_proposals,

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
-import warnings
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from compactdet.chart_style import OKABE_ITO, new_figure, styled
 from compactdet.leaderboard.groups import METRICS
 from compactdet.transfer.study import SettingStudy
 
 TEXT_COLOR = '#1b1b1c'  # replaced by the text color of the HTML page
 GRID_COLOR = '#8a8a8a'
-# Colors of Okabe and Ito for color-blind readers, without black and yellow.
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+COLORS = OKABE_ITO[:6]
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')  # 7 markers and 6 colors: 42 different combinations
-SIZE = (5.2, 3.9)  # inches; small, so that the text is legible on a phone
+WIDTH, HEIGHT = 5.2, 3.9  # inches, without legend; small, so that the text is legible on a phone
 FONT = 8
-AXES_BOX = (0.12, 0.115, 0.855, 0.79)  # left, bottom, width, height; leaves two lines for the title
+AXES_BOX = (
+    0.62,
+    0.45,
+    4.45,
+    3.08,
+)  # inches above the legend: left, bottom, width, height; two lines of title
+LEGEND_COLUMNS, LEGEND_ROW = 3, 0.17  # number, height in inches
 TITLE_WIDTH = 88  # characters per line
 # Positions of a label relative to its point, preferred ones first.
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -37,8 +41,8 @@ POSITIONS = tuple(product(DISTANCES, DIRECTIONS))
 HORIZONTAL_ALIGNMENT = {1: 'left', -1: 'right', 0: 'center'}
 VERTICAL_ALIGNMENT = {1: 'bottom', -1: 'top', 0: 'center'}
 STYLE: dict[Any, Any] = {
-    'font.family': ['DejaVu Sans', 'sans-serif'],
     'font.size': FONT,
+    'text.parse_math': True,
     'svg.fonttype': 'none',
     'svg.hashsalt': 'compactdet',
     'text.color': TEXT_COLOR,
@@ -55,13 +59,18 @@ def draw_scatter(study: SettingStudy) -> dict[str, bytes]:
     Returns:
         The plot as 'png' and as 'svg'; equal studies give equal bytes.
     """
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            'ignore', 'Glyph .* missing'
-        )  # a missing glyph is drawn as a box; the tables contain the name
-        figure = Figure(figsize=SIZE)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes(AXES_BOX)
+    handles = _legend_handles(study)
+    below = LEGEND_ROW * math.ceil(len(handles) / LEGEND_COLUMNS)
+    height = HEIGHT + below
+    left, bottom, *size = AXES_BOX
+    with styled(STYLE):
+        figure = new_figure(WIDTH, height, None)
+        axes = figure.add_axes((left / WIDTH, (below + bottom) / height, size[0] / WIDTH, size[1] / height))
+        figure.legend(
+            handles=handles, loc='lower left', bbox_to_anchor=(0.09, 0), ncols=LEGEND_COLUMNS,
+            fontsize=FONT - 1, borderpad=0.1,
+            labelspacing=0.3, handletextpad=0.4, columnspacing=1,
+        )  # fmt: skip
         _draw(axes, study)
         axes.autoscale_view()  # fixes the pixel positions for the labels
         _place_labels(axes, study)
@@ -103,6 +112,25 @@ def family_styles(study: SettingStudy) -> Mapping[str, tuple[str, str]]:
     }
 
 
+def _legend_handles(study: SettingStudy) -> list[Line2D]:
+    """Return the symbols of the legend: the families, the bars and the line."""
+    style = family_styles(study)
+    handles = [
+        Line2D(
+            [], [], color=color, marker=marker, markersize=5, linestyle='none', label=f' {_plain(family)}'
+        )
+        for family, (color, marker) in style.items()
+    ]  # the space: Matplotlib hides labels that begin with _
+    if any(network.spread for network in study.nets):
+        label = '± 1 standard deviation over seeds'
+        handles.append(
+            Line2D([], [], color=GRID_COLOR, marker='|', markersize=8, linestyle='none', label=label)
+        )
+    if study.line:
+        handles.append(Line2D([], [], color=GRID_COLOR, linewidth=1, label='least-squares line'))
+    return handles
+
+
 def _draw(axes: Axes, study: SettingStudy) -> None:
     style = family_styles(study)
     for network in study.nets:
@@ -116,8 +144,6 @@ def _draw(axes: Axes, study: SettingStudy) -> None:
         axes.plot(*zip(*_fitted_line(study, 2), strict=True), color=GRID_COLOR, linewidth=1, zorder=2)
     axes.margins(0.12)
     axes.grid(color=GRID_COLOR, alpha=0.25, linewidth=0.6)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
     figure = study.setting.figure
     title = textwrap.fill(_plain(study.setting.title), TITLE_WIDTH)
     axes.set_title(title, fontsize=FONT - 1, loc='left')
@@ -152,10 +178,11 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
         Bbox.from_bounds(x - 2, y - 2, 4, 4)
         for x, y in (axes.transData.transform(point) for point in _fitted_line(study, 80))
     ]
+    bars = []
     for network in study.nets:
         if network.spread:
             ends = [(network.accuracy or 0.0, network.ap + side * network.spread) for side in (-1, 1)]
-            lines.append(Bbox(axes.transData.transform(ends)).padded(4))
+            bars.append(Bbox(axes.transData.transform(ends)).padded(4))
     frame = axes.get_window_extent()
     pixels = axes.figure.dpi / 72  # per point
     for i in sorted(range(len(points)), key=lambda i: (-study.nets[i].ap, study.nets[i].name)):
@@ -170,8 +197,9 @@ def _place_labels(axes: Axes, study: SettingStudy) -> None:
         scores = []
         for index, (box, (distance, _)) in enumerate(zip(boxes, POSITIONS, strict=True)):
             covered = box.count_overlaps(others) + _outside(box, frame)
-            far = distance > DISTANCES[1]  # a label across a line is better than one far from its point
-            scores.append((covered, far, box.count_overlaps(lines) > 0, index))
+            far = distance > DISTANCES[1]  # a label across the line is better than one far from its point
+            crossed = box.count_overlaps(bars) > 0
+            scores.append((covered, crossed, far, box.count_overlaps(lines) > 0, index))
         covered, *_, best = min(scores)
         if covered:
             label.remove()
