@@ -154,6 +154,9 @@ def test_latencies_whose_ratio_may_be_1_are_not_ordered(tmp_path):
     assert rows['b'].costs['latency_ms'] == 20
     assert rows['b'].latency_interval == (19, 21)
     assert rows['b'].machine == 'a CPU, eager, threads: 1, batch: 1, 224x224'
+    others = latencies.read(latency_json(tmp_path / 'others.json', {'x': None}))
+    with pytest.raises(UserError, match=r'the file has x, none of which .* \(a, b, c, d\); run tools'):
+        make([str(tmp_path / 'runs')], [], tmp_path / 'out', others)
     names = {row.id: row.network for row in group.rows}
     # d is slower and worse than a; c is worse than b, but not surely slower
     assert [names[id] for id in group.frontiers['latency_ms'][MAIN]] == ['a', 'b', 'c']

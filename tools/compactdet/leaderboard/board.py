@@ -32,7 +32,8 @@ def make(
         latency: Latency of the networks.
 
     Raises:
-        UserError: A place has no record, or one is not valid. The message names file and field.
+        UserError: A place has no record, one is not valid, or no network of the records has a latency. The
+            message names file and field.
     """
     runs = [_read(path, out, False) for path in results_table.find_records(places)]
     runs += [_read(path, out, True) for path in results_table.find_records(added)]
@@ -43,6 +44,11 @@ def make(
         once.setdefault(run.seed_key, run)
     groups = measured_groups(once.values(), latency) + published_groups(published.load())
     networks = {run.record['arch'] for run in once.values()}
+    if latency.median_ms and networks.isdisjoint(latency.median_ms):
+        raise UserError(
+            f'--latency: the file has {", ".join(sorted(latency.median_ms))}, none of which is a network '
+            f'of the records ({", ".join(sorted(networks))}); run tools/latency.py with these names'
+        )
     summary = f'{len(once)} runs of {len(networks)} network' + ('' if len(networks) == 1 else 's')
     if len(once) < len(runs):
         summary += f' ({len(runs) - len(once)} more records repeat a seed and do not count)'

@@ -130,7 +130,9 @@ function cell(group, row, column, figure) {
       group.kind === 'published' ? el('span', { class: 'detail' }, row.source) : null);
   }
   const text = column.text(row, figure, group);
-  return el('td', { role: 'cell', class: `${column.number ? 'number' : ''} ${text ? '' : 'empty'}`, 'data-label': column.title }, text || '–');
+  const [value, interval] = (text || '–').split(' (');  // an interval of a cost has a line of its own
+  return el('td', { role: 'cell', class: `${column.number ? 'number' : ''} ${text ? '' : 'empty'}`, 'data-label': column.title }, value,
+    interval ? el('span', { class: 'detail' }, interval.replace(')', '')) : null);
 }
 function sortBy(column) {
   if (state.sort === column.key) state.up = !state.up;

@@ -45,7 +45,7 @@ function showPlot() {
     return names.length ? ` Not drawn, since ${what} is not known: ${names.length > 8 ? `${names.slice(0, 8).join(', ')} and ${names.length - 8} more` : names.join(', ')}.` : '';
   };
   $('caption').textContent = `${points.some((point) => point.sd) ? 'Vertical lines: ± one standard deviation over seeds. ' : ''}`
-    + `Dashed line: networks that no other beats in both result and cost.${without((row) => !(row.costs[name] > 0), `their ${board.costs[name].title}`)}`
+    + `Dashed line: networks of the whole group that no other beats in both result and cost.${without((row) => !(row.costs[name] > 0), `their ${board.costs[name].title}`)}`
     + without((row) => row.costs[name] > 0 && found(row, figure).mean === null, `their ${board.figures[figure]}`);
   if (!points.length) return $('plot').replaceChildren(el('p', {}, `No network of this group has both ${board.figures[figure]} and ${board.costs[name].title}. Choose another cost or metric.`));
 
@@ -64,7 +64,7 @@ function showPlot() {
 
   const { label, unit } = board.costs[name];
   const axis = `${label}, ${unit}`;
-  const short = axis.length * 6.4 > box.right - box.left ? `${label.split(/[,(]/)[0].trim()}, ${unit}` : axis;
+  const short = axis.length * 6.4 > box.right - box.left ? `${board.costs[name].title}, ${unit}` : axis;
   const root = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'group', 'aria-label': `${board.figures[figure]} against ${axis}, ${group.title}` },
     ...logTicks(...lows).flatMap((x) => [line(atX(x), box.top, atX(x), box.bottom, 'grid'),
       svg('text', { x: atX(x), y: box.bottom + 18, 'text-anchor': 'middle' }, round(x))]),
