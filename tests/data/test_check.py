@@ -349,7 +349,7 @@ def test_stats(coco: Path, voc: Path, tmp_path: Path, run_tool: Callable) -> Non
     assert train['classes'] == {'dog': {'boxes': 1, 'images': 1}, 'cat': {'boxes': 2, 'images': 2}}
     assert train['side_px'] == [20] * 5
     assert train['aspect_ratio'] == [1] * 5
-    assert cv2.imread(str(picture_path)).shape[1] == 1300
+    assert cv2.imread(str(picture_path)).shape[1] == 1760
     status, out, _ = run_tool('data', 'stats', voc)
     assert (status, 'dog' in out, '0.69 to 0.69' in out) == (0, True, True)  # 20 x 29 pixels
 

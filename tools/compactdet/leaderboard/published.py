@@ -193,7 +193,7 @@ def load(path: Path = FILE) -> Published:
         rows = tuple(Row(**row) for row in data['rows'])
         families = {arch: family for family, archs in data['families'].items() for arch in archs}
         for row in rows:
-            papers[row.paper], settings[row.setting], row.arch is None or families[row.arch]
+            papers[row.paper], settings[row.setting]
     except (KeyError, TypeError) as error:
         raise UserError(f'{path}: not a file of published results: {error}') from error
     return Published(papers, settings, rows, families)
