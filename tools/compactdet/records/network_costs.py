@@ -7,7 +7,8 @@ of the network, which the record names in ``arch``.
 import functools
 
 from compactdet.errors import one_line
-from compactdet.records.record_types import NetworkCosts, Record
+from compactdet.records.cost_types import NetworkCosts
+from compactdet.records.record_types import Record
 
 
 def network_costs(record: Record) -> NetworkCosts:

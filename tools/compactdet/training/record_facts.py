@@ -21,11 +21,10 @@ from compactdet.detector_costs import DetectorCosts, detector_costs
 from compactdet.errors import UserError, one_line
 from compactdet.evaluation.metric import DetectionMetric, write_predictions
 from compactdet.records import environment, network_costs
+from compactdet.records.cost_types import Costs, DetectorMacs
 from compactdet.records.record_file import text_sha256
 from compactdet.records.record_types import (
     ChosenCheckpoint,
-    Costs,
-    DetectorMacs,
     GitState,
     InitialWeights,
     Metrics,
