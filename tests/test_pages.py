@@ -89,6 +89,16 @@ def test_cifar10_rows_are_those_of_the_records():
     }
 
 
+def test_the_metrics_of_the_latency_study_are_those_of_its_report():
+    report = (ROOT / 'work_dirs_template/latency_study/report.md').read_text(encoding='utf-8')
+    found = re.findall(r'(\d\.\d+) \((\d\.\d+ to \d\.\d+)\)', README)
+    assert len(found) == 5
+    for value, interval in found:
+        assert f'| {value} | {interval} |' in report or f'{value} [{interval}]' in report
+    for backend, median in (('onnxruntime', '0.29'), ('openvino', '0.28')):
+        assert re.search(rf'{backend}: latency over .*: median {median}, ', report)
+
+
 @pytest.mark.parametrize(('text', 'count'), [(README, 6), (section(TOOLS, 'Transfer study'), 8)])
 def test_the_metrics_of_the_study_are_those_of_its_report(text, count):
     stated = (STUDY / 'report/report.md').read_text(encoding='utf-8').replace('\\', '').replace('+', '')

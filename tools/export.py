@@ -2,7 +2,7 @@
 
 Example:
     python tools/export.py work_dirs/menet_frcnn_shapes --out menet_shapes.onnx
-    python tools/export.py work_dirs/menet_frcnn_shapes --int8 --calibrate data/images --out int8.onnx
+    python tools/export.py work_dirs/menet_frcnn_shapes --int8 --calibrate images --evaluate --out x.onnx
     python tools/export.py --arch mobilenetv2_1x --init weights/mobilenetv2_1x.safetensors --out net.onnx
 
 Batch normalization is folded, learned sparsity has its test-time form, and a detector includes its
@@ -11,8 +11,9 @@ pip install -e ".[export]".
 """
 
 import argparse
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from compactdet.errors import UserError, run_main
 
@@ -42,6 +43,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--calibrate', type=Path, metavar='FOLDER', help='images from which value ranges are taken'
     )
+    parser.add_argument(
+        '--evaluate',
+        nargs='?',
+        const=Path(),
+        type=Path,
+        metavar='FOLDER',
+        help='with --int8: measure accuracy and latency of float32 and int8; a detector on the test split '
+        'of its run, a classifier on a folder of labeled images',
+    )
     parser.add_argument('--out', type=Path, required=True, metavar='FILE.onnx')
     args = parser.parse_args()
     if (args.run_dir is None) == (args.arch is None):
@@ -55,7 +65,19 @@ def parse_args() -> argparse.Namespace:
         parser.error('--size takes one or two sides of at least 32 pixels')
     if args.int8 != (args.calibrate is not None):
         parser.error('--int8 and --calibrate go together')
+    if args.evaluate is not None:
+        check_evaluate(parser, args)
     return args
+
+
+def check_evaluate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with an error if --evaluate does not fit the other options."""
+    if not args.int8 or args.what == 'backbone':
+        parser.error('--evaluate goes with --int8, for a detector or a classifier')
+    if (args.what == 'classifier') != (args.evaluate != Path()):
+        parser.error('--evaluate takes a folder of labeled images for a classifier, none for a detector')
+    if args.what == 'classifier' and args.init is None:
+        parser.error('--evaluate needs --init: random weights have no accuracy')
 
 
 def main() -> None:
@@ -72,20 +94,47 @@ def main() -> None:
         exportable = onnx_export.detector(args.run_dir, size, args.dynamic)
     else:
         exportable = onnx_export.classification_network(args.what, args.arch, args.init, size, args.dynamic)
-    metadata = onnx_export.export(exportable, args.out, args.calibrate)
+    evaluate = None
+    if args.evaluate is not None:
+        from compactdet.deploy import int8_accuracy  # here: only --evaluate needs it
+
+        source = args.run_dir or args.evaluate
+
+        def evaluate(models: Mapping[str, bytes]) -> Mapping[str, Any]:
+            return int8_accuracy.compare(exportable, models, source).as_metadata()
+
+    metadata = onnx_export.export(exportable, args.out, args.calibrate, evaluate)
     shown = metadata['size'] if args.dynamic else 'x'.join(map(str, metadata['size']))
     megabytes = args.out.stat().st_size / 1e6
     print(f'{args.out}: {metadata["what"]} {metadata["arch"]}, images of {shown}, {megabytes:.1f} MB')
     print(f'input: image, (1, 3, height, width) float32, {metadata["input"]}')
     if args.int8:
-        count = metadata['calibration_images']
-        print(f'int8, calibrated on {count} images; measure its accuracy before you use it:')
-        if args.what == 'detector':
-            model = shlex.quote(str(args.out))
-            print(f'  python tools/test.py CONFIG CHECKPOINT --backend onnxruntime --model {model}')
-        else:
-            print(f'  outputs differ by {metadata["int8_difference"]:.1%} of their largest value')
+        print_int8(metadata)
     print(f'outputs: {", ".join(exportable.outputs)}; opset {metadata["opset"]}')
+
+
+def print_int8(metadata: Mapping[str, Any]) -> None:
+    """Print what quantization changes."""
+    print(f'int8, calibrated on {metadata["calibration_images"]} images')
+    if metadata['what'] != 'detector':
+        print(f'outputs differ by {metadata["int8_difference"]:.1%} of their largest value')
+    found = metadata.get('int8_accuracy')
+    if found is None:
+        print('its accuracy is not known: measure it with --evaluate before you use it')
+        return
+    ratio = found['latency_ratio']
+    print(
+        f'{found["metric"]} on {found["num_images"]} images: float32 {found["float32"]:.1f}, int8 '
+        f'{found["int8"]:.1f}'
+    )
+    print(
+        f'latency, int8 over float32: {ratio["value"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'
+        + ('' if found['undisturbed'] else '; not usable, the machine was disturbed')
+    )
+    if found['loss'] > found['largest_loss']:
+        print(
+            f'not recommended: int8 loses {found["loss"]:.1f} points, more than {found["largest_loss"]:g}'
+        )
 
 
 if __name__ == '__main__':

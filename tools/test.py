@@ -46,13 +46,10 @@ def config_and_checkpoint(run_dir: Path) -> tuple[str, str]:
         UserError: It is not a finished run.
     """
     from compactdet.records import record_file  # here: --help starts without loading PyTorch
-    from compactdet.training.predict import find_checkpoint
+    from compactdet.training.predict import config_of_run, find_checkpoint
 
-    configs = sorted(run_dir.glob('*.py'))
-    if len(configs) != 1 or not (run_dir / 'record.json').is_file():
-        raise UserError(f"'{run_dir}' is not the folder of a finished run; give CONFIG and CHECKPOINT")
-    record = record_file.read(run_dir / 'record.json')
-    return str(configs[0]), str(find_checkpoint(run_dir, record))
+    config = config_of_run(run_dir)
+    return str(config), str(find_checkpoint(run_dir, record_file.read(run_dir / 'record.json')))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Export to ONNX: outputs, metadata, refusals, and the AP of an exported detector."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from backbones import build_classifier, get_arch, list_archs
 from backbones.weights import save_weights
-from compactdet.deploy import onnx_export
+from compactdet.deploy import int8_accuracy, onnx_export
+from compactdet.deploy.latency import Interval
 from compactdet.deploy.onnx_detector import OnnxDetector, load_session, read_metadata
 from compactdet.errors import UserError
 
@@ -169,6 +171,48 @@ def test_int8(tmp_path: Path, run_tool) -> None:
     assert (status, err) == (1, f"error: --calibrate '{folder}' has 15 images; at least 16 are needed\n")
 
 
+def test_the_accuracy_of_an_int8_classifier(weights: Path, tmp_path: Path, run_tool) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (('cat', 9), ('dog', 7)):
+        (tmp_path / 'images' / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / 'images' / name / f'{i}.png'), pixels)
+    (tmp_path / 'images' / 'class_index.txt').write_text('0 cat\n1 dog\n')
+    arguments = ['--arch', ARCH, '--init', weights, '--size', '64', '--int8', '--out', tmp_path / 'x.onnx']
+    arguments += ['--calibrate', tmp_path / 'images', '--evaluate', tmp_path / 'images']
+    status, text, err = run_tool('export', *arguments)
+    assert (status, err) == (0, '')
+    found = read_metadata(tmp_path / 'x.onnx', load_session(tmp_path / 'x.onnx'))['int8_accuracy']
+    assert (found['metric'], found['num_images']) == ('top1', 16)
+    assert f'top1 on 16 images: float32 {found["float32"]:.1f}, int8 {found["int8"]:.1f}' in text
+    assert found['latency_ratio']['value'] > 0
+
+
+def test_the_accuracy_of_an_int8_detector(tiny_run: Path, tmp_path: Path, run_tool) -> None:
+    record = json.loads((tiny_run / 'record.json').read_text())
+    (tmp_path / 'images').mkdir()
+    for i, image in enumerate(onnx_export.sample_images((64, 64), count=16)):
+        cv2.imwrite(str(tmp_path / 'images' / f'{i}.png'), image[0].permute(1, 2, 0).numpy())
+    arguments = [tiny_run, '--int8', '--calibrate', tmp_path / 'images', '--dynamic', '--evaluate']
+    status, _, err = run_tool('export', *arguments, '--out', tmp_path / 'x.onnx')
+    assert (status, err) == (0, '')
+    found = read_metadata(tmp_path / 'x.onnx', load_session(tmp_path / 'x.onnx'))['int8_accuracy']
+    assert found['metric'] == 'coco/ap'
+    assert found['float32'] == pytest.approx(100 * record['metrics']['test']['coco/ap'], abs=0.1)
+    assert found['loss'] == pytest.approx(found['float32'] - found['int8'])
+
+
+def test_a_large_loss_is_reported(capsys) -> None:
+    comparison = int8_accuracy.Comparison('top1', 100, 70.0, 68.5, Interval(0.5, 0.4, 0.6), True)
+    tool = runpy.run_path('tools/export.py')
+    metadata = {'what': 'detector', 'calibration_images': 16}
+    tool['print_int8']({**metadata, 'int8_accuracy': comparison.as_metadata()})
+    assert 'not recommended: int8 loses 1.5 points, more than 1' in capsys.readouterr().out
+    tool['print_int8'](metadata)
+    assert 'measure it with --evaluate before you use it' in capsys.readouterr().out
+
+
 def test_files_that_cannot_be_run(tmp_path: Path) -> None:
     path = tmp_path / 'x.onnx'
     with pytest.raises(UserError, match='no such file'):
@@ -186,6 +230,15 @@ def test_files_that_cannot_be_run(tmp_path: Path) -> None:
         (['run', '--init', 'w', '--out', 'x.onnx'], '--init goes with --arch'),
         (['--arch', ARCH, '--int8', '--out', 'x.onnx'], '--int8 and --calibrate go together'),
         (['--arch', ARCH, '--size', '8', '--out', 'x.onnx'], 'at least 32 pixels'),
+        (['run', '--evaluate', '--out', 'x.onnx'], '--evaluate goes with --int8'),
+        (
+            ['run', '--int8', '--calibrate', 'x', '--out', 'x.onnx', '--evaluate', 'y'],
+            'labeled images for a classifier, none for a detector',
+        ),
+        (
+            ['--arch', ARCH, '--int8', '--calibrate', 'x', '--evaluate', 'y', '--out', 'x.onnx'],
+            'random weights have no accuracy',
+        ),
     ],
 )
 def test_bad_usage(arguments: list[str], message: str, run_tool) -> None:

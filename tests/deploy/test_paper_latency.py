@@ -3,11 +3,13 @@
 import sys
 
 import pytest
+import torch
 
 from backbones import list_archs
 from compactdet.benchmarks import paper_latency
 from compactdet.deploy.latency import Candidate, Interval, Measurement, Result
 from compactdet.deploy.machine_load import Load
+from compactdet.layer_costs import count
 
 
 def result(name: str, ms: float, ratio: Interval | None) -> Result:
@@ -42,3 +44,14 @@ def test_a_size_that_the_paper_does_not_have(
     with pytest.raises(SystemExit):
         paper_latency.main()
     assert '--size is one of the table: 224 224, 480 640, 720 1280' in capsys.readouterr().err
+
+
+def test_stacks_of_convolutions_have_equal_multiply_adds() -> None:
+    builders = paper_latency.make_builders('groups', (8, 8))
+    macs = [count(builder.exportable.graph, builder.image.to('meta')).macs for builder in builders]
+    assert macs[0] == 8 * 8 * (3 * 128 + 10 * 128**2)
+    assert max(macs) / min(macs) < 1.02
+    for builder in builders:
+        eager = builder.candidate('eager', 1).run()
+        (deployed,) = builder.candidate('onnxruntime', 1).run()
+        assert torch.allclose(eager, torch.from_numpy(deployed), atol=1e-3)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from compactdet.deploy import onnx_export
 from compactdet.deploy.latency import Candidate
@@ -56,8 +57,19 @@ class Builder:
         else:
             self.exportable = onnx_export.classification_network('classifier', target, None, size, False)
             self.name, self.size = target, self.exportable.size
-        generator = torch.Generator().manual_seed(0)
-        self.image = torch.rand(batch, 3, *self.size, generator=generator) * 255
+        self.image = _random_image(batch, self.size)
+
+    @classmethod
+    def of_module(cls, name: str, module: nn.Module, size: tuple[int, int]) -> Builder:
+        """Return the builder of a module that takes images (1, 3, H, W)."""
+        builder = cls.__new__(cls)
+        builder.target = builder.name = name
+        builder.batch, builder.size, builder._onnx = 1, size, None
+        builder.exportable = onnx_export.Exportable(
+            module.eval(), 'module', name, ('output',), None, None, (), size
+        )
+        builder.image = _random_image(1, size)
+        return builder
 
     def candidate(self, backend: str, threads: int) -> Candidate:
         """Build the target on a backend.
@@ -122,6 +134,10 @@ class Builder:
             assert self.exportable is not None
             self._onnx = onnx_export.to_onnx(self.exportable, self.image).SerializeToString()
         return self._onnx
+
+
+def _random_image(batch: int, size: tuple[int, int]) -> torch.Tensor:
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
 
 
 def _size_of(session: Any, path: Path) -> tuple[int, int]:

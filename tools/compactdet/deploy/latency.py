@@ -4,8 +4,8 @@ One image at a time, as in the single-stream scenario of MLPerf Inference (Reddi
 arXiv:1911.02549). In every round each candidate runs for a short time, in random order, so that a
 disturbance of the machine reaches all of them. The latency of a candidate is the median of its inferences.
 Its interval and the interval of a ratio are bootstrap intervals over rounds, since the inferences of a
-round are not independent. A result is marked as not usable if the machine was disturbed more than `LIMITS`
-allow.
+round are not independent. A measurement is not usable if the machine was disturbed more than `LIMITS`
+allow; a single result is marked as uncertain if its interval is too wide.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from compactdet.deploy.machine_load import Load, between, snapshot
 TURN_S = 0.05  # seconds of a candidate in a round, at least one inference
 WARM_UP_S, STABLE = 5.0, 0.05  # longest warm-up; it ends when two successive medians differ by less
 RESAMPLES = 2000
-# Above these a result is not usable: cores used by other processes, share of time that the hypervisor
-# took, ratio of CPU frequencies, throttling events, and half the interval of the median over the median.
+# Above these a measurement is not usable: cores used by other processes, share of time that the hypervisor
+# took, ratio of CPU frequencies, throttling events. 'interval' is half the interval of a median over the
+# median, above which that result is uncertain.
 LIMITS = {
     'other_cores': 0.25,
     'stolen_share': 0.02,
@@ -159,7 +160,7 @@ def measure(
                 energy,
             )
         )
-    return Measurement(tuple(results), load, tuple(find_problems(results, load)), rounds)
+    return Measurement(tuple(results), load, tuple(find_problems(load)), rounds)
 
 
 def warm_up(candidate: Candidate) -> int:
@@ -177,8 +178,12 @@ def warm_up(candidate: Candidate) -> int:
 
 
 def turn(run: Callable[[], Any]) -> np.ndarray:
-    """Run for `TURN_S`, at least once; return the time of each inference in milliseconds, (n,)."""
+    """Run for `TURN_S`, at least once; return the time of each inference in milliseconds, (n,).
+
+    A first inference is not timed: it finds the caches filled by another candidate.
+    """
     times: list[float] = []
+    run()
     end = time.perf_counter() + TURN_S
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
@@ -206,7 +211,7 @@ def ratio_interval(
     return Interval(float(np.median(ratios)), float(low), float(high))
 
 
-def find_problems(results: Sequence[Result], load: Load) -> list[str]:
+def find_problems(load: Load) -> list[str]:
     """Return why a measurement is not usable."""
     problems = []
     texts = {
@@ -219,17 +224,12 @@ def find_problems(results: Sequence[Result], load: Load) -> list[str]:
         value = getattr(load, name)
         if value is not None and value > LIMITS[name]:
             problems.append(f'{text.format(value)} (limit {LIMITS[name]:g})')
-    for result in results:
-        median = result.median
-        width = (median.high - median.low) / 2 / median.value
-        if width > LIMITS['interval']:
-            name = (
-                f'{result.candidate.name} ({result.candidate.backend}, {result.candidate.threads} threads)'
-            )
-            problems.append(
-                f'{name}: the median is uncertain by {width:.0%} (limit {LIMITS["interval"]:.0%})'
-            )
     return problems
+
+
+def uncertainty(median: Interval) -> float:
+    """Return half the width of the interval of a median over the median."""
+    return (median.high - median.low) / 2 / median.value
 
 
 def _reference(candidates: Sequence[Candidate], candidate: Candidate, name: str | None) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import jsonschema
 
-from compactdet.deploy.latency import LIMITS, Interval, Measurement, Result
+from compactdet.deploy.latency import LIMITS, Interval, Measurement, Result, uncertainty
 from compactdet.errors import UserError
 from compactdet.files import load_json, write_whole
 from compactdet.records import environment
@@ -73,6 +74,13 @@ def _result(result: Result, memory_mb: float | None) -> dict[str, Any]:
 
 def _interval(interval: Interval) -> dict[str, float]:
     return {'value': interval.value, 'low95': interval.low, 'high95': interval.high}
+
+
+def is_uncertain(result: Mapping[str, Any], limits: Mapping[str, float]) -> bool:
+    """Return True if the interval of a result's median is wider than the limit of its file."""
+    median = result['median_ms']
+    interval = Interval(median['value'], median['low95'], median['high95'])
+    return uncertainty(interval) > limits.get('interval', math.inf)
 
 
 def write(path: Path, value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from compactdet.console import PlainConsole
+from compactdet.deploy import latency_file
 
 
 def show(value: Mapping[str, Any]) -> None:
@@ -26,7 +27,7 @@ def show(value: Mapping[str, Any]) -> None:
             result['backend'],
             str(result['threads']),
             'x'.join(map(str, result['size'])) + (f' x {result["batch"]}' if result['batch'] > 1 else ''),
-            f'{median["value"]:.2f}',
+            f'{median["value"]:.2f}' + (' ?' if latency_file.is_uncertain(result, value['limits']) else ''),
             f'{median["low95"]:.2f} to {median["high95"]:.2f}',
             f'{result["p90_ms"]:.2f}',
             _number(result['p99_ms'], '.2f'),
@@ -46,6 +47,12 @@ def show(value: Mapping[str, Any]) -> None:
         f'other processes: {_number(load["other_cores"], ".2f")} cores; taken by the hypervisor: '
         f'{_number(load["stolen_share"], ".1%")}; throttled: {_number(load["throttled"], "d")}'
     )
+    uncertain = sum(latency_file.is_uncertain(result, value['limits']) for result in value['results'])
+    if uncertain:
+        print(
+            f'?: {uncertain} of {len(value["results"])} medians are uncertain by more than '
+            f'{value["limits"]["interval"]:.0%}; more --rounds narrow their intervals'
+        )
     for problem in value['problems']:
         print(f'not usable: {problem}')
 

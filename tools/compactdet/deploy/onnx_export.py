@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,13 +195,19 @@ def detector(run_dir: Path, size: tuple[int, int] | None, dynamic: bool) -> Expo
     )
 
 
-def export(exportable: Exportable, out: Path, calibration: Path | None = None) -> dict[str, Any]:
+def export(
+    exportable: Exportable,
+    out: Path,
+    calibration: Path | None = None,
+    evaluate: Callable[[Mapping[str, bytes]], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Write an ONNX file and return its metadata.
 
     Args:
         exportable: What is exported.
         out: The file.
         calibration: Folder of images with which the network is quantized to int8; None for float32.
+        evaluate: Returns the accuracy of the models 'float32' and 'int8', for the metadata of an int8 file.
 
     Raises:
         UserError: The export extra is not installed, an operator cannot be exported, the float outputs
@@ -209,7 +215,7 @@ def export(exportable: Exportable, out: Path, calibration: Path | None = None) -
             Nothing is written then.
     """
     try:
-        import onnx  # here: optional packages
+        import onnx  # noqa: F401  here: optional packages
         import onnxruntime  # noqa: F401  opened by load_session
         import onnxscript  # noqa: F401  used by PyTorch's exporter
     except ModuleNotFoundError as error:
@@ -235,10 +241,22 @@ def export(exportable: Exportable, out: Path, calibration: Path | None = None) -
         metadata['calibration_images'] = len(inputs)
         if exportable.what != 'detector':
             metadata['int8_difference'] = int8.difference(float_data, data, inputs)
+        if evaluate is not None:
+            models = {'float32': float_data, 'int8': data}
+            metadata['int8_accuracy'] = evaluate(
+                {name: _with_metadata(model, metadata) for name, model in models.items()}
+            )
+    write_whole(out, _with_metadata(data, metadata))
+    return metadata
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, Any]) -> bytes:
+    """Return an ONNX model with metadata, each value as JSON."""
+    import onnx  # here: an optional package
+
     model = onnx.load_from_string(data)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
-    write_whole(out, model.SerializeToString())
-    return metadata
+    return model.SerializeToString()
 
 
 def to_onnx(exportable: Exportable, image: Tensor) -> Any:

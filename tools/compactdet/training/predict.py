@@ -280,6 +280,18 @@ def import_custom_modules(cfg: Config, source: Path) -> None:
         ) from error
 
 
+def config_of_run(run_dir: Path) -> Path:
+    """Return the config of a finished run.
+
+    Raises:
+        UserError: It is not the folder of a finished run.
+    """
+    configs = sorted(run_dir.glob('*.py'))
+    if len(configs) != 1 or not (run_dir / 'record.json').is_file():
+        raise UserError(f"'{run_dir}' is not the folder of a finished run; give CONFIG and CHECKPOINT")
+    return configs[0]
+
+
 def find_checkpoint(run_dir: Path, record: Record) -> Path:
     """Return the checkpoint that a run's record evaluates: the chosen one, otherwise the last.
 

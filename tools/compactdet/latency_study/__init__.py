@@ -1,0 +1,1 @@
+"""Which costs of a network predict its latency, from a file of tools/latency.py."""
