@@ -286,3 +286,13 @@ def test_the_tool_prints_a_table(
 def test_the_message_has_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"unknown arch 'mobilenet_2x'; near: .*mobilenet_1x"):
         run_tool(monkeypatch, 'mobilenet_2x')
+
+
+def test_the_tool_shows_a_network_of_a_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = 'timm:mobilenetv3_small_050'
+    run_tool(monkeypatch, name)
+    out = capsys.readouterr().out
+    assert f'│ {name} │' in out
+    assert 'measured:' not in out

@@ -20,13 +20,19 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from compactdet.console import PlainConsole
+from compactdet.console import print_fitting
 from compactdet.errors import run_main
 
 if TYPE_CHECKING:
     from compactdet.costs import ArchCosts
 
 MILLION = 1e6
+MAPS = 'stride: channels, MACs'
+HEADS = (
+    'arch', 'params', 'backbone params', 'MACs', 'backbone MACs', 'memory', 'paper', 'measured', 'diff',
+    MAPS,
+)  # fmt: skip
+NARROW_HEADS = ('arch', 'params', 'MACs', 'memory', 'paper', 'diff')  # for a terminal of 80 columns
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,16 +55,42 @@ def parse_args() -> argparse.Namespace:
 def print_table(rows: Sequence[ArchCosts]) -> None:
     """Print the costs in millions, and below the table the reasons of differences to published values."""
     sizes = sorted({row['size'] for row in rows}, reverse=True)
-    table = Table(title=f'Costs at {" and ".join(f"{size}x{size}" for size in sizes)}, in millions')
-    table.add_column('arch', no_wrap=True)
-    for heading in ('params', 'backbone', 'MACs', 'backbone', 'memory', 'paper', 'measured', 'diff'):
-        table.add_column(heading, justify='right', no_wrap=True)
-    table.add_column('stride: channels, MACs')
+    title = f'Costs at {" and ".join(f"{size}x{size}" for size in sizes)}, in millions'
+    print_fitting([_table(rows, title, HEADS), _table(rows, title, NARROW_HEADS)])
+    # here: --help starts without loading PyTorch
+    from backbones.spec import COUNTING_CONVENTIONS
+    from compactdet.costs import CONV_FC
+
+    published = [row for row in rows if row['paper_mflops'] is not None]
+    lines = []
+    for row in published:
+        notes = []
+        if row['paper_convention'] != CONV_FC:
+            notes.append(COUNTING_CONVENTIONS[row['paper_convention']])
+        if row['paper_size'] != row['size']:
+            notes.append(f'at {row["paper_size"]}x{row["paper_size"]}')
+        if abs(row['difference_percent'] or 0) > 1:
+            notes.append(row['cost_note'])
+        if notes:
+            lines.append(f'{row["arch"]}: {"; ".join(notes)}')
+    if published:
+        end = ':' if lines else '.'
+        print(
+            f'measured: counted at the input size and in the convention of the paper{end}', *lines, sep='\n'
+        )
+
+
+def _table(rows: Sequence[ArchCosts], title: str, heads: Sequence[str]) -> Table:
+    """Return the costs as a table of some of the columns ``HEADS``."""
+    table = Table(title=title)
+    for head in heads:
+        lines = head if head == MAPS else head.replace(' ', '\n')
+        table.add_column(lines, justify='left' if head in ('arch', MAPS) else 'right', no_wrap=True)
     for row in rows:
         memory = row['activations_read'] + row['activations_written'] + row['weights_read']
         costs = (row['params'], row['backbone_params'], row['macs'], row['backbone_macs'], memory)
         published = row['paper_mflops']
-        table.add_row(
+        cells = (
             row['arch'],
             *(f'{cost / MILLION:.2f}' for cost in costs),
             '' if published is None else f'{published:g}',
@@ -66,27 +98,8 @@ def print_table(rows: Sequence[ArchCosts]) -> None:
             '' if published is None else f'{row["difference_percent"]:+.1f}%',
             '; '.join(_feature_maps(row)),
         )
-    # here: --help starts without loading PyTorch
-    from backbones.spec import COUNTING_CONVENTIONS
-    from compactdet.costs import CONV_FC
-
-    console = PlainConsole(width=None if sys.stdout.isatty() else 172)
-    console.print(table)
-    lines = []
-    for row in rows:
-        notes = []
-        if row['paper_convention'] != CONV_FC:
-            notes.append(COUNTING_CONVENTIONS[row['paper_convention']])
-        if row['paper_size'] != row['size']:
-            notes.append(f'at {row["paper_size"]}x{row["paper_size"]}')
-        if row['difference_percent'] is not None and abs(row['difference_percent']) > 1:
-            notes.append(row['cost_note'])
-        if notes:
-            lines.append(f'{row["arch"]}: {"; ".join(notes)}')
-    end = ':' if lines else '.'
-    console.print(f'measured: counted at the input size and in the convention of the paper{end}')
-    for line in lines:
-        console.print(line, highlight=False)
+        table.add_row(*(cell for head, cell in zip(HEADS, cells, strict=True) if head in heads))
+    return table
 
 
 def _feature_maps(row: ArchCosts) -> Iterator[str]:

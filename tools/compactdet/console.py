@@ -1,6 +1,7 @@
 """Formatting of texts for the console."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,24 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'
+
+
+def print_fitting(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print the first of several forms of a table that the terminal has room for, else the last.
+
+    Args:
+        tables: From the widest to the narrowest. Nothing is cut: a table that is wider than the terminal is
+            printed as wide as it needs, and a file or a pipe gets the first one.
+        console: Default: standard output. It is widened to the table.
+    """
+    console = console or PlainConsole()
+    widths = [
+        table.__rich_measure__(console, console.options.update(width=10_000)).maximum for table in tables
+    ]
+    fitting = (index for index, width in enumerate(widths) if width <= console.width)
+    index = next(fitting, len(tables) - 1) if console.is_terminal else 0
+    console.width = max(console.width, widths[index])
+    console.print(tables[index])
 
 
 def render(table: Table) -> str:

@@ -158,7 +158,7 @@ def select_archs(patterns: list[str]) -> list[str]:
         matches = list_archs(pattern)
         if not matches:
             try:
-                get_arch(pattern)
+                matches = [get_arch(pattern).name]  # LIBRARY:NAME, which list_archs() does not have
             except UnknownArchError as error:
                 raise UserError(str(error)) from None
         names.update(dict.fromkeys(matches))

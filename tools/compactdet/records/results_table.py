@@ -15,7 +15,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compactdet.console import PlainConsole
+from compactdet.console import print_fitting
 from compactdet.errors import UserError
 from compactdet.records import record_file
 from compactdet.records.network_costs import network_costs
@@ -259,7 +259,6 @@ def show(table: Sequence[ResultRow]) -> None:
 
     A terminal that is too narrow gets fewer columns; a file or a pipe gets all.
     """
-    console = PlainConsole()
     for _, group in itertools.groupby(table, key=lambda row: row.protocol):
         rows = list(group)
         title = f'{rows[0].dataset} · {rows[0].detector} · {rows[0].initial_weights}'
@@ -269,6 +268,7 @@ def show(table: Sequence[ResultRow]) -> None:
             main, interval, *others = result_cells(row)
             seeds = ' '.join(map(str, row.seeds))
             lines.append(dict(zip(heads, [main, *others, interval, *cost_cells(row), seeds], strict=True)))
+        forms = []
         for dropped in ((), NOT_ON_NARROW):
             view = Table(box=box.SIMPLE_HEAD, title=title, title_justify='left', pad_edge=False)
             view.add_column('network', no_wrap=True, min_width=max(len(row.arch) for row in table))
@@ -279,10 +279,8 @@ def show(table: Sequence[ResultRow]) -> None:
                 view.add_column(lines_of_head, justify='left' if head == 'seeds' else 'right', no_wrap=True)
             for row, line in zip(rows, lines, strict=True):
                 view.add_row(row.arch, *(line[head] for head in shown))
-            needed = view.__rich_measure__(console, console.options.update(width=10_000)).maximum
-            if needed <= console.width or not console.is_terminal:
-                break
-        PlainConsole(width=max(console.width, needed)).print(view)
+            forms.append(view)
+        print_fitting(forms)
 
 
 def describe_initialization(init_class: str, frozen_stages: int) -> str:
