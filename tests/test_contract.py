@@ -1,24 +1,21 @@
 """What every network keeps to, tomorrow's too: one test over ``list_archs()``."""
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from networks import GOLDEN, archs, is_slow
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
 from backbones.base import BN_POLICIES, Classifier, CompactBackbone, family_of
 from backbones.libraries.adapter import AdaptedArch
+from backbones.libraries.aliases import ALIASES
 from backbones.spec import Arch
 from compactdet.costs import arch_costs
 
 SIZES = ((96, 128), (75, 109))  # the second is divisible by no stride
-GOLDEN = {
-    row['arch']: row for row in json.loads((Path(__file__).parent / 'golden/complexity.json').read_text())
-}
 GOLDEN_KEYS = (
     'params',
     'macs',
@@ -38,10 +35,10 @@ ABLATIONS = {*list_archs('gmnet_*_cifar_*')}
 
 
 def weighed(names: list[str]) -> list[Any]:
-    """Networks as parameters of a test, the heavy ones and the ablations marked slow."""
+    """Networks as parameters of a test, the heavy ones marked slow."""
     return [
         pytest.param(name, marks=pytest.mark.slow)
-        if name in ABLATIONS
+        if is_slow(name)
         or (
             (row := GOLDEN.get(name))
             and (row['paper_size_macs'] > HEAVY_MACS or row['params'] > HEAVY_PARAMS)
@@ -195,7 +192,14 @@ def test_every_parameter_learns(network: Classifier) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    'name', [n for n in list_archs() if 'padding' in family_of(get_arch(n)).takes_conventions]
+    'name',
+    archs(
+        [
+            n
+            for n in list_archs()
+            if n not in ALIASES and 'padding' in family_of(get_arch(n)).takes_conventions
+        ]
+    ),
 )
 def test_conventions_hold_in_both_halves(name: str) -> None:
     torch.manual_seed(0)
@@ -235,7 +239,7 @@ def test_no_half_has_a_parameter_without_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize('policy', [*BN_POLICIES])
-@pytest.mark.parametrize('name', list_archs())
+@pytest.mark.parametrize('name', archs())
 def test_bn_policy_survives_train(name: str, policy: str) -> None:
     with torch.device('meta'):
         both = halves(name, bn_policy=policy)
@@ -253,7 +257,7 @@ def test_bn_policy_survives_train(name: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1])
-@pytest.mark.parametrize('name', list_archs())
+@pytest.mark.parametrize('name', archs())
 def test_freezing_survives_train(name: str, frozen_stages: int) -> None:
     arch = get_arch(name)
     with torch.device('meta'):
@@ -266,7 +270,7 @@ def test_freezing_survives_train(name: str, frozen_stages: int) -> None:
         assert {layer.training for layer in batch_norms(module)} <= {i > frozen_stages}  # if any
 
 
-@pytest.mark.parametrize('name', list_archs())
+@pytest.mark.parametrize('name', archs())
 def test_costs_are_the_golden_ones(name: str) -> None:
     row = arch_costs(name)
     assert {key: row[key] for key in GOLDEN_KEYS} == {key: GOLDEN[name][key] for key in GOLDEN_KEYS}
@@ -282,7 +286,7 @@ NOT_REPRODUCED = {
 }
 
 
-@pytest.mark.parametrize('name', list_archs())
+@pytest.mark.parametrize('name', archs())
 def test_costs_are_the_papers_or_the_row_says_why(name: str) -> None:
     arch, measured = get_arch(name), GOLDEN[name]
     pairs = ((arch.paper_mflops, 'paper_size_macs'), (arch.paper_params_m, 'params'))

@@ -12,10 +12,11 @@ import sys
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer
+from networks import archs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import StageHead, build_backbone, build_classifier, list_archs
+from backbones import StageHead, build_backbone, build_classifier
 from backbones.wiring import halves
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
@@ -60,7 +61,7 @@ def test_backbone_and_stage_head_of_c4(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', list_archs())
+@pytest.mark.parametrize('name', archs())
 def test_pytorchs_counter_gives_twice_the_value(name: str) -> None:
     """Compare with PyTorch's counter, which counts 2 a multiply-add, and the products of attention."""
     row = arch_costs(name)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from networks import archs
 
-from backbones import Conventions, Preprocessing, build_backbone, get_arch, list_archs
+from backbones import Conventions, Preprocessing, build_backbone, get_arch
 from backbones.spec import UnknownArchError
 from backbones.weights import WeightsError, check_preprocessing, save_weights
 from backbones.wiring import (
@@ -43,7 +44,7 @@ def mmdet_scope() -> Iterator[None]:
 # Widths
 
 
-@pytest.mark.parametrize('arch', list_archs())
+@pytest.mark.parametrize('arch', archs())
 def test_widths_are_those_of_the_network(arch: str) -> None:
     strides = [*get_arch(arch).strides]
     with torch.device('meta'):

@@ -1,6 +1,7 @@
 """The graphs for export give the detections of MMDetection's own code."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,15 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from backbones.libraries.reparameterize import reparameterize
+from backbones.wiring import detectors
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
+from compactdet.deploy import onnx_export
 from compactdet.deploy.detector_graph import OneStageGraph, TwoStageGraph
 from compactdet.mmdetection import MODELS
+
+from matrix import CHEAPEST
 
 SIZE = (160, 256)
 
@@ -29,10 +35,12 @@ def spread(convolution: nn.Module, outputs: Tensor, mean: float) -> None:
     convolution.bias.fill_(mean)
 
 
-def build(detector: str, image: Tensor, score_thr: float = 0.05) -> nn.Module:
+def build(
+    detector: str, image: Tensor, score_thr: float = 0.05, arch: str = 'menet_108_8x1_g3'
+) -> nn.Module:
     """Build an untrained detector whose scores are distinct."""
     torch.manual_seed(0)
-    config = compose_config(DetectorChoice('menet_108_8x1_g3', detector, 'shapes')).model
+    config = compose_config(DetectorChoice(arch, detector, 'shapes')).model
     config.test_cfg.get('rcnn', config.test_cfg).score_thr = score_thr
     model = MODELS.build(config)
     for layer in model.modules():
@@ -77,3 +85,19 @@ def test_an_image_without_detections() -> None:
     assert scores.shape == labels.shape == (100,)
     assert not scores.any()
     assert boxes.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', sorted(CHEAPEST))
+def test_one_network_of_each_family_exports_as_detector(arch: str, tmp_path: Path) -> None:
+    """The file is written only if ONNX Runtime gives PyTorch's detections."""
+    (image,) = onnx_export.sample_images(SIZE, count=1)
+    detector = detectors(arch)[0]
+    model = build(detector, image[0].byte(), arch=arch)
+    reparameterize(model)
+    graph = (OneStageGraph if detector == 'retinanet_fpn' else TwoStageGraph)(model).eval()
+    outputs = ('boxes', 'scores', 'labels')
+    classes = tuple('abcdefgh')
+    exportable = onnx_export.Exportable(graph, 'detector', arch, outputs, None, None, classes, SIZE)
+    onnx_export.export(exportable, tmp_path / 'detector.onnx')
+    assert (tmp_path / 'detector.onnx').stat().st_size > 100_000

@@ -1,15 +1,17 @@
 """Train and evaluate one network in one detector for one step, without a data set."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from networks import cheapest_of_each_family
 from torch import nn
 
-from backbones import build_backbone, get_arch, list_archs
-from backbones.wiring import detectors
+from backbones import list_archs
+from backbones.wiring import TAPS
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
 from compactdet.mmdetection import MODELS
@@ -18,23 +20,8 @@ SIDE, CLASSES = 96, 8
 
 FORWARD_ONLY = tuple(f'efficientnet_b{i}' for i in (4, 5, 6, 7))  # each minutes of training on two cores
 
-PAIRS = [(arch, detector) for arch in list_archs() for detector in detectors(arch)]
-
-
-def parameters(arch: str) -> int:
-    with torch.device('meta'):
-        return sum(p.numel() for p in build_backbone(arch, (16,)).parameters())
-
-
-def cheapest() -> set[str]:
-    """Of each family, the network with the smallest trunk."""
-    families: dict[str, list[str]] = {}
-    for arch in dict.fromkeys(arch for arch, _ in PAIRS):
-        families.setdefault(get_arch(arch).family, []).append(arch)
-    return {min(archs, key=parameters) for archs in families.values()}
-
-
-CHEAPEST = cheapest()
+PAIRS = [*product(list_archs(), TAPS)]
+CHEAPEST = set(cheapest_of_each_family().values())
 
 
 def images(count: int) -> list[torch.Tensor]:
