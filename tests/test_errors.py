@@ -43,7 +43,6 @@ def test_the_exit_status_is_the_value_that_main_returns(
         (UserError('two\n  lines'), 'error: two lines'),
         (WeightsError('x is truncated'), 'error: x is truncated'),
         (UnknownArchError("unknown arch 'x'"), "error: unknown arch 'x'"),
-        (KeyboardInterrupt(), 'error: interrupted'),
     ],
 )
 def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture, error: BaseException, line: str) -> None:
@@ -51,6 +50,13 @@ def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture, error: BaseExce
         run_main(raising(error))
     assert caught.value.code == 1
     assert capsys.readouterr() == ('', f'{line}\n')
+
+
+def test_ctrl_c_has_the_exit_status_of_its_signal(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_main(raising(KeyboardInterrupt()))
+    assert caught.value.code == 130
+    assert capsys.readouterr() == ('', 'error: interrupted\n')
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from compactdet import __version__
+
 from tiny import REPO
 
 TOOLS = sorted(path.stem for path in (REPO / 'tools').glob('*.py'))
@@ -30,6 +32,12 @@ def run(tool: str, *arguments: str) -> tuple[int, list[str], str]:
     return status or 0, modules, done.stdout
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    status, modules, out = run('train', '--version')
+    assert (status, out) == (0, f'compactdet {__version__}\n')
+    assert SLOW_TO_LOAD & {*modules} == set()
+
+
 @pytest.mark.parametrize('tool', TOOLS)
 @pytest.mark.parametrize(('arguments', 'status'), [(['--help'], 0), (['--no-such-option'], 2)])
 def test_help_and_bad_usage_load_little(tool: str, arguments: list[str], status: int) -> None:
@@ -38,3 +46,4 @@ def test_help_and_bad_usage_load_little(tool: str, arguments: list[str], status:
     assert SLOW_TO_LOAD & {*modules} == set()
     assert len(modules) < MOST_MODULES
     assert status or 'python tools/' in out, 'the help has no example'
+    assert status or '--version' in out

@@ -14,14 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('run_dir', nargs='?', type=Path, help='folder of a finished run of tools/train.py')
     parser.add_argument(
         '--gt',

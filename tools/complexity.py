@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.console import print_fitting
 from compactdet.errors import run_main
 
@@ -37,9 +38,7 @@ NARROW_HEADS = ('arch', 'params', 'MACs', 'memory', 'paper', 'diff')  # for a te
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'patterns', nargs='*', metavar='PATTERN', help="names or shell patterns; default: '*'"
     )
@@ -48,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         help='height and width of the image; default: 224, or the published size if smaller',
     )
-    parser.add_argument('--format', choices=('table', 'json', 'csv'), default='table')
+    add_format(parser, ['csv'])
     return parser.parse_args()
 
 

@@ -17,14 +17,13 @@ checkpoint contains only weights, so it cannot be resumed. It needs a config wit
 import argparse
 from collections.abc import Sequence
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('checkpoint', metavar='CKPT', help='weights file or detector checkpoint')
     parser.add_argument('--out', required=True, metavar='FILE', help='the file to write, of the same kind')
     parser.add_argument(

@@ -12,15 +12,14 @@ import argparse
 import shlex
 from pathlib import Path
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.data.catalog import SOURCES
 from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -40,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     looked_at.add_argument('set', metavar='SET|DIR', help=f'{", ".join(SOURCES)} or a folder')
     looked_at.add_argument('--split', help='default: every split')
     looked_at.add_argument('--classes', metavar='A,B,...', help='default of a folder: any class will do')
-    looked_at.add_argument('--json', action='store_true')
+    add_format(looked_at)
     check = verbs.add_parser('check', parents=[looked_at], help='read all of a set; exit 1 on errors')
     check.add_argument('--quick', action='store_true', help='do not decode the images')
     stats = verbs.add_parser('stats', parents=[looked_at], help='counts and sizes')
@@ -70,8 +69,8 @@ def main() -> int:
         classes = [name.strip() for name in (args.classes or '').split(',') if name.strip()]
         found = layout.find_layout(args.set, args.root, classes).only(args.split)
         if args.verb == 'check':
-            return int(check.report(found, decode=not args.quick, as_json=args.json) > 0)
-        stats.report(found, as_json=args.json, out=args.out)
+            return int(check.report(found, decode=not args.quick, as_json=args.format == 'json') > 0)
+        stats.report(found, as_json=args.format == 'json', out=args.out)
         return 0
     if args.verb == 'shapes' or args.set == 'shapes':
         out = args.out if args.verb == 'shapes' else args.root / 'shapes'

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.doctor import checks
 from compactdet.doctor.findings import DoctorOptions
 from compactdet.errors import run_main
@@ -19,15 +20,13 @@ from compactdet.errors import run_main
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('checkpoints', nargs='*', type=Path, help='detector checkpoints to check (.pth)')
     parser.add_argument('--data', type=Path, default=Path('data'), help='folder of the data sets')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs'), help='folder of the runs')
     parser.add_argument('--weights', type=Path, default=Path('weights'), help='folder of weights files')
     parser.add_argument('--full', action='store_true', help='decode every image of the data sets')
-    parser.add_argument('--json', action='store_true', help='print JSON')
+    add_format(parser)
     return parser.parse_args()
 
 
@@ -38,10 +37,10 @@ def main() -> int:
     findings = []
     for finding in checks.run_checks(options):
         findings.append(finding)
-        if not args.json:
+        if args.format != 'json':
             print(finding.line(), flush=True)
     can_run = not any(finding.main_job for finding in findings)
-    if args.json:
+    if args.format == 'json':
         print(json.dumps({'main_job_runs': can_run, 'findings': [*map(asdict, findings)]}, indent=2))
     else:
         print(f'\nthe main job can{"" if can_run else "not"} run: {checks.MAIN_JOB}')

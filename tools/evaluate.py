@@ -18,6 +18,7 @@ import json
 import sys
 from pathlib import Path
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.errors import UserError, run_main
 from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import (
@@ -35,9 +36,7 @@ DRAWS_TO_COMPARE = 1000  # without --bootstrap
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--gt', required=True, type=Path, help='COCO annotation file or folder in VOC format'
     )
@@ -51,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--iou', type=float, nargs='+', default=[0.5], help='IoU of the VOC metrics (default: 0.5)'
     )
-    parser.add_argument('--json', action='store_true', help='print JSON, unrounded')
+    add_format(parser)
     parser.add_argument('--bootstrap', type=int, metavar='N', help='intervals from N resamples')
     parser.add_argument(
         '--compare', type=Path, metavar='OTHER', help='second predictions.json: a paired comparison'
@@ -88,7 +87,7 @@ def main() -> None:
             other = read_predictions(args.compare, gt)
             others = bootstrap(match(gt, other, args.iou), metrics, num)
             comparisons = {name: compare(samples[name], others[name]) for name in samples}
-    if args.json:
+    if args.format == 'json':
         result['intervals'] = {name: dataclasses.asdict(x) for name, x in intervals.items()}
         result['comparisons'] = {name: dataclasses.asdict(x) for name, x in comparisons.items()}
         print(json.dumps(result, indent=1, allow_nan=False))

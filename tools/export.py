@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compactdet.arguments import make_parser
 from compactdet.errors import UserError, run_main
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('run_dir', nargs='?', type=Path, help='folder of a finished run of tools/train.py')
     parser.add_argument('--arch', help='a name from backbones.list_archs(), instead of a run')
     parser.add_argument(

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 BACKENDS = ('eager', 'channels_last', 'compile', 'onnxruntime', 'openvino')
@@ -27,9 +28,7 @@ BACKENDS = ('eager', 'channels_last', 'compile', 'onnxruntime', 'openvino')
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('targets', nargs='*', metavar='ARCH|FILE.onnx|RUN_DIR')
     parser.add_argument('--backends', nargs='+', choices=BACKENDS, default=['eager'])
     parser.add_argument('--threads', nargs='+', type=int, default=[1], metavar='N')

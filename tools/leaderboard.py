@@ -11,14 +11,13 @@ The page, index.html, is one file without external resources.
 import argparse
 from pathlib import Path
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'runs', nargs='+', help='run folders, folders that contain them, or record.json files'
     )

@@ -11,8 +11,8 @@ image, with the origin at its top left corner.
 
 import argparse
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
-from compactdet.training.command_line import make_parser
 
 
 def parse_args() -> argparse.Namespace:

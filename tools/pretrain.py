@@ -12,10 +12,11 @@ authors' files, folders CLASS/FILE, or zip and tar files of such folders, which 
 
 import argparse
 
+from compactdet.arguments import make_parser
 from compactdet.config.argument_types import positive_int
 from compactdet.errors import run_main
 from compactdet.pretraining.choice import add_config_arguments, resolve_config_arguments
-from compactdet.training.command_line import add_training_options, make_parser
+from compactdet.training.command_line import add_training_options
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,17 +11,16 @@ import argparse
 import json
 from dataclasses import asdict
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.errors import run_main
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('run', help='a record.json or the folder of a finished run')
     parser.add_argument('other', nargs='?', help='a second run, to compare with')
-    parser.add_argument('--json', action='store_true')
+    add_format(parser)
     return parser.parse_args()
 
 
@@ -35,7 +34,7 @@ def main() -> None:
 
     key, protocol = read_protocol(args.run)
     if args.other is None:
-        if args.json:
+        if args.format == 'json':
             rows = dict(summarize(protocol).rows())
             print(json.dumps({'key': key, 'card': rows, 'protocol': protocol}, indent=2))
         else:
@@ -43,7 +42,7 @@ def main() -> None:
         return
     other_key, other = read_protocol(args.other)
     found = find_differences(protocol, other)
-    if args.json:
+    if args.format == 'json':
         print(json.dumps({'keys': [key, other_key], 'differences': [*map(asdict, found)]}, indent=2))
     else:
         display.show_differences(args.run, args.other, (key, other_key), found)

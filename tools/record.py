@@ -7,17 +7,15 @@ The run folder then has the content of the record as unfinished_record.json. Tra
 repeated.
 """
 
-import argparse
 from pathlib import Path
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 
 def main() -> None:
     """Write record.json and print its path."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='folder of the training')
     run_dir = parser.parse_args().run_dir
     from compactdet.records import unfinished  # here: --help starts fast

@@ -22,20 +22,18 @@ A grid file:
 """
 
 import argparse
+import sys
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 from compactdet.sweep import command, options
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     options.add_arguments(parser)
-    args = parser.parse_args()
-    options.settle(parser, args)
-    return args
+    return options.parse(parser, sys.argv[1:])
 
 
 def main() -> int:

@@ -9,19 +9,18 @@ import argparse
 import json
 from pathlib import Path
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.errors import run_main
 from compactdet.records import results_table
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'runs', nargs='+', help='run folders, folders that contain them, or record.json files'
     )
-    parser.add_argument('--format', choices=['table', 'markdown', 'json'], default='table')
+    add_format(parser, ['markdown'])
     parser.add_argument(
         '--sort',
         choices=results_table.SORTS,

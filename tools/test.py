@@ -13,9 +13,10 @@ training are not needed.
 import argparse
 from pathlib import Path
 
+from compactdet.arguments import make_parser
 from compactdet.config.choice import add_config_arguments, resolve_config_arguments
 from compactdet.errors import UserError, run_main
-from compactdet.training.command_line import add_config_options, make_parser
+from compactdet.training.command_line import add_config_options
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,10 +11,11 @@ Without a config file, the run is composed from the same base configs as the lea
 
 import argparse
 
+from compactdet.arguments import make_parser
 from compactdet.config.argument_types import parse_lr_choice
 from compactdet.config.choice import add_config_arguments, resolve_config_arguments
 from compactdet.errors import run_main
-from compactdet.training.command_line import add_training_options, make_parser
+from compactdet.training.command_line import add_training_options
 
 
 def parse_args() -> argparse.Namespace:

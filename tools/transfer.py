@@ -11,6 +11,7 @@ files state; --published uses the accuracy and AP of the papers. Both can be giv
 import argparse
 from pathlib import Path
 
+from compactdet.arguments import make_parser
 from compactdet.errors import run_main
 
 DEFAULT_METRIC = 'coco/ap'
@@ -18,9 +19,7 @@ DEFAULT_METRIC = 'coco/ap'
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'runs', nargs='*', help='run folders, folders that contain them, or record.json files'
     )

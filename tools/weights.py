@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from compactdet.arguments import add_format, make_parser
 from compactdet.errors import run_main
 
 # Names in compactdet.weights.convert.PREPROCESSING_NAMES; repeated so that --help starts without PyTorch.
@@ -25,9 +26,7 @@ IMAGES_AS = ('imagenet', 'halves', 'raw-bgr')
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(
         dest='command', required=True, metavar='list|get|convert|inspect|verify'
     )
@@ -40,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'list', help='published weights with publisher, accuracy and address', parents=[known]
     )
     listed.add_argument('pattern', nargs='?', default='*', help='pattern of the arch or the publisher')
-    listed.add_argument('--format', choices=('table', 'json'), default='table')
+    add_format(listed)
     listed.add_argument('--dir', type=Path, default=Path('weights'), help='folder of your weights files')
 
     get = commands.add_parser('get', help='download published weights and convert them', parents=[known])

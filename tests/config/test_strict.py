@@ -139,6 +139,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
         strict.load(tmp_path / 'absent.py')
     with pytest.raises(UserError, match='no such config file'):
         strict.load(tmp_path)
+    with pytest.raises(UserError, match=r'did you mean .*menet_frcnn_shapes\.py'):
+        strict.load('menet_frcnn_shape.py')
+    (tmp_path / 'mine.py').touch()
+    with pytest.raises(UserError, match=r'mine\.pi: no such config file; did you mean .*mine\.py\?'):
+        strict.load(tmp_path / 'mine.pi')
 
 
 @pytest.mark.parametrize('name', ['leaf', 'schedule'])

@@ -136,9 +136,7 @@ def sweep(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser()
     options.add_arguments(parser)
-    args = parser.parse_args(arguments)
-    options.settle(parser, args)
-    return sweep.main(args, suite)
+    return sweep.main(options.parse(parser, arguments), suite)
 
 
 def main() -> None:

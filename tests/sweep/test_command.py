@@ -260,7 +260,7 @@ def test_a_stopped_sweep_stops_its_runs_and_goes_on(tmp_path, run, number):
     assert '1 running' in run('--status')[1]
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 128 + number
     assert err == 'error: stopped by a signal; the same command resumes it\n'
     assert f'{ONE}: stopped' in out
     assert gone(pid, 0.1)

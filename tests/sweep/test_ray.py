@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_runs_wait_for_their_pretraining_and_a_lost_task_is_a_failed_run(tmp_pat
     fake.lost = {'b_pretraining_c_seed0'}
     monkeypatch.setattr(ray, 'connect', lambda address: fake)
     monkeypatch.chdir(tmp_path)
-    states = ray.run(folder, folder.jobs, RunOptions(), 'auto', 1, 0.5)
+    states = ray.run(folder, folder.jobs, RunOptions(), threading.Event(), 'auto', 1, 0.5)
     assert fake.options == {'num_cpus': 1, 'num_gpus': 0.5, 'max_retries': ray.NODES_LOST}
     assert states == {
         'a_pretraining_c_seed0': 'finished', 'a_frcnn_c4_bccd_from_c_seed0_seed0': 'finished',

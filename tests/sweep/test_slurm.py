@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compactdet.errors import run_main
+from compactdet.sweep import options
 from compactdet.sweep import slurm as sweep_slurm
 from compactdet.sweep.grid import jobs
 
@@ -93,6 +95,12 @@ def submit(slurm, monkeypatch, capsys) -> Callable[..., Done]:
     return run
 
 
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    return options.parse(parser, arguments)
+
+
 def ended(slurm: Path) -> list[str]:
     lines = (slurm.parent / 'out put' / 'journal.txt').read_text().splitlines()
     return [line.split()[1] for line in lines if line.startswith('end')]
@@ -119,6 +127,19 @@ def test_arrays_run_to_the_end(slurm, submit):
     done = submit('--slurm')
     assert (done.returncode, done.stdout) == (0, 'all 6 runs are finished\n')
     assert len((slurm / 'calls').read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize('given', ['--partition=gpu', '-pgpu', '--exclusive'])
+def test_options_of_sbatch_may_begin_with_dashes(given):
+    args = parse('--out', 'x', '--slurm', '--slurm-options', given, '--only', ONE)
+    assert args.slurm_options == given
+    assert args.only == [ONE]
+
+
+def test_a_missing_value_of_slurm_options_is_bad_usage(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        parse('--out', 'x', '--slurm-options', '--slurm')
+    assert '--slurm-options: expected one argument' in capsys.readouterr().err
 
 
 def test_a_run_stopped_by_the_time_limit_is_put_back_and_goes_on(slurm, submit):

@@ -2,3 +2,5 @@
 
 Nothing is imported here: a config names the modules that register classes (``custom_imports``).
 """
+
+__version__ = '0.1.0'

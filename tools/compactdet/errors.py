@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -33,9 +34,9 @@ class UserError(Exception):
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and end the process.
 
-    The exit status is the value that ``main`` returns (0 for None), or 1 after an error. A user error is
-    printed as one line, by only one of several processes. Any other exception is a defect of the suite and
-    keeps its traceback.
+    The exit status is the value that ``main`` returns (0 for None), 1 after an error, or 130 after
+    Ctrl-C. A user error is printed as one line, by only one of several processes. Any other exception is a
+    defect of the suite and keeps its traceback.
     """
     sys.argv = [_expand_home(argument) for argument in sys.argv]
     for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
@@ -45,7 +46,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
-        status = 1
+        status = 128 + signal.SIGINT
     except BrokenPipeError:  # as with `| head`; discard the rest of the buffer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -22,7 +22,7 @@ from compactdet.data.layout import custom_config
 from compactdet.errors import UserError
 from compactdet.mmdetection import DATASETS
 
-BASE_CONFIGS = Path(__file__).parents[3] / 'det_configs' / '_base_'
+BASE_CONFIGS = strict.CONFIGS / '_base_'
 BEST_ON_VAL = {'default_hooks': {'checkpoint': {'save_best': 'voc/ap50_11point', 'rule': 'greater'}}}
 
 

@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -41,6 +42,7 @@ from compactdet.config.resolved import RENAMED_MODULES
 from compactdet.errors import UserError, one_line
 
 T = TypeVar('T')
+CONFIGS = Path(__file__).parents[3] / 'det_configs'
 
 
 def load(path: Path | str) -> Config:
@@ -64,7 +66,7 @@ def read(path: Path) -> Config:
             failed import). The message names the file and, if known, the line.
     """
     if not path.is_file():
-        raise UserError(f'{path}: no such config file')
+        raise UserError(f'{path}: no such config file{_near_files(path)}')
     try:
         return Config.fromfile(path)
     except UserError:
@@ -73,6 +75,14 @@ def read(path: Path) -> Config:
         raise UserError(_syntax_error(path) or f'{path}: {error}') from error
     except Exception as error:  # a config is a program that can raise anything
         raise UserError(_run_error(path, error)) from error
+
+
+def _near_files(path: Path) -> str:
+    """Return a question after config files with similar names, here, in their folder and in det_configs."""
+    configs = [*path.parent.glob('*.py'), *CONFIGS.glob('*.py'), *CONFIGS.glob('pretrain/*.py')]
+    near = difflib.get_close_matches(path.stem, {file.stem for file in configs}, n=2)
+    found = {stem: next(file for file in configs if file.stem == stem) for stem in near}
+    return f'; did you mean {" or ".join(map(os.path.relpath, found.values()))}?' if found else ''
 
 
 def resolved_text(cfg: Config) -> str:

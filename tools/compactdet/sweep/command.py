@@ -23,7 +23,7 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
         suite_of: Function from a sweep folder to the commands and identities of its jobs.
 
     Returns:
-        The exit status: 1 if a job failed or was stopped.
+        The exit status: 1 if a job failed, 128 + N if signal N stopped the sweep.
 
     Raises:
         UserError: The grid cannot be used.
@@ -54,14 +54,16 @@ def main(args: argparse.Namespace, suite_of: Callable[[Path], Suite] = Suite) ->
 def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
     """Run jobs here or on Ray and print the report; return the exit status."""
     how = RunOptions(retries=args.retries, threads=args.threads)
-    if args.ray:
-        states = ray.run(folder, jobs, how, args.ray, args.cpus_per_run, args.gpus_per_run)
-    else:
-        states = local.run(folder, jobs, how, workers=args.jobs, gpus=args.gpus)
+    with local.stopping() as stop:
+        if args.ray:
+            states = ray.run(folder, jobs, how, stop, args.ray, args.cpus_per_run, args.gpus_per_run)
+        else:
+            states = local.run(folder, jobs, how, stop, workers=args.jobs, gpus=args.gpus)
     print(view.report(folder, jobs, states))
     if STOPPED in states.values():
         # Printed here: a UserError would load PyTorch, which takes too long after a signal to stop.
         print('error: stopped by a signal; the same command resumes it', file=sys.stderr)
+        return 128 + stop.number
     return 0 if set(states.values()) <= {FINISHED} else 1
 
 

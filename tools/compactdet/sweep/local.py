@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from compactdet.errors import UserError
 from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
@@ -68,15 +67,32 @@ def _state_before(folder: Folder, job: Job) -> str:
     return WAITING
 
 
+class Stop(threading.Event):
+    """An event that ends a sweep.
+
+    Attributes:
+        number: Number of the signal that set it; 0 if none did.
+    """
+
+    number = 0
+
+
 def run(
-    folder: Folder, jobs: Sequence[Job], how: RunOptions, *, workers: int = 1, gpus: Sequence[str] = ()
+    folder: Folder,
+    jobs: Sequence[Job],
+    how: RunOptions,
+    stop: threading.Event,
+    *,
+    workers: int = 1,
+    gpus: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Run jobs, ``workers`` at once, until none is left or a signal to stop arrives.
+    """Run jobs, ``workers`` at once, until none is left or ``stop`` is set.
 
     Args:
         folder: The sweep.
         jobs: Those of it to run.
         how: Options.
+        stop: Event that ends the sweep.
         workers: Number of jobs that run at once.
         gpus: Values of ``CUDA_VISIBLE_DEVICES``, dealt out to the workers in turn; empty: left as it is.
 
@@ -84,7 +100,7 @@ def run(
         The state of each job by its name.
     """
     queue = Queue(folder, jobs)
-    with stopping() as stop, View(folder, jobs, workers) as view:
+    with View(folder, jobs, workers) as view:
         threads = [
             threading.Thread(
                 target=_work,
@@ -115,11 +131,12 @@ def _work(folder: Folder, queue: Queue, how: RunOptions, stop: threading.Event) 
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[Stop]:
     """Return an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
+    stop = Stop()
 
-    def set_it(*_: Any) -> None:
+    def set_it(number: int, frame: object) -> None:
+        stop.number = number
         stop.set()
 
     before = {number: signal.signal(number, set_it) for number in (signal.SIGINT, signal.SIGTERM)}

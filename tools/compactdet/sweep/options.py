@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compactdet.arguments import add_format
 from compactdet.config.choice import DATASET_NAMES, DETECTORS
 from compactdet.sweep.grid import EACH, of_axes
 from compactdet.sweep.job_runner import usable_cores
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         '--measure', type=_count, metavar='N', help='time N training steps of what has no record'
     )
-    plan.add_argument('--format', choices=['table', 'json'], default='table', help='of the plan')
+    add_format(plan, what='the plan')
     parser.add_argument('--status', action='store_true', help='show how far a sweep is, and end')
 
 
@@ -122,7 +124,24 @@ def _root(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def settle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line, with the grid of the axes in ``content``; ends on bad usage.
+
+    The value of ``--slurm-options`` may begin with ``--``, unless it is an option of the parser.
+    """
+    words = list(arguments)
+    for index, word in enumerate(words[:-1]):
+        following = words[index + 1]
+        own = following.partition('=')[0] in parser._option_string_actions
+        if word == '--slurm-options' and following.startswith('-') and not own:
+            words[index : index + 2] = [f'{word}={following}']
+            break
+    args = parser.parse_args(words)
+    _settle(parser, args)
+    return args
+
+
+def _settle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Put the grid of the axes, if they are given, into ``args.content``; ends on bad usage."""
     pretrain = of_axes(
         dataset=args.pretrain, recipe=args.pretrain_recipe, epochs=args.pretrain_epochs,

@@ -128,7 +128,7 @@ def plan(
                 found = [as_trained(speed, group[0], folder.out) for speed in found]
             estimate = sweep_speed.estimate(found, arch, macs)
             if estimate is None:
-                why = f'no record of {arch}, and a line needs two networks; --measure 50 times it'
+                why = 'no record of this network, and a line needs two networks; --measure 50 times it'
         if estimate is None and measure and hardware and hardware.lower() not in here.hardware.lower():
             why = f'{why}; this machine, which could be timed, is another: {here.hardware}'
         elif estimate is None and measure:

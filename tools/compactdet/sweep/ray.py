@@ -18,7 +18,6 @@ from compactdet.errors import UserError
 from compactdet.sweep.folder import BLOCKED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Folder
 from compactdet.sweep.grid import Job
 from compactdet.sweep.job_runner import RunOptions, run_job
-from compactdet.sweep.local import stopping
 from compactdet.sweep.view import View
 
 LOOK_S = 1.0
@@ -66,14 +65,21 @@ def work(folder: Folder, job: Job, how: RunOptions, here: str) -> str:
 
 
 def run(
-    folder: Folder, jobs: Sequence[Job], how: RunOptions, address: str, cpus: int, gpus: float
+    folder: Folder,
+    jobs: Sequence[Job],
+    how: RunOptions,
+    stop: threading.Event,
+    address: str,
+    cpus: int,
+    gpus: float,
 ) -> dict[str, str]:
-    """Run jobs on a cluster until none is left or a signal to stop arrives.
+    """Run jobs on a cluster until none is left or ``stop`` is set.
 
     Args:
         folder: The sweep, whose path is the same on each node.
         jobs: Those of it to run.
         how: Options.
+        stop: Event that ends the sweep.
         address: As ``connect`` takes it.
         cpus: Cores that each needs.
         gpus: GPUs that each needs.
@@ -89,7 +95,7 @@ def run(
     states = {job.name: WAITING for job in jobs}
     running: dict[Any, Job] = {}
     try:
-        with stopping() as stop, View(folder, jobs, max(1, _slots(ray, cpus, gpus))) as view:
+        with View(folder, jobs, max(1, _slots(ray, cpus, gpus))) as view:
             while not stop.is_set():
                 for job in jobs:
                     needed = states.get(job.needs or '', FINISHED)

@@ -10,11 +10,6 @@ from pathlib import Path
 from compactdet.config.argument_types import CfgOptionsAction, learning_rate
 
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose description is a tool's docstring, printed unchanged."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that override values of the config, for training and testing."""
     parser.add_argument('--data-root', help="folder of the data set; default: the config's value")
