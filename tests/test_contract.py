@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import GOLDEN, archs, is_slow
+from networks import GOLDEN, archs, cheapest_of_each_family, is_slow
 from torch import Tensor, nn
 
 from backbones import StageHead, build_backbone, build_classifier, get_arch, list_archs
@@ -29,23 +29,23 @@ GOLDEN_KEYS = (
 )
 
 
-HEAVY_MACS, HEAVY_PARAMS = 1.2e9, 25e6  # beyond these, tests that compute are slow ones
-# Built of the layers of the rows without a suffix; test_gmnet.py computes each of them.
-ABLATIONS = {*list_archs('gmnet_*_cifar_*')}
+HEAVY_MACS, HEAVY_PARAMS = 200e6, 25e6  # beyond these, tests are slow ones, but for one network a family
+CHEAPEST = {*cheapest_of_each_family().values()}
 
 
 def weighed(names: list[str]) -> list[Any]:
     """Networks as parameters of a test, the heavy ones marked slow."""
     return [
-        pytest.param(name, marks=pytest.mark.slow)
-        if is_slow(name)
-        or (
-            (row := GOLDEN.get(name))
-            and (row['paper_size_macs'] > HEAVY_MACS or row['params'] > HEAVY_PARAMS)
-        )
-        else name
+        pytest.param(name, marks=pytest.mark.slow) if is_slow(name) or is_heavy(name) else name
         for name in names
     ]
+
+
+def is_heavy(name: str) -> bool:
+    row = GOLDEN.get(name)
+    if row is None or name in CHEAPEST:
+        return False
+    return row['paper_size_macs'] > HEAVY_MACS or row['params'] > HEAVY_PARAMS
 
 
 @pytest.fixture(scope='module', params=weighed(list_archs()))
@@ -239,7 +239,7 @@ def test_no_half_has_a_parameter_without_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize('policy', [*BN_POLICIES])
-@pytest.mark.parametrize('name', archs())
+@pytest.mark.parametrize('name', weighed(list_archs()))
 def test_bn_policy_survives_train(name: str, policy: str) -> None:
     with torch.device('meta'):
         both = halves(name, bn_policy=policy)
@@ -257,7 +257,7 @@ def test_bn_policy_survives_train(name: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1])
-@pytest.mark.parametrize('name', archs())
+@pytest.mark.parametrize('name', weighed(list_archs()))
 def test_freezing_survives_train(name: str, frozen_stages: int) -> None:
     arch = get_arch(name)
     with torch.device('meta'):
