@@ -24,9 +24,6 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_config_arguments(parser)
     parser.add_argument(
-        '--epochs', type=positive_int, help='number of epochs, to which the whole schedule is scaled'
-    )
-    parser.add_argument(
         '--hold-out', type=positive_int, metavar='N', help='hold out N training images for validation'
     )
     add_training_options(parser)

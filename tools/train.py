@@ -2,6 +2,7 @@
 
 Example:
     python tools/train.py det_configs/menet_frcnn_shapes.py
+    python tools/train.py det_configs/menet_frcnn_shapes.py --quick
     python tools/train.py det_configs/menet_frcnn_voc.py --init weights/menet_352_12x1_g8.safetensors
     python tools/train.py --arch ghostnet_1x --detector retinanet_fpn --dataset voc07 --lr 0.0005
     torchrun --nproc-per-node 2 tools/train.py det_configs/menet_frcnn_shapes.py --launcher pytorch
@@ -12,7 +13,7 @@ Without a config file, the run is composed from the same base configs as the lea
 import argparse
 
 from compactdet.arguments import make_parser
-from compactdet.config.argument_types import parse_lr_choice
+from compactdet.config.argument_types import parse_lr_choice, positive_int
 from compactdet.config.choice import add_config_arguments, resolve_config_arguments
 from compactdet.errors import run_main
 from compactdet.training.command_line import add_training_options
@@ -26,6 +27,17 @@ def parse_args() -> argparse.Namespace:
         '--lr-choice',
         metavar='SPLIT:LR,LR,...',
         help='--lr is the best of these on SPLIT; the protocol then has this rule in place of the rate',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=positive_int,
+        metavar='N',
+        help='training images per step and process; scales the learning rate',
+    )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='trial run: one epoch on the first images of each split; its figures mean nothing',
     )
     add_training_options(parser)
     args = parser.parse_args()

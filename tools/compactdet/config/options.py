@@ -20,8 +20,12 @@ from compactdet.config.argument_types import LrChoice
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
 from compactdet.config.detector import head_classes
+from compactdet.config.schedule import limit_warm_up, set_batch_size, set_epochs
 from compactdet.distributed import check_launcher
 from compactdet.errors import UserError
+
+# Images of each split in a trial run.
+QUICK_IMAGES = {'train': 160, 'val': 40, 'test': 40}
 
 
 @dataclass
@@ -38,6 +42,9 @@ class TrainOptions:
             network, or 'none' for random initialization.
         lr: Learning rate of the optimizer, before it is scaled with the batch size.
         lr_choice: How ``lr`` was chosen, if by a metric.
+        epochs: Number of epochs, to which the whole schedule is scaled.
+        batch_size: Training images per step and process; the learning rate is scaled with it.
+        quick: Whether to train for one epoch, or for ``epochs``, on the first images of each split.
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
@@ -52,6 +59,9 @@ class TrainOptions:
     init: str | None = None
     lr: float | None = None
     lr_choice: LrChoice | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    quick: bool = False
     precision: str | None = None
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +97,13 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
     Raises:
         UserError: An option cannot be used.
     """
-    strict.merge_options(cfg, options.cfg_options)
+    if options.epochs is not None:
+        set_epochs(cfg, options.epochs)
+    if options.batch_size is not None:
+        set_batch_size(cfg, options.batch_size)
+    if options.quick:
+        _set_quick(cfg, options.epochs)
+    strict.merge_options(cfg, options.cfg_options)  # after the schedule: its values are not scaled
     check_launcher(options.launcher)
     cfg.launcher = options.launcher
     if options.data_root is not None:
@@ -108,10 +124,30 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
     if options.precision is not None:
         set_precision(cfg, options.precision)
-    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    name = Path(cfg.filename).stem + ('_quick' if options.quick else '')
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
     if options.resume is not None:
         cfg.resume = True
         cfg.load_from = None if options.resume == 'auto' else options.resume
+
+
+def _set_quick(cfg: Config, epochs: int | None) -> None:
+    """Reduce a config to a trial run on the first images of each split, in place.
+
+    Args:
+        cfg: The config.
+        epochs: Number of epochs that was already set; None to set one.
+
+    Raises:
+        UserError: The config's training is not counted in epochs.
+    """
+    for split, number in QUICK_IMAGES.items():
+        for dataset in _innermost_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            dataset.indices = number
+    if epochs is None:
+        set_epochs(cfg, 1)
+    steps = (epochs or 1) * QUICK_IMAGES['train'] // cfg.train_dataloader.batch_size
+    limit_warm_up(cfg, max(1, steps // 10))
 
 
 def set_precision(cfg: Config, precision: str) -> None:

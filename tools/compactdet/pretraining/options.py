@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mmengine.config import Config
@@ -20,12 +19,10 @@ class PretrainOptions(TrainOptions):
 
     Attributes:
         config: A config file, or the choice from which a config is composed.
-        epochs: Number of epochs, to which the whole schedule is scaled.
         hold_out: Number of training images that are held out for validation.
     """
 
     config: str | PretrainChoice  # type: ignore[assignment]
-    epochs: int | None = None
     hold_out: int | None = None
 
 
@@ -41,31 +38,11 @@ def config_from_options(options: PretrainOptions) -> Config:
     if (cfg.get('model') or {}).get('type') != 'mmpretrain.ImageClassifier':
         raise UserError(f'{cfg.filename} is not a pretraining config; train a detector with tools/train.py')
     apply_common_options(cfg, options)
-    if options.epochs is not None:
-        set_epochs(cfg, options.epochs)
     if options.hold_out:
         set_hold_out(cfg, options.hold_out)
     if options.init is not None:
         cfg.model.backbone.init = None if options.init == 'none' else options.init
     return cfg
-
-
-def set_epochs(cfg: Config, epochs: int) -> None:
-    """Scale the whole schedule of a config to a number of epochs, in place.
-
-    Raises:
-        UserError: The config's training is not counted in epochs.
-    """
-    if 'max_epochs' not in (cfg.get('train_cfg') or {}):
-        raise UserError(f'--epochs {epochs}: {cfg.filename} has no train_cfg.max_epochs; omit --epochs')
-    factor = epochs / cfg.train_cfg.max_epochs
-    cfg.train_cfg.max_epochs = epochs
-    for scheduler in cfg.param_scheduler:
-        for key in ('begin', 'end', 'T_max'):
-            if key in scheduler and math.isfinite(scheduler[key]):
-                scheduler[key] = scheduler[key] * factor
-        if 'milestones' in scheduler:
-            scheduler.milestones = [epoch * factor for epoch in scheduler.milestones]
 
 
 def set_hold_out(cfg: Config, number: int) -> None:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from compactdet.config.argument_types import CfgOptionsAction, learning_rate
+from compactdet.config.argument_types import CfgOptionsAction, learning_rate, positive_int
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, help="random seed; default: the config's value")
     parser.add_argument(
         '--lr', type=learning_rate, help='learning rate, in place of the schedule or recipe'
+    )
+    parser.add_argument(
+        '--epochs', type=positive_int, help='number of epochs, to which the whole schedule is scaled'
     )
     parser.add_argument('--print-config', action='store_true', help='print config and protocol, then exit')
     parser.add_argument(

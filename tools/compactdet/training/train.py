@@ -11,6 +11,7 @@ from compactdet import distributed
 from compactdet.config import strict
 from compactdet.config.detector import detector_name
 from compactdet.config.options import TrainOptions, check_initial_weights, config_from_options
+from compactdet.config.schedule import describe_long_warm_up
 from compactdet.data.base_dataset import innermost
 from compactdet.records import display, environment, record_file, unfinished
 from compactdet.records.protocol import protocol_of
@@ -111,6 +112,8 @@ def train(options: TrainOptions) -> Path:
     dry_run(runner, datasets)
     if is_main_process():
         display.show_protocol(protocol)
+        if line := describe_long_warm_up(cfg, runner.max_iters):
+            print(line)
         print_training_start(cfg, splits['train']['images'])
 
     runner.train()
