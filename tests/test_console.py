@@ -1,11 +1,12 @@
 """Output of rich: names with its markup are printed unchanged."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 
-from compactdet.console import PlainConsole, print_fitting, render
+from compactdet.console import PlainConsole, print_fitting, print_next, render
 
 NAME = 'lamp [/off] [red]:dog:'
 
@@ -33,3 +34,12 @@ def test_no_name_is_cut_in_a_table(terminal: bool, width: int, shown: int) -> No
     text = io.StringIO()
     print_fitting(tables, PlainConsole(file=text, width=width, force_terminal=terminal, no_color=True))
     assert text.getvalue().count(name) == shown
+
+
+def test_next_commands_are_quoted_and_never_wrapped(capsys: pytest.CaptureFixture) -> None:
+    long = 'a b/' * 50
+    print_next(('predict', Path('my run'), 'IMAGE'), ('table', long))
+    assert capsys.readouterr().out.splitlines() == [
+        "next: python tools/predict.py 'my run' IMAGE",
+        f"      python tools/table.py '{long}'",
+    ]

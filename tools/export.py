@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.arguments import make_parser
+from compactdet.console import print_next
 from compactdet.errors import UserError, run_main
 
 
@@ -110,6 +111,9 @@ def main() -> None:
     if args.int8:
         print_int8(metadata)
     print(f'outputs: {", ".join(exportable.outputs)}; opset {metadata["opset"]}')
+    tested = ('test', args.run_dir, '--backend', 'onnxruntime', '--model', args.out)
+    measured = ('latency', args.out, '--backends', 'onnxruntime', '--json', 'latency.json')
+    print_next(*([tested] if args.run_dir and args.dynamic else []), measured)
 
 
 def print_int8(metadata: Mapping[str, Any]) -> None:

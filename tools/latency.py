@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from compactdet.arguments import make_parser
+from compactdet.console import print_next
 from compactdet.errors import run_main
 
 BACKENDS = ('eager', 'channels_last', 'compile', 'onnxruntime', 'openvino')
@@ -78,6 +79,9 @@ def main() -> int:
     if out is not None:
         latency_file.write(out, value)
         print(f'written: {out}')
+        one_setting = len(args.backends) == len(args.threads) == 1  # the leaderboard takes no more
+        if value['usable'] and one_setting and not any(Path(target).exists() for target in args.targets):
+            print_next(('leaderboard', 'work_dirs', '--out', 'leaderboard', '--latency', out))
     if args.study is not None:
         write_study(args.study, value, str(out))
     return 0 if value['usable'] else 1

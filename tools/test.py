@@ -64,7 +64,7 @@ def main() -> None:
     from compactdet.config.choice import DetectorChoice
     from compactdet.config.detector import detector_name
     from compactdet.config.options import TrainOptions, config_from_options
-    from compactdet.console import duration
+    from compactdet.console import duration, print_next
     from compactdet.deploy.onnx_detector import OnnxDetector
     from compactdet.files import check_writable
     from compactdet.mmdetection import DATASETS
@@ -114,6 +114,10 @@ def main() -> None:
         print(f'{len(dataset)} images in {duration(result.wall_s)} ({result.images_per_s:.1f} images/s)')
         if args.out is not None:
             print(f"detections: {args.out} (category ids follow the table's order)")
+        run = Path(args.checkpoint).parent
+        if (run / 'record.json').is_file():
+            analyze = ('analyze', run, '--dt', args.out)
+            print_next(analyze if args.out is not None else ('predict', run, 'IMAGE'))
     distributed.stop()
 
 

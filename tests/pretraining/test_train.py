@@ -81,9 +81,7 @@ def test_it_learns_and_prints_the_results(finished: tuple[Path, str]) -> None:
     assert test['top5'] is None  # three classes
     assert f'{100 * test["top1"]:.2f}' in out
     assert 'epoch 12/12 · step 60/60' in out
-    assert f'use the weights in a detector with --init {folder}/weights.safetensors' in ''.join(
-        out.split('\n')
-    )
+    assert f'--dataset voc07 --init {folder}/weights.safetensors' in ''.join(out.split('\n'))
 
 
 def test_content_of_the_record(finished: tuple[Path, str]) -> None:

@@ -12,4 +12,6 @@ def test_results_with_and_without_speed(tmp_path, capsys, speed, shown):
     record = put(example_record(), 'training.images_per_s', speed)
     record_file.write(tmp_path / 'record.json', record)
     display.show_results(tmp_path / 'record.json')
-    assert shown in ' '.join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert shown in ' '.join(out.split())
+    assert f'next: python tools/predict.py {tmp_path} IMAGE\n' in out

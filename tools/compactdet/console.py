@@ -1,6 +1,7 @@
 """Formatting of texts for the console."""
 
 import io
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,17 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes:02} min' if hours else f'{minutes}:{rest:02} min'
+
+
+def print_next(*commands: Sequence[object]) -> None:
+    """Print the commands that a user is likely to run next.
+
+    Args:
+        commands: The tool's name and its arguments, such as ``('predict', run_dir, 'IMAGE')``.
+    """
+    for index, (tool, *arguments) in enumerate(commands):
+        command = shlex.join(['python', f'tools/{tool}.py', *map(str, arguments)])
+        print(f'{"      " if index else "next: "}{command}')
 
 
 def print_fitting(tables: Sequence[Table], console: Console | None = None) -> None:

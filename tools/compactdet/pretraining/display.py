@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compactdet.console import PlainConsole
+from backbones import get_arch
+from compactdet.console import PlainConsole, print_next
 from compactdet.records import record_file
 
 
@@ -66,7 +66,9 @@ def show_results(path: Path) -> None:
     )
     console.print(f'weights, record and checkpoints: {path.parent}', soft_wrap=True)
     weights = path.parent / record['weights']['file']
-    console.print(f'use the weights in a detector with --init {shlex.quote(str(weights))}', soft_wrap=True)
+    if {16, 32} <= get_arch(record['arch']).strides.keys():  # what a detector with C4 features needs
+        choice = ('--arch', record['arch'], '--detector', 'frcnn_c4', '--dataset', 'voc07')
+        print_next(('train', *choice, '--init', weights))
 
 
 def _percent(share: float | None) -> str:

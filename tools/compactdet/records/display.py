@@ -8,7 +8,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from compactdet.console import PlainConsole
+from compactdet.console import PlainConsole, print_next
 from compactdet.records import record_file
 from compactdet.records.protocol_diff import Difference
 from compactdet.records.protocol_summary import summarize
@@ -28,7 +28,9 @@ def show_results(path: Path) -> None:
         f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min'
         f'{"" if speed is None else f" ({speed:.1f} images/s)"}, started from {start}'
     )
-    console.print(f'record and checkpoints: {path.parent}', soft_wrap=True)
+    run = path.parent
+    console.print(f'record and checkpoints: {run}', soft_wrap=True)
+    print_next(('predict', run, 'IMAGE'), ('test', run, '--out', run / 'predictions.json'))
 
 
 def show_metrics(title: str, classes: Sequence[str], metrics: Metrics) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from compactdet.console import PlainConsole
+from compactdet.console import PlainConsole, print_next
 from compactdet.sweep import local, ray, slurm, view
 from compactdet.sweep.folder import FINISHED, STOPPED, Folder
 from compactdet.sweep.grid import Job, chosen, read
@@ -64,7 +64,11 @@ def run(folder: Folder, jobs: Sequence[Job], args: argparse.Namespace) -> int:
         # Printed here: a UserError would load PyTorch, which takes too long after a signal to stop.
         print('error: stopped by a signal; the same command resumes it', file=sys.stderr)
         return 128 + stop.number
-    return 0 if set(states.values()) <= {FINISHED} else 1
+    if not set(states.values()) <= {FINISHED}:
+        return 1
+    out = folder.out
+    print_next(('table', out), ('leaderboard', out, '--out', out / 'leaderboard'))
+    return 0
 
 
 def selected(folder: Folder, names: Sequence[str] | None) -> list[Job]:
