@@ -5,7 +5,6 @@ import os
 import pickle
 import zipfile
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,7 +201,6 @@ def test_code_in_a_pickle_is_named_and_not_executed(tmp_path, zipped):
         (Code(getattr, HistoryBuffer, '__init__'), 'builtins.getattr'),
         (Code(getattr, np.ndarray, 'tofile'), 'builtins.getattr'),
         (Code(eval, '1'), 'eval'),
-        (Code(Path, 'x'), 'Path'),
     ],
 )
 def test_what_checkpoints_may_hold_is_no_way_round(tmp_path, code, name):
