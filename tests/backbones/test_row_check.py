@@ -112,7 +112,7 @@ def test_training_is_refused_in_one_line(
     refused: Callable, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage(monkeypatch, 'make_stem', lambda arch, conventions: ConvBN(3, arch.stem_channels, 3, stride=2))
-    line = refused('train', tiny_config, made=True)
+    line = refused('train', tiny_config)
     assert (
         'menet_108_8x1_g3, stem: the row says stride 4, channels 12; built: stride 2, channels 12' in line
     )
