@@ -21,6 +21,7 @@ from compactdet.config import strict
 from compactdet.config.resolved import RENAMED_MODULES
 from compactdet.data import shapes
 from compactdet.data.readers import read_predictions, read_voc
+from compactdet.drawing import MIN_SIDE
 from compactdet.errors import UserError, run_main
 from compactdet.mmdetection import MODELS
 from compactdet.records import record_file
@@ -123,7 +124,9 @@ def test_a_folder_of_images(
     assert (other['image'], other['width'], other['height']) == ('cat.PNG', 90, 50)
     for entry in (upright, other):
         assert f'{entry["image"]}: ' in printed
-        assert Image.open(out / entry['image']).size == (entry['width'], entry['height'])
+        drawn = Image.open(out / entry['image']).size
+        assert max(drawn) == MIN_SIDE  # a small image is enlarged
+        assert drawn[0] / drawn[1] == pytest.approx(entry['width'] / entry['height'], rel=0.01)
         scores = [found['score'] for found in entry['detections']]
         assert scores == sorted(scores, reverse=True) != []
         assert {found['class'] for found in entry['detections']} <= set(CLASSES)
@@ -133,10 +136,12 @@ def test_a_folder_of_images(
         assert (boxes.max(0) <= np.tile([entry['width'], entry['height']], 2) + 1).all()
 
 
-def test_an_image_without_detections_is_unchanged(run_dir: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_image_without_detections_is_only_enlarged(run_dir: Path, photos: Path, tmp_path: Path) -> None:
     out = predict.predict(run_dir, photos / 'cat.PNG', tmp_path / 'out', score=1.0)
     assert read_json(out) == [{'image': 'cat.PNG', 'width': 90, 'height': 50, 'detections': []}]
-    assert (cv2.imread(str(out / 'cat.PNG')) == cv2.imread(str(photos / 'cat.PNG'))).all()
+    drawn, photo = (cv2.imread(str(folder / 'cat.PNG')) for folder in (out, photos))
+    factor = MIN_SIDE / 90
+    assert (drawn == cv2.resize(photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)).all()
 
 
 def test_the_chosen_checkpoint_is_used(broken_run: Callable[..., Path]) -> None:

@@ -65,18 +65,24 @@ def test_a_preprocessor_need_not_pad() -> None:
     )
 
 
+BACKBONE = {'arch': 'menet_108_8x1_g3'}
+
+
 def test_an_unknown_input_size_is_null_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = SimpleNamespace(height=224, width=224, backbone_macs=5, dense_head_macs=None)
+    costs = SimpleNamespace(
+        height=224, width=224, backbone_macs=5, neck_macs=0, dense_head_macs=None, neck_params=0
+    )
     costs.roi_head_macs_per_proposal = costs.num_proposals = costs.roi_head_macs = 0
     costs.total_macs, costs.not_measured = None, {'dense_head_macs': 'unlike others'}
     costs.backbone_params = costs.dense_head_params = costs.roi_head_params = costs.total_params = 1
     monkeypatch.setattr('compactdet.training.record_facts.detector_costs', lambda *_: costs)
     facts = cost_facts(
-        Config(dict(model=dict(data_preprocessor=PREPROCESSOR))), Images(dict(type='Resize', scale=2))
+        Config(dict(model=dict(data_preprocessor=PREPROCESSOR, backbone=BACKBONE))),
+        Images(dict(type='Resize', scale=2)),
     )
     assert facts['at_224']['backbone_macs'] == 5
     assert facts['at_224']['not_measured'] == {'rpn_macs': 'unlike others'}
-    facts = cost_facts(Config(dict(model=dict(data_preprocessor=None))), Images())
+    facts = cost_facts(Config(dict(model=dict(data_preprocessor=None, backbone=BACKBONE))), Images())
     assert facts['at_input']['height'] is facts['at_input']['total_macs'] is None
     assert facts['at_input']['not_measured']['height'].startswith('the size of a test image is not known: ')
 
