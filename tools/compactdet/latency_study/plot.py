@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from compactdet.chart_style import FAINT, OKABE_ITO, encode, new_figure, styled
 from compactdet.latency_study.networks import DENSE, DEPTHWISE, GROUPED, StudyNetwork
 from compactdet.latency_study.study import BackendStudy
-from compactdet.transfer.plots import COLORS, GRID_COLOR, STYLE
 
-STYLES = {GROUPED: (COLORS[1], 's'), DEPTHWISE: (COLORS[0], 'o'), DENSE: (COLORS[2], '^')}
+STYLES = {GROUPED: (OKABE_ITO[1], 's'), DEPTHWISE: (OKABE_ITO[0], 'o'), DENSE: (OKABE_ITO[2], '^')}
 PANEL = 4.2  # inches
 LABELS = 6  # of the slowest networks for their multiply-adds
 
 
 def draw(networks: Sequence[StudyNetwork], studies: Sequence[BackendStudy]) -> bytes:
     """Return the plot as a PNG file; equal studies give equal bytes."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL * len(studies), PANEL), layout='constrained')
-        FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(PANEL * len(studies), PANEL)
         all_axes = figure.subplots(1, len(studies), sharex=True, sharey=True, squeeze=False)[0]
         for axes, study in zip(all_axes, studies, strict=True):
             _draw(axes, networks, study)
         all_axes[0].set_ylabel('latency of one image (ms)')
         handles, labels = all_axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside lower center', ncols=len(handles), frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format='png', dpi=200, metadata={'Software': None})
-    return buffer.getvalue()
+        figure.legend(handles, labels, loc='outside lower center', ncols=len(handles))
+        return encode(figure)
 
 
 def _draw(axes: Axes, networks: Sequence[StudyNetwork], study: BackendStudy) -> None:
@@ -50,7 +43,7 @@ def _draw(axes: Axes, networks: Sequence[StudyNetwork], study: BackendStudy) -> 
     ends = np.array([macs.min(), macs.max()])
     constant = np.mean(np.log(latency)) - study.exponent * np.mean(np.log(macs))
     axes.plot(
-        ends, np.exp(constant + study.exponent * np.log(ends)), color=GRID_COLOR, linewidth=1, zorder=2,
+        ends, np.exp(constant + study.exponent * np.log(ends)), color=OKABE_ITO[6], linewidth=1, zorder=2,
         label='least-squares fit',
     )  # fmt: skip
     axes.set_xscale('log')
@@ -59,12 +52,10 @@ def _draw(axes: Axes, networks: Sequence[StudyNetwork], study: BackendStudy) -> 
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter('{x:g}')
         axis.set_minor_formatter(NullFormatter())
-    axes.grid(color=GRID_COLOR, alpha=0.25, linewidth=0.6)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
+    axes.grid(color=FAINT)
     rho = study.costs[0].rho.value
     title = study.backend if rho is None else f'{study.backend}: rank correlation {rho:.2f}'
-    axes.set_title(title, loc='left', fontsize=9)
+    axes.set_title(title, loc='left')
     axes.set_xlabel('multiply-adds at 224x224 (millions)')
     by_name = {network.name: network for network in networks}
     drawn: list[float] = []

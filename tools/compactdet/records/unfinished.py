@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def write_record(folder: Path, content: Any, write_detections: WriteDetections |
         raise UserError(
             f'{one_line(error)}; kept in {folder}: {", ".join(kept) or "the checkpoints"}; '
             + (
-                f'`python tools/record.py {folder}` writes the record'
+                f'`{shlex.join(["python", "tools/record.py", str(folder)])}` writes the record'
                 if UNFINISHED in kept
                 else 'the training command with --resume repeats the test'
             )
