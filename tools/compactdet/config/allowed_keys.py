@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 # Allowed top-level keys besides the parameters of MMEngine's Runner.
 ALSO_READ = (
     'custom_imports', 'auto_scale_lr', 'compile', 'runner_type', 'tta_model', 'tta_pipeline', 'lr_choice',
-    'allow_leaks',
+    'allow_leaks', 'cuda_graphs',
 )  # fmt: skip
 
 # Variables of config files, with the remedy for setting one afterwards: their values are copied when the

@@ -46,6 +46,7 @@ class TrainOptions:
         batch_size: Training images per step and process; the learning rate is scaled with it.
         quick: Whether to train for one epoch, or for ``epochs``, on the first images of each split.
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
+        cuda_graphs: Whether the backbone's training pass is captured as CUDA graphs.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
         command: The command line, for the record; empty for the tool's name and the config.
@@ -63,6 +64,7 @@ class TrainOptions:
     batch_size: int | None = None
     quick: bool = False
     precision: str | None = None
+    cuda_graphs: bool = False
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)
     command: str = ''
@@ -124,6 +126,8 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=options.seed)
     if options.precision is not None:
         set_precision(cfg, options.precision)
+    if options.cuda_graphs:
+        set_cuda_graphs(cfg, options.launcher)
     name = Path(cfg.filename).stem + ('_quick' if options.quick else '')
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
     if options.resume is not None:
@@ -166,8 +170,21 @@ def set_precision(cfg: Config, precision: str) -> None:
     elif precision == 'fp16':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
-    else:
+    elif torch.cuda.is_available():  # a CPU has no TF32: 'fp32' is what it does without the option
         cfg.env_cfg = dict(cfg.get('env_cfg', {}), tf32=precision == 'tf32')
+
+
+def set_cuda_graphs(cfg: Config, launcher: str) -> None:
+    """Set in a config that the backbone's training pass is captured as CUDA graphs, in place.
+
+    Raises:
+        UserError: This machine has no CUDA GPU, or several processes train.
+    """
+    if not torch.cuda.is_available():
+        raise UserError('--cuda-graphs needs a CUDA GPU, and this machine has none; omit the option')
+    if launcher != 'none':
+        raise UserError('--cuda-graphs is for one process, and this training has several; omit the option')
+    cfg.cuda_graphs = True
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:

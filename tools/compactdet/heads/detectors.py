@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import FasterRCNN, RetinaNet
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS
 from torch import Tensor
 
 from compactdet.heads.ground_truth import GroundTruth, PackedSamples, pack
@@ -87,6 +89,21 @@ class BatchedDataPreprocessor(DetDataPreprocessor):
             inside = (rows[:, :, None] & columns[:, None])[:, None]
             images = torch.where(inside, images, self.pad_value)
         return F.pad(images, (0, whole[1] - width, 0, whole[0] - height), value=self.pad_value)
+
+
+@FUNCTIONS.register_module()
+def stacked_collate(samples: Sequence[Any]) -> Any:
+    """Return a batch as ``pseudo_collate`` does, with the images stacked by `stack_images`.
+
+    Used in the worker processes of a training data loader, so that the process that trains copies one
+    pinned tensor to the GPU. Only `BatchedDataPreprocessor` can read such a batch: it pads after
+    normalization.
+    """
+    batch = pseudo_collate(samples)
+    images = batch.get('inputs') if isinstance(batch, dict) else None
+    if isinstance(images, list) and all(image.ndim == 3 for image in images):
+        batch['inputs'] = stack_images(images)
+    return batch
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:

@@ -21,8 +21,8 @@ from compactdet.leaderboard import published
 MAX_MACS = 600e6
 SIZE = 224
 GROUPED, DEPTHWISE, DENSE = 'grouped 1x1', 'depthwise', 'dense'
-# Top-1 accuracy in percent that the papers of later networks print (MobileViT, EdgeNeXt: at 256x256). A network
-# whose figure was not found in print has none, and so no place on the frontier.
+# Top-1 accuracy in percent that the papers of later networks print (MobileViT, EdgeNeXt: at 256x256).
+# A network whose figure was not found in print has none, and so no place on the frontier.
 LATER_TOP1 = {
     'mobilenetv4_conv_small': 73.8,
     'fasternet_t0': 71.9,

@@ -109,6 +109,7 @@ NO_EFFECT_ON_RESULTS = {
     '*.meta_keys': 'metadata passed to drawing and evaluation',
     '*.lazy_init': 'time at which files are read',
     '*.serialize_data': 'memory layout of the entries',
+    'cuda_graphs': _SPEED,
     '*_dataloader.num_workers': _SPEED,
     '*_dataloader.persistent_workers': _SPEED,
     '*_dataloader.pin_memory': _SPEED,

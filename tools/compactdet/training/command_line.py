@@ -56,6 +56,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--amp', action='store_const', const='fp16', dest='precision', help='same as --precision fp16'
     )
+    parser.add_argument(
+        '--cuda-graphs', action='store_true',
+        help='capture the training pass of the backbone as CUDA graphs, one for each image shape',
+    )  # fmt: skip
     add_config_options(parser)
 
 

@@ -34,10 +34,12 @@ from torch.utils.data import DataLoader
 from compactdet import distributed
 from compactdet.errors import MORE_FILES, UserError
 from compactdet.heads import with_batched_heads
+from compactdet.heads.detectors import BatchedDataPreprocessor
 from compactdet.training.acceleration import fast_optimizer, use_channels_last, with_workers
 from compactdet.training.checkpoint_hook import SafeCheckpointHook
 from compactdet.training.checkpoint_runner import CheckpointRunner
 from compactdet.training.config_errors import DISK_FULL
+from compactdet.training.graphs import with_cuda_graphs
 from compactdet.training.loops import ResumableEpochLoop, ResumableIterLoop
 from compactdet.training.loss_hook import LossHook  # noqa: F401 - registers it
 from compactdet.training.progress_hook import ProgressHook  # noqa: F401 - registers it for configs
@@ -170,7 +172,17 @@ class SafeRunner(CheckpointRunner):
         return loader
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the training loop; MMEngine's loops are replaced by the resumable ones."""
+        """Build the training loop; MMEngine's loops are replaced by the resumable ones.
+
+        The images of a batch are stacked in the data loader's workers where the model can read that.
+        """
+        loader: Any = getattr(self, '_train_dataloader', None)
+        preprocessor = getattr(self.model, 'data_preprocessor', None)
+        if isinstance(loader, dict) and isinstance(preprocessor, BatchedDataPreprocessor):
+            loader = {'collate_fn': {'type': 'stacked_collate'}, **loader}
+            self._train_dataloader = loader
+        if self.cfg.get('cuda_graphs'):
+            with_cuda_graphs(self.model.backbone)
         if isinstance(loop, dict):
             loop = dict(loop)
             kind = loop.pop('type', None) or (
