@@ -13,3 +13,4 @@ custom_imports = dict(
 default_scope = 'mmpretrain'
 env_cfg = dict(cudnn_benchmark=True)  # all images have one size
 test_cfg = dict(type='TestLoop')
+visualizer = dict(_delete_=True, type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

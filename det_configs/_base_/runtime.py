@@ -31,6 +31,8 @@ env_cfg = dict(
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
+# MMDetection's DetInferencer draws with it; without a name, each run of a process has its own.
+visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 load_from = None
 resume = False
 work_dir = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from compactdet.config.argument_types import LrChoice
 from compactdet.config.choice import DetectorChoice
 from compactdet.config.compose import compose_config
 from compactdet.config.detector import head_classes
+from compactdet.config.log_services import set_log_services
 from compactdet.config.schedule import limit_warm_up, set_batch_size, set_epochs
 from compactdet.distributed import check_launcher
 from compactdet.errors import UserError
@@ -47,6 +48,7 @@ class TrainOptions:
         quick: Whether to train for one epoch, or for ``epochs``, on the first images of each split.
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
         cuda_graphs: Whether the backbone's training pass is captured as CUDA graphs.
+        log: Services to which the training also logs: 'tensorboard', 'wandb', 'mlflow'.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
         command: The command line, for the record; empty for the tool's name and the config.
@@ -65,6 +67,7 @@ class TrainOptions:
     quick: bool = False
     precision: str | None = None
     cuda_graphs: bool = False
+    log: Sequence[str] = ()
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)
     command: str = ''
@@ -128,6 +131,8 @@ def apply_common_options(cfg: Config, options: TrainOptions) -> None:
         set_precision(cfg, options.precision)
     if options.cuda_graphs:
         set_cuda_graphs(cfg, options.launcher)
+    if options.log:
+        set_log_services(cfg, options.log)
     name = Path(cfg.filename).stem + ('_quick' if options.quick else '')
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
     if options.resume is not None:

@@ -60,7 +60,8 @@ def show_results(path: Path) -> None:
     console.print(table)
     training, speed = record['training'], record['training']['images_per_s']
     console.print(
-        f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min'
+        f'{training["epochs"]} epoch{"" if training["epochs"] == 1 else "s"} '
+        f'in {training["wall_s"] / 60:.1f} min'
         f'{"" if speed is None else f" ({speed:.1f} images/s)"}, '
         f'started from {record["init"]["file"] or "random weights"}'
     )

@@ -25,7 +25,8 @@ def show_results(path: Path) -> None:
     start = record['init']['file'] or 'random weights'
     speed = training['images_per_s']  # None if too few steps were timed
     console.print(
-        f'{training["epochs"]} epochs in {training["wall_s"] / 60:.1f} min'
+        f'{training["epochs"]} epoch{"" if training["epochs"] == 1 else "s"} '
+        f'in {training["wall_s"] / 60:.1f} min'
         f'{"" if speed is None else f" ({speed:.1f} images/s)"}, started from {start}'
     )
     run = path.parent

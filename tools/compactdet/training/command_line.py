@@ -57,6 +57,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         '--amp', action='store_const', const='fp16', dest='precision', help='same as --precision fp16'
     )
     parser.add_argument(
+        '--log', nargs='+', default=(), choices=['tensorboard', 'wandb', 'mlflow'],
+        help='services to which the training also logs its losses and metrics',
+    )  # fmt: skip
+    parser.add_argument(
         '--cuda-graphs', action='store_true',
         help='capture the training pass of the backbone as CUDA graphs, one for each image shape',
     )  # fmt: skip
