@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from compactdet.arguments import add_format, make_parser
-from compactdet.errors import UserError, run_main
+from compactdet.errors import run_main
 from compactdet.evaluation.average_precision import list_metrics
 from compactdet.evaluation.bootstrap import (
     Comparison,
@@ -65,12 +65,9 @@ def main() -> None:
     """Evaluate and print the metrics."""
     args = parse_args()
     # here: --help starts without loading OpenCV
-    from compactdet.data.readers import note_on_predictions, read_coco, read_predictions, read_voc
+    from compactdet.data.readers import note_on_predictions, read_ground_truth, read_predictions
 
-    in_voc = args.gt.is_dir()
-    gt = read_voc(args.gt, args.split, args.classes) if in_voc else read_coco(args.gt)
-    if len(gt.image_ids) == 0:
-        raise UserError(f'{args.gt}: has no images')
+    gt = read_ground_truth(args.gt, args.split, args.classes)
     for note in gt.notes:
         print(f'note: {note}', file=sys.stderr)
     dt = read_predictions(args.dt, gt)

@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import finished_run
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from PIL import Image
 
-from compactdet.config import strict
 from compactdet.config.resolved import RENAMED_MODULES
 from compactdet.data import shapes
 from compactdet.data.readers import read_predictions, read_voc
 from compactdet.drawing import MIN_SIDE
 from compactdet.errors import UserError, run_main
-from compactdet.mmdetection import MODELS
 from compactdet.records import record_file
 from compactdet.training import predict
-from compactdet.training.model_checks import describe_inputs
-
-from record_examples import example_record
 
 REPO = Path(__file__).parents[2]
 CONFIG = REPO / 'det_configs/menet_frcnn_shapes.py'
@@ -38,21 +33,7 @@ CLASSES = list(shapes.CLASSES)
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of the embedded config with random weights, in the form that a training leaves."""
-    folder = tmp_path_factory.mktemp('run')
-    cfg = strict.load(CONFIG)
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(cfg.model)
-    model.roi_head.bbox_head.fc_cls.weight.data /= 1000  # scores strictly between 0 and 1
-    meta = {'config': '__import__("os").abort()', 'inputs': describe_inputs(model), 'epoch': 3}
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'epoch_3.pth')
-    (folder / 'last_checkpoint').write_text('/where/it/was/trained/epoch_3.pth')
-    record = example_record()
-    record['config'] = {'file': CONFIG.name, 'text': strict.resolved_text(cfg)}
-    record['dataset']['classes'] = CLASSES
-    record['training']['chosen'] = None
-    record_file.write(folder / 'record.json', record)
-    return folder
+    return finished_run.write(tmp_path_factory.mktemp('run'))
 
 
 @pytest.fixture

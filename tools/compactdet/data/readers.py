@@ -181,6 +181,20 @@ def _image_sizes(entries: Sequence[Mapping[str, Any]], images: Mapping[Any, int]
     return sizes
 
 
+def read_ground_truth(
+    path: str | Path, split: str = 'test', classes: Sequence[str] | None = None
+) -> Annotations:
+    """Read a COCO annotation file, or a split of a folder in VOC format.
+
+    Raises:
+        UserError: As ``read_coco`` and ``read_voc``, or there are no images.
+    """
+    found = read_voc(path, split, classes) if Path(path).is_dir() else read_coco(path)
+    if len(found.image_ids) == 0:
+        raise UserError(f'{path}: has no images')
+    return found
+
+
 def read_voc(folder: str | Path, split: str = 'test', classes: Sequence[str] | None = None) -> Annotations:
     """Read a split of a data set in VOC format (Annotations, ImageSets/Main).
 

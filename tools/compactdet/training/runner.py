@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import io
 import itertools
 import logging
 import re
@@ -122,9 +123,16 @@ class SafeRunner(CheckpointRunner):
         super().set_randomness(seed, *args, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build MMEngine's logger with a console handler that shows errors only."""
+        """Build MMEngine's logger with a console handler that shows errors only.
+
+        Its file is UTF-8 also where the locale is not; a console escapes what it cannot show.
+        """
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
+            stream = getattr(handler, 'stream', None)
+            if isinstance(stream, io.TextIOWrapper):
+                encoding = 'utf-8' if isinstance(handler, logging.FileHandler) else None
+                stream.reconfigure(encoding=encoding, errors='backslashreplace')
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.ERROR)
         return logger
