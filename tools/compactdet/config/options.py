@@ -48,6 +48,7 @@ class TrainOptions:
         quick: Whether to train for one epoch, or for ``epochs``, on the first images of each split.
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
         cuda_graphs: Whether the backbone's training pass is captured as CUDA graphs.
+        threads: Number of CPU threads; None keeps PyTorch's.
         log: Services to which the training also logs: 'tensorboard', 'wandb', 'mlflow'.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
@@ -67,6 +68,7 @@ class TrainOptions:
     quick: bool = False
     precision: str | None = None
     cuda_graphs: bool = False
+    threads: int | None = None
     log: Sequence[str] = ()
     launcher: str = 'none'
     cfg_options: dict[str, Any] = field(default_factory=dict)

@@ -34,6 +34,7 @@ from compactdet.training.run_stages import (
     evaluate_test_split,
     print_training_start,
 )
+from compactdet.training.threads import set_threads
 
 WEIGHTS = 'weights.safetensors'
 
@@ -61,6 +62,7 @@ def train(options: PretrainOptions) -> Path:
     """
     cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
+    set_threads(options.threads)
     network = cfg.model.backbone
     if network.get('init'):
         check_initial_weights(network.arch, network.init)

@@ -56,6 +56,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--amp', action='store_const', const='fp16', dest='precision', help='same as --precision fp16'
     )
+    parser.add_argument('--threads', type=positive_int, help='number of CPU threads')
     parser.add_argument(
         '--log', nargs='+', default=(), choices=['tensorboard', 'wandb', 'mlflow'],
         help='services to which the training also logs its losses and metrics',

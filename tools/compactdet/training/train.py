@@ -41,6 +41,7 @@ from compactdet.training.run_stages import (
     find_training_images,
     print_training_start,
 )
+from compactdet.training.threads import set_threads
 
 
 def show(options: TrainOptions) -> None:
@@ -52,6 +53,7 @@ def show(options: TrainOptions) -> None:
     """
     cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
+    set_threads(options.threads)
     if not is_main_process():
         return
     print(strict.resolved_text(cfg))
