@@ -53,7 +53,6 @@ def show(options: TrainOptions) -> None:
     """
     cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
-    set_threads(options.threads)
     if not is_main_process():
         return
     print(strict.resolved_text(cfg))
@@ -77,6 +76,7 @@ def train(options: TrainOptions) -> Path:
     """
     cfg = config_from_options(options)
     distributed.start(cfg.launcher, cfg.get('env_cfg', {}))
+    set_threads(options.threads)
     check_initial_weights(cfg)
     record_path = Path(cfg.work_dir) / 'record.json'
     if is_finished(cfg, record_path):
