@@ -1,11 +1,19 @@
 """The number of threads of a training."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from compactdet.config.options import TrainOptions
+from compactdet.pretraining import train as pretraining_train
+from compactdet.pretraining.options import PretrainOptions
+from compactdet.training import train
 from compactdet.training.threads import set_threads
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +42,26 @@ def test_a_note_where_threads_have_no_core(
     assert torch.get_num_threads() == (threads or 4)
     note = capsys.readouterr().err
     assert (f'--threads {advice} ' in note) if advice else note == ''
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ('module', 'options', 'config'),
+    [
+        (train, TrainOptions, 'det_configs/menet_frcnn_shapes.py'),
+        (pretraining_train, PretrainOptions, 'det_configs/pretrain/menet_cifar10.py'),
+    ],
+)
+def test_a_training_sets_its_threads(
+    module: Any, options: Any, config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(threads: int | None) -> None:
+        raise StopError(threads)
+
+    monkeypatch.setattr(module, 'set_threads', stop)
+    with pytest.raises(StopError, match='3'):
+        module.train(options(config=str(ROOT / config), threads=3, work_dir=str(tmp_path / 'run')))
+    assert not (tmp_path / 'run').exists()
