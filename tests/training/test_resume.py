@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pkgutil
 import re
 import shutil
 import signal
@@ -14,6 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
+from kill import Kill
 from mmengine.fileio import LocalBackend
 
 from compactdet import errors
@@ -47,28 +47,6 @@ def config(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     path.write_text(text)
     return path
-
-
-class Kill:
-    """Kills the process before (or after) the n-th call of a function."""
-
-    def __init__(self, target: str, number: int, after: bool = False):
-        self.target, self.number, self.after = target, number, after
-
-    def patch(self) -> Any:
-        place, _, name = self.target.rpartition('.')
-        owner = pkgutil.resolve_name(place)
-        original, calls = getattr(owner, name), 0
-
-        def replaced(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            result = original(*args, **kwargs) if calls < self.number or self.after else None
-            if calls == self.number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return mock.patch.object(owner, name, replaced)
 
 
 def child(options: TrainOptions, patch: Any, output: Path) -> None:

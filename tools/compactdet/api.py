@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from compactdet.config.options import TrainOptions
 from compactdet.data.readers import read_ground_truth, read_predictions
 from compactdet.evaluation import evaluate as evaluation
 from compactdet.records import record_file
+from compactdet.records.record_types import Record
 from compactdet.training import predict as prediction
 from compactdet.training.train import train as run_training
 
@@ -28,7 +29,7 @@ class Run:
     """
 
     folder: Path
-    record: Mapping[str, Any]
+    record: Record
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -74,7 +75,7 @@ def load_run(folder: str | Path) -> Run:
         UserError: The folder has no record, or the record is not valid.
     """
     folder = Path(folder)
-    return Run(folder, cast(Mapping[str, Any], record_file.read(folder / 'record.json')))
+    return Run(folder, record_file.read(folder / 'record.json'))
 
 
 def predict(

@@ -4,8 +4,9 @@ Example (in tools/, or with the package installed):
     python -m compactdet.benchmarks.training ../det_configs/menet_frcnn_voc.py --batch-sizes 2 16
 
 Every config trains on synthetic 600x800 images with 4 objects each, from random weights, in several forms:
-'ours', as tools/train.py trains it; 'mmdet_heads', the same with MMDetection's own heads; and, for Faster
-R-CNN C4, 'stock', MMDetection's C4 config with the same network. Their steps alternate in one process, so
+'ours', as tools/train.py trains it; 'mmdet_heads', the same with MMDetection's own heads; for Faster
+R-CNN C4, 'stock', MMDetection's C4 config with the same network; and, on a GPU, 'cuda_graphs', 'ours' with
+--cuda-graphs. Their steps alternate in one process, so
 that other load on the machine affects all. Speeds are computed from median times. The output is one JSON
 object.
 """
@@ -31,12 +32,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from backbones.wiring import set_init
 from compactdet.config import strict
-from compactdet.errors import run_main
+from compactdet.errors import UserError, run_main
 from compactdet.heads import with_batched_heads
 from compactdet.heads.detectors import BatchedDataPreprocessor, stack_images
 from compactdet.mmdetection import MODELS
 from compactdet.records import environment
 from compactdet.training.acceleration import fast_optimizer, use_channels_last
+from compactdet.training.graphs import with_cuda_graphs
 
 STOCK = Path(mmdet.__file__).parent / '.mim/configs/_base_/models/faster-rcnn_r50-caffe-c4.py'
 HEIGHT, WIDTH, NUM_OBJECTS = 600, 800, 4
@@ -231,6 +233,11 @@ def measure(path: str, batch_size: int, precision: str, rounds: int, device: str
     detectors = {
         name: TimedDetector(form, cfg.optim_wrapper, device, precision) for name, form in forms.items()
     }
+    if device == 'cuda':
+        graphed = TimedDetector(forms['ours'], cfg.optim_wrapper, device, precision)
+        with contextlib.suppress(UserError):  # learned sparsity
+            with_cuda_graphs(graphed.model.backbone)
+            detectors['cuda_graphs'] = graphed
     batches = {name: loaded(batch, detector.model) for name, detector in detectors.items()}
     for number in range(rounds + 3):
         for name, detector in detectors.items():

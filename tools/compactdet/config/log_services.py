@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING
 
 from compactdet.errors import UserError
+
+if TYPE_CHECKING:  # --help starts without MMEngine
+    from mmengine.config import Config
 
 # Name of the service, which is also that of its package: MMEngine's backend.
 SERVICES = {

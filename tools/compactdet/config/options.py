@@ -49,7 +49,7 @@ class TrainOptions:
         precision: 'fp32', 'tf32', 'bf16' or 'fp16'; None keeps that of the config.
         cuda_graphs: Whether the backbone's training pass is captured as CUDA graphs.
         threads: Number of CPU threads; None keeps PyTorch's.
-        log: Services to which the training also logs: 'tensorboard', 'wandb', 'mlflow'.
+        log: Services to which the training also logs, of ``log_services.SERVICES``.
         launcher: 'none', 'pytorch' (torchrun) or 'slurm'.
         cfg_options: Values by dotted key that replace those of the config.
         command: The command line, for the record; empty for the tool's name and the config.

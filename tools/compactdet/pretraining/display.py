@@ -12,6 +12,7 @@ from rich.table import Table
 from backbones import get_arch
 from compactdet.console import PlainConsole, print_next
 from compactdet.records import record_file
+from compactdet.records.display import training_line
 
 
 def show_protocol(protocol: Mapping[str, Any]) -> None:
@@ -58,13 +59,7 @@ def show_results(path: Path) -> None:
     console = PlainConsole()
     console.print(f'{record["arch"]} · {record["dataset"]["name"]}', soft_wrap=True, highlight=False)
     console.print(table)
-    training, speed = record['training'], record['training']['images_per_s']
-    console.print(
-        f'{training["epochs"]} epoch{"" if training["epochs"] == 1 else "s"} '
-        f'in {training["wall_s"] / 60:.1f} min'
-        f'{"" if speed is None else f" ({speed:.1f} images/s)"}, '
-        f'started from {record["init"]["file"] or "random weights"}'
-    )
+    console.print(training_line(record))
     console.print(f'weights, record and checkpoints: {path.parent}', soft_wrap=True)
     weights = path.parent / record['weights']['file']
     if {16, 32} <= get_arch(record['arch']).strides.keys():  # what a detector with C4 features needs

@@ -10,9 +10,21 @@ from rich.table import Table
 
 from compactdet.console import PlainConsole, print_next
 from compactdet.records import record_file
+from compactdet.records.pretraining_types import PretrainingRecord
 from compactdet.records.protocol_diff import Difference
 from compactdet.records.protocol_summary import summarize
-from compactdet.records.record_types import Metrics, Protocol
+from compactdet.records.record_types import Metrics, Protocol, Record
+
+
+def training_line(record: Record | PretrainingRecord) -> str:
+    """Return duration, speed and initial weights of a training."""
+    training, epochs = record['training'], record['training']['epochs']
+    speed = training['images_per_s']  # None if too few steps were timed
+    return (
+        f'{epochs} epoch{"" if epochs == 1 else "s"} in {training["wall_s"] / 60:.1f} min'
+        f'{"" if speed is None else f" ({speed:.1f} images/s)"}, '
+        f'started from {record["init"]["file"] or "random weights"}'
+    )
 
 
 def show_results(path: Path) -> None:
@@ -20,15 +32,8 @@ def show_results(path: Path) -> None:
     record = record_file.read(path)
     title = f'{record["arch"]} · {record["detector"]} · {record["dataset"]["name"]} test'
     show_metrics(title, record['dataset']['classes'], record['metrics']['test'])
-    training = record['training']
     console = PlainConsole()
-    start = record['init']['file'] or 'random weights'
-    speed = training['images_per_s']  # None if too few steps were timed
-    console.print(
-        f'{training["epochs"]} epoch{"" if training["epochs"] == 1 else "s"} '
-        f'in {training["wall_s"] / 60:.1f} min'
-        f'{"" if speed is None else f" ({speed:.1f} images/s)"}, started from {start}'
-    )
+    console.print(training_line(record))
     run = path.parent
     console.print(f'record and checkpoints: {run}', soft_wrap=True)
     print_next(('predict', run, 'IMAGE'), ('test', run, '--out', run / 'predictions.json'))

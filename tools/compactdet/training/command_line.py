@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from compactdet.config.argument_types import CfgOptionsAction, learning_rate, positive_int
+from compactdet.config.log_services import SERVICES
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--threads', type=positive_int, help='number of CPU threads')
     parser.add_argument(
-        '--log', nargs='+', default=(), choices=['tensorboard', 'wandb', 'mlflow'],
+        '--log', nargs='+', default=(), choices=[*SERVICES],
         help='services to which the training also logs its losses and metrics',
     )  # fmt: skip
     parser.add_argument(
